@@ -1,0 +1,712 @@
+"""The frozen records that every floor shares: calls, outcomes, facts, decisions, commands, spans, results.
+
+Times are seconds since the epoch (float, UTC); durations are seconds and their names end in ``_s``.
+Values that come from or go to a workflow are plain JSON data (None, bool, int, float, str, list, dict with str keys).
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from base64 import b32encode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+import attrs
+
+Json = object
+"""Plain JSON data. An alias for readers: Python's types cannot say it strictly and cheaply."""
+
+Work = Callable[[], Awaitable[object]]
+"""What the ``execute`` hook answers: a zero-argument async function that the runner awaits."""
+
+RULES_VERSION = 1
+"""Version of the scheduler's rules, written into RunCreated; replay decides by it."""
+
+
+class RunStatus(enum.StrEnum):
+    """States of a run (C18)."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    CANCELLING = "cancelling"
+    COMPLETED = "completed"
+    PARTIAL_FAILURE = "partial_failure"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+
+class StepStatus(enum.StrEnum):
+    """States of a step (C18)."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    COMPLETED = "completed"
+    CACHED = "cached"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    UPSTREAM_FAILED = "upstream_failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    INTERRUPTED = "interrupted"
+    POISONED = "poisoned"
+
+
+# -- contracts and retries ---------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Issue:
+    """One broken clause of a contract.
+
+    Attributes:
+        message: What is wrong, in a sentence.
+        path: Where in the output, like ``$.items[0].name``; empty for the whole.
+    """
+
+    message: str
+    path: str = ""
+
+    def __str__(self) -> str:
+        """The path, when there is one, and the message."""
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+@attrs.frozen
+class RetryAfter:
+    """A proposal: try again.
+
+    Attributes:
+        delay_s: Seconds to wait; None leaves the delay to the step's retry policy.
+        reason: Why trying again may help; shown to people.
+    """
+
+    delay_s: float | None = None
+    reason: str = ""
+
+
+@attrs.frozen
+class GiveUp:
+    """A proposal: do not try again."""
+
+    reason: str = ""
+
+
+@attrs.frozen
+class RetryPolicy:
+    """How a step is retried; the wait after attempt n is ``min(base_s * factor**(n-1), max_delay_s)`` plus jitter (C01).
+
+    Attributes:
+        max_attempts: Attempts in all, the first included (C02).
+        base_s: Wait after the first attempt.
+        factor: What each further wait is multiplied by.
+        max_delay_s: Longest wait.
+        jitter: Part of the wait that is drawn at random and added, 0 to 1; applied only to waits over 1 s.
+        delays_s: Explicit waits instead of the formula; the last one repeats.
+        retry_on: Names of error types (or words of the message) that are retried.
+        no_retry_on: The same, never retried; wins over ``retry_on``.
+        on_invalid: Whether an invalid output is retried (C04).
+        explicit: Whether the file (or builder) said ``retry``; without it only what is transient is retried.
+    """
+
+    max_attempts: int = 3
+    base_s: float = 2.0
+    factor: float = 2.0
+    max_delay_s: float = 300.0
+    jitter: float = 0.1
+    delays_s: tuple[float, ...] | None = None
+    retry_on: tuple[str, ...] = ()
+    no_retry_on: tuple[str, ...] = ()
+    on_invalid: bool = False
+    explicit: bool = False
+
+
+@attrs.frozen
+class ErrorInfo:
+    """An exception as data.
+
+    Attributes:
+        type: Name of the exception's class, for people and for ``retry_on``.
+        message: Its first lines, never empty.
+        remedy: What to do about it; may be empty.
+        issues: Broken clauses of a contract, when that was the error.
+        traceback: The formatted stack, when user code raised.
+        retryable: What the exception said of itself: True, False, or None when it did not say.
+    """
+
+    type: str
+    message: str
+    remedy: str = ""
+    issues: tuple[Issue, ...] = ()
+    traceback: str = attrs.field(default="", repr=False)
+    retryable: bool | None = None
+
+
+# -- calls -------------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class SecretReference:
+    """Where a secret goes in a call's inputs: beside the data, never a marker inside it.
+
+    Attributes:
+        path: Keys and indexes from the inputs down to the text.
+        parts: The text in order; each part is ``("text", literal)`` or ``("secret", name)``.
+    """
+
+    path: tuple[str | int, ...]
+    parts: tuple[tuple[str, str], ...]
+
+
+@attrs.frozen
+class Call:
+    """What an executor receives for one attempt of a step; plain data, so it may cross a process border.
+
+    Attributes:
+        run_id: The run.
+        workflow: Name of the workflow.
+        path: The step, like ``report`` or ``finally/notify``.
+        executor: Name of the executor.
+        inputs: Rendered inputs, plain JSON; a secret's place holds ``***``. Never in repr.
+        index: Item of a ``foreach``, from 0; None outside of one.
+        attempt: From 1.
+        variant: Which of the step's executors: ``primary``, ``fallback 1`` ..., ``compensation``.
+        generation: Raised by an explicit retry of a finished run; from 1.
+        stint: The run's stint that performs it; from 1.
+        timeout_s: Deadline of this attempt; None for none.
+        retry: How the step is retried, for the retry hooks to read.
+        clients: Need -> name of the client, where the step says so.
+        secrets: Where secrets belong in ``inputs``.
+        trace_id: 32 hex digits.
+        span_id: 16 hex digits: this attempt's span.
+        step_span_id: 16 hex digits: its parent, the step's span.
+        trace_flags: W3C trace flags, 1 when sampled.
+        queued_at: When the call was released, seconds since the epoch.
+    """
+
+    run_id: str
+    workflow: str
+    path: str
+    executor: str
+    inputs: Mapping[str, Json] = attrs.field(repr=False)
+    index: int | None = None
+    attempt: int = 1
+    variant: str = "primary"
+    generation: int = 1
+    stint: int = 1
+    timeout_s: float | None = None
+    retry: RetryPolicy = RetryPolicy()
+    clients: Mapping[str, str] = attrs.field(factory=dict)
+    secrets: tuple[SecretReference, ...] = ()
+    trace_id: str = ""
+    span_id: str = ""
+    step_span_id: str = ""
+    trace_flags: int = 0
+    queued_at: float = 0.0
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this (run, path, index, variant, generation): ``trd1-`` and 32 characters (G5)."""
+        index = "" if self.index is None else str(self.index)
+        parts = (self.run_id, self.path, index, self.variant, str(self.generation))
+        digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
+        return "trd1-" + b32encode(digest).decode().lower()[:32]
+
+    @property
+    def traceparent(self) -> str:
+        """W3C ``traceparent`` that makes what is called a child of this attempt; empty without a trace."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.trace_flags:02x}" if self.trace_id else ""
+
+    @property
+    def item(self) -> str:
+        """The step with its item, for people: ``each[3]``."""
+        return self.path if self.index is None else f"{self.path}[{self.index}]"
+
+
+SpanKind = Literal["internal", "server", "client", "producer", "consumer"]
+
+
+@attrs.frozen
+class SpanRecord:
+    """One finished span of treadle, whether or not a provider is there (DESIGN section 7).
+
+    Attributes:
+        name: Low-cardinality name: ``RUN digest``, ``page``, ``attempt page``.
+        kind: One of OpenTelemetry's span kinds, lower case.
+        trace_id: 32 hex digits.
+        span_id: 16 hex digits.
+        parent_id: 16 hex digits, or empty for a root.
+        started_at: Seconds since the epoch.
+        ended_at: Seconds since the epoch.
+        status: ``unset`` or ``error``.
+        status_message: A short description of the error.
+        attributes: Semantic-convention names where one exists.
+        events: ``(name, at, attributes)`` each.
+        links: ``(trace_id, span_id, attributes)`` each.
+        trace_flags: 1 when sampled.
+    """
+
+    name: str
+    kind: SpanKind
+    trace_id: str
+    span_id: str
+    parent_id: str
+    started_at: float
+    ended_at: float
+    status: Literal["unset", "error"] = "unset"
+    status_message: str = ""
+    attributes: Mapping[str, object] = attrs.field(factory=dict)
+    events: tuple[tuple[str, float, Mapping[str, object]], ...] = ()
+    links: tuple[tuple[str, str, Mapping[str, object]], ...] = ()
+    trace_flags: int = 0
+
+
+OutcomeStatus = Literal["completed", "failed", "timed_out", "cancelled"]
+
+
+@attrs.frozen
+class Outcome:
+    """How one call ended.
+
+    Attributes:
+        status: ``completed``, ``failed``, ``timed_out`` or ``cancelled``.
+        output: Plain JSON when completed, else None. Never in repr.
+        error: What went wrong, unless completed.
+        retry: The hooks' proposal, unless completed; ``RetryAfter.delay_s`` is set, jitter included.
+        started_at: When the executor was entered.
+        ended_at: When it was left.
+        detached: The executor did not stop when told to; its thread or task may still run.
+        spans: Client-call spans of this attempt.
+    """
+
+    status: OutcomeStatus
+    output: Json = attrs.field(default=None, repr=False)
+    error: ErrorInfo | None = None
+    retry: RetryAfter | GiveUp | None = None
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    detached: bool = False
+    spans: tuple[SpanRecord, ...] = ()
+
+
+# -- facts: what happened; stamped, applied, recorded --------------------------------------------------------------------
+
+
+@attrs.frozen
+class RunCreated:
+    """A run begins. Holds all that replay needs besides the other facts.
+
+    Attributes:
+        at: When.
+        run_id: Sortable and unique.
+        workflow: The whole workflow as plain data.
+        workflow_hash: SHA-256 of its canonical form.
+        inputs: The run's inputs with defaults filled in.
+        trace_id: 32 hex digits.
+        root_span_id: 16 hex digits.
+        parent_span_id: The caller's span, or empty.
+        trace_flags: The sampler's one decision for the run.
+        rules: Version of the scheduler's rules.
+        max_parallel: Calls at once, when the starter overrides the workflow.
+        trigger: What started it: ``cli``, ``python``, ...
+    """
+
+    kind: ClassVar[str] = "RunCreated"
+    at: float
+    run_id: str
+    workflow: Mapping[str, Json] = attrs.field(repr=False)
+    workflow_hash: str
+    inputs: Mapping[str, Json] = attrs.field(repr=False)
+    trace_id: str = ""
+    root_span_id: str = ""
+    parent_span_id: str = ""
+    trace_flags: int = 0
+    rules: int = RULES_VERSION
+    max_parallel: int | None = None
+    trigger: str = "python"
+
+
+@attrs.frozen
+class StintOpened:
+    """A process takes the run over.
+
+    Attributes:
+        at: When.
+        stint: From 1.
+        owner: ``host:pid`` of the process.
+        engine: Name of the engine.
+        versions: Distribution -> version of treadle and of the plugins the plan uses.
+    """
+
+    kind: ClassVar[str] = "StintOpened"
+    at: float
+    stint: int
+    owner: str = ""
+    engine: str = "local"
+    versions: Mapping[str, str] = attrs.field(factory=dict)
+
+
+EvaluateKind = Literal["when", "foreach", "inputs", "outputs"]
+
+
+@attrs.frozen
+class Evaluated:
+    """The conductor's answer to Evaluate.
+
+    Attributes:
+        at: When.
+        path: The step; empty for the run's outputs.
+        what: ``when`` (a bool), ``foreach`` (the number of items), ``inputs`` (only recorded when rendering failed),
+            ``outputs`` (name -> value).
+        value: The answer; None with an error.
+        index: Item of a ``foreach`` whose inputs could not be rendered.
+        error: Why there is no answer.
+    """
+
+    kind: ClassVar[str] = "Evaluated"
+    at: float
+    path: str
+    what: EvaluateKind
+    value: Json = attrs.field(default=None, repr=False)
+    index: int | None = None
+    error: ErrorInfo | None = None
+
+
+@attrs.frozen
+class AttemptEnded:
+    """One attempt is over."""
+
+    kind: ClassVar[str] = "AttemptEnded"
+    at: float
+    path: str
+    index: int | None
+    attempt: int
+    outcome: Outcome
+    variant: str = "primary"
+    stint: int = 1
+
+
+@attrs.frozen
+class TimerFired:
+    """A timer that SetTimer asked for is due."""
+
+    kind: ClassVar[str] = "TimerFired"
+    at: float
+    timer_id: str
+
+
+@attrs.frozen
+class SignalReceived:
+    """A named message for the run."""
+
+    kind: ClassVar[str] = "SignalReceived"
+    at: float
+    name: str
+    payload: Json = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen
+class CancelRequested:
+    """Somebody wants the run to stop.
+
+    Attributes:
+        at: When.
+        reason: Shown to people.
+        force: Also do without the ``finally`` steps.
+    """
+
+    kind: ClassVar[str] = "CancelRequested"
+    at: float
+    reason: str = "cancel requested"
+    force: bool = False
+
+
+Fact = RunCreated | StintOpened | Evaluated | AttemptEnded | TimerFired | SignalReceived | CancelRequested
+
+# -- decisions: what the scheduler concluded; recorded with their reason, never applied -----------------------------------
+
+
+@attrs.frozen
+class AttemptStarted:
+    """A call was released; it may have started from now on."""
+
+    kind: ClassVar[str] = "AttemptStarted"
+    at: float
+    path: str
+    index: int | None
+    attempt: int
+    variant: str = "primary"
+    stint: int = 1
+
+
+@attrs.frozen
+class MapStarted:
+    """A ``foreach`` knows its items.
+
+    Attributes:
+        at: When.
+        path: The step.
+        count: Number of items.
+    """
+
+    kind: ClassVar[str] = "MapStarted"
+    at: float
+    path: str
+    count: int
+
+
+@attrs.frozen
+class RetryScheduled:
+    """An attempt failed and another will be made.
+
+    Attributes:
+        at: When.
+        path: The step.
+        index: Item of a ``foreach``.
+        attempt: The attempt that failed, from 1.
+        max_attempts: The most there may be.
+        due: When the next one may start.
+        reason: Why trying again may help.
+    """
+
+    kind: ClassVar[str] = "RetryScheduled"
+    at: float
+    path: str
+    index: int | None
+    attempt: int
+    max_attempts: int
+    due: float
+    reason: str
+
+
+@attrs.frozen
+class ItemEnded:
+    """An item of a ``foreach`` is over without success (items that complete are known from AttemptEnded)."""
+
+    kind: ClassVar[str] = "ItemEnded"
+    at: float
+    path: str
+    index: int
+    status: StepStatus
+    attempts: int
+    reason: str
+    error: ErrorInfo | None = None
+
+
+@attrs.frozen
+class StepEnded:
+    """A step is over.
+
+    Attributes:
+        at: When.
+        path: The step.
+        status: Its final state.
+        attempts: How many were made (of all items, for a ``foreach``).
+        reason: Why it ended so, in words; empty when it simply completed.
+        error: The last attempt's error.
+        culprit: For ``upstream_failed``: the step whose failure it was.
+        failed_items: How many items of a ``foreach`` did not complete.
+    """
+
+    kind: ClassVar[str] = "StepEnded"
+    at: float
+    path: str
+    status: StepStatus
+    attempts: int = 0
+    reason: str = ""
+    error: ErrorInfo | None = None
+    culprit: str = ""
+    failed_items: int = 0
+
+
+@attrs.frozen
+class RunStopping:
+    """Nothing new starts from now on; what runs drains (failure) or is told to stop (cancel)."""
+
+    kind: ClassVar[str] = "RunStopping"
+    at: float
+    reason: str
+    culprit: str = ""
+
+
+@attrs.frozen
+class RunEnded:
+    """The run is over.
+
+    Attributes:
+        at: When.
+        status: Its final state.
+        reason: Why, in words; empty when it completed.
+        culprit: The step that caused it.
+        error: The root cause.
+        outputs: The run's outputs; empty unless it got that far.
+    """
+
+    kind: ClassVar[str] = "RunEnded"
+    at: float
+    status: RunStatus
+    reason: str = ""
+    culprit: str = ""
+    error: ErrorInfo | None = None
+    outputs: Mapping[str, Json] = attrs.field(factory=dict, repr=False)
+
+
+Decision = AttemptStarted | MapStarted | RetryScheduled | ItemEnded | StepEnded | RunStopping | RunEnded
+
+FACTS: tuple[type, ...] = (
+    RunCreated,
+    StintOpened,
+    Evaluated,
+    AttemptEnded,
+    TimerFired,
+    SignalReceived,
+    CancelRequested,
+)
+DECISIONS: tuple[type, ...] = (AttemptStarted, MapStarted, RetryScheduled, ItemEnded, StepEnded, RunStopping, RunEnded)
+
+Entry = Fact | Decision
+"""What a run's log holds, in order."""
+
+
+@attrs.frozen
+class Record:
+    """One entry of a run's log, as readers and the ``record_event`` hook see it.
+
+    Attributes:
+        run_id: The run.
+        seq: Place in the run's log, from 1.
+        entry: The fact or decision.
+    """
+
+    run_id: str
+    seq: int
+    entry: Entry
+
+    @property
+    def kind(self) -> str:
+        """Name of the fact or decision."""
+        return self.entry.kind
+
+    @property
+    def at(self) -> float:
+        """When, in seconds since the epoch."""
+        return self.entry.at
+
+
+# -- commands: what the scheduler asks for; never recorded ----------------------------------------------------------------
+
+
+@attrs.frozen
+class Start:
+    """Perform a call. From the scheduler ``call`` is None; the conductor fills it in."""
+
+    path: str
+    index: int | None
+    attempt: int
+    variant: str = "primary"
+    call: Call | None = None
+
+
+@attrs.frozen
+class Evaluate:
+    """Answer with an Evaluated fact; the conductor does."""
+
+    path: str
+    what: EvaluateKind
+
+
+@attrs.frozen
+class Load:
+    """Supply a value that is not in memory."""
+
+    ref: str
+
+
+@attrs.frozen
+class SetTimer:
+    """Apply TimerFired at ``due`` (seconds since the epoch) or as soon after as possible."""
+
+    timer_id: str
+    due: float
+
+
+@attrs.frozen
+class AwaitSignal:
+    """A step waits for a named signal."""
+
+    name: str
+
+
+@attrs.frozen
+class Cancel:
+    """Tell a running call to stop; its AttemptEnded still comes."""
+
+    path: str
+    index: int | None
+    attempt: int
+    reason: str
+
+
+@attrs.frozen
+class Finish:
+    """The run is over; nothing else will be asked."""
+
+    status: RunStatus
+
+
+Command = Start | Evaluate | Load | SetTimer | AwaitSignal | Cancel | Finish
+
+
+@attrs.frozen
+class Turn:
+    """What one fact led to.
+
+    Attributes:
+        records: The fact, the Evaluated facts it led to, and the decisions, in order.
+        commands: What is asked for; to be released only after the records are durable.
+    """
+
+    records: tuple[Entry, ...]
+    commands: tuple[Command, ...]
+
+
+# -- results -------------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class StepResult:
+    """One step of a finished run.
+
+    Attributes:
+        path: The step.
+        status: Its final state.
+        output: Plain JSON or None. Never in repr.
+        attempts: How many were made.
+        started_at: When its first attempt was released; None if there was none.
+        ended_at: When it ended.
+        error: The last error.
+        reason: Why it ended so.
+    """
+
+    path: str
+    status: StepStatus
+    output: Json = attrs.field(default=None, repr=False)
+    attempts: int = 0
+    started_at: float | None = None
+    ended_at: float = 0.0
+    error: ErrorInfo | None = None
+    reason: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first attempt's release to the end; 0.0 for a step without an attempt."""
+        return 0.0 if self.started_at is None else max(0.0, self.ended_at - self.started_at)
+
+
+def entry_fields(entries: Sequence[Entry]) -> list[tuple[str, float]]:
+    """Kind and time of each entry; a compact view for messages and tests."""
+    return [(entry.kind, entry.at) for entry in entries]

@@ -1,0 +1,272 @@
+"""Every error that treadle raises: the first line says what is wrong and where, the second the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+__all__ = [
+    "BindError",
+    "CallCancelledError",
+    "ConfigError",
+    "ExecutorExitedError",
+    "ExecutorNotFoundError",
+    "ExpressionError",
+    "Fault",
+    "InputsInvalidError",
+    "NotSupportedError",
+    "OutputInvalidError",
+    "PermanentError",
+    "PluginBrokenError",
+    "PluginConflictError",
+    "PluginError",
+    "ReplayMismatchError",
+    "RunFailedError",
+    "SecretNotFoundError",
+    "StepTimeoutError",
+    "StoreUnavailableError",
+    "TransientError",
+    "TreadleError",
+    "WorkflowInvalidError",
+]
+
+
+class TreadleError(Exception):
+    """Base of all errors of treadle.
+
+    Args:
+        problem: What is wrong and where; the first line of the message.
+        remedy: What to do about it; the second line, left out when empty.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        self.problem, self.remedy = problem, remedy
+        super().__init__(f"{problem}\n{remedy}" if remedy else problem)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy and pickle by attributes: a child's ``__init__`` need not take the message."""
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+def _rebuild(kind: type[TreadleError], args: tuple[object, ...], state: dict[str, object]) -> TreadleError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
+
+@attrs.frozen
+class Fault:
+    """One thing that is wrong with an input, with its place.
+
+    Attributes:
+        message: What is wrong, in a sentence without the place.
+        path: Where in the data, like ``steps.page.with.url``; empty for the whole.
+        remedy: What to do, like ``did you mean 'needs'?``; empty when the message says it.
+        file: Name of the file, or empty when the value came from Python.
+        line: Line in the file, from 1; 0 when unknown.
+        column: Column in the line, from 1; 0 when unknown.
+    """
+
+    message: str
+    path: str = ""
+    remedy: str = ""
+    file: str = ""
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        """One line: ``file:line:column: path: message (remedy)``, each part only when known."""
+        place = f"{self.file or '<workflow>'}:{self.line}:{self.column}: " if self.line else ""
+        if self.file and not self.line:
+            place = f"{self.file}: "
+        path = f"{self.path}: " if self.path else ""
+        return f"{place}{path}{self.message}" + (f" ({self.remedy})" if self.remedy else "")
+
+
+class _FaultsError(TreadleError):
+    """A group of faults, all reported at once."""
+
+    def __init__(self, problem: str, faults: Sequence[Fault], remedy: str = "") -> None:
+        self.faults = tuple(faults)
+        lines = "".join(f"\n  {fault}" for fault in self.faults)
+        super().__init__(f"{problem}{lines}", remedy)
+
+
+class WorkflowInvalidError(_FaultsError):
+    """A workflow that cannot run: every structural fault, or every fault of planning, at once."""
+
+    def __init__(self, faults: Sequence[Fault], *, name: str = "") -> None:
+        self.name = name
+        many = f"{len(faults)} faults" if len(faults) != 1 else "1 fault"
+        super().__init__(f"The workflow {name or 'file'} has {many}:", faults, "Nothing was started. Correct the file.")
+
+
+class InputsInvalidError(_FaultsError):
+    """Inputs that do not fit what the workflow or the executor declares."""
+
+    def __init__(self, owner: str, faults: Sequence[Fault]) -> None:
+        self.owner = owner
+        super().__init__(f"Inputs of {owner} are not valid:", faults, "Pass values of the declared types.")
+
+
+class ExpressionError(TreadleError):
+    """An expression that cannot be parsed or evaluated.
+
+    Args:
+        source: The expression, without its ``${{ }}``.
+        problem: What is wrong.
+        remedy: What to do.
+        offset: Where in ``source``, from 0; None when the whole is meant.
+    """
+
+    def __init__(self, source: str, problem: str, remedy: str = "", offset: int | None = None) -> None:
+        self.source, self.offset = source, offset
+        shown = source if len(source) <= 80 else source[:77] + "..."
+        super().__init__(f"Expression {shown!r}: {problem}", remedy)
+
+
+class ConfigError(TreadleError):
+    """Configuration (file or environment) that cannot be used."""
+
+
+class SecretNotFoundError(TreadleError):
+    """A secret that the workflow names has no value here."""
+
+    def __init__(self, name: str, looked_in: str) -> None:
+        self.name = name
+        super().__init__(
+            f"Secret {name!r} has no value (looked in {looked_in}).",
+            f"Set the environment variable {name}, or add [secrets] {name} = {{env = ...}} or {{file = ...}} to treadle.toml.",
+        )
+
+
+class NotSupportedError(TreadleError):
+    """A feature that the workflow asks for and this version or engine does not have."""
+
+
+class PluginError(TreadleError):
+    """Something is wrong with an installed plugin; the name of its distribution is in the message."""
+
+
+class ExecutorNotFoundError(PluginError):
+    """A step names an executor that no installed plugin provides."""
+
+    def __init__(self, executor: str, installed: Sequence[str], *, suggestion: str = "") -> None:
+        self.executor, self.installed = executor, tuple(installed)
+        hint = f"Did you mean {suggestion!r}? " if suggestion else ""
+        super().__init__(
+            f"No installed plugin provides executor {executor!r}.",
+            f"{hint}Installed: {', '.join(installed) or 'none'}. Install a plugin that provides it, or correct 'uses'.",
+        )
+
+
+class PluginBrokenError(PluginError):
+    """A plugin that cannot be imported or does not hold what its entry point says."""
+
+    def __init__(self, name: str, distribution: str, why: str, remedy: str = "") -> None:
+        self.name, self.distribution, self.why = name, distribution, why
+        super().__init__(
+            f"{name!r} of {distribution} is broken: {why}",
+            remedy or f"Run 'treadle plugins doctor', then update or uninstall {distribution}.",
+        )
+
+
+class PluginConflictError(PluginError):
+    """Two distributions claim one name."""
+
+    def __init__(self, group: str, name: str, distributions: Sequence[str]) -> None:
+        self.group, self.name, self.distributions = group, name, tuple(distributions)
+        super().__init__(
+            f"{name!r} is claimed by {' and '.join(distributions)}.",
+            f'Choose one in treadle.toml: [plugins] prefer = {{"{name}" = "{distributions[0]}"}}',
+        )
+
+
+class BindError(PluginError):
+    """An executor, client or policy whose definition cannot work."""
+
+
+class TransientError(TreadleError):
+    """For executors to raise: trying again may help.
+
+    Args:
+        problem: What happened.
+        remedy: What a person can do.
+        retry_after_s: Seconds to wait before the next attempt, when the service said so.
+    """
+
+    retryable = True
+
+    def __init__(self, problem: str = "temporary failure", remedy: str = "", *, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(problem, remedy)
+
+
+class PermanentError(TreadleError):
+    """For executors to raise: trying again cannot help."""
+
+    retryable = False
+
+
+class OutputInvalidError(TreadleError, RuntimeError):
+    """An output that breaks its contract or is not JSON; ``issues`` says where."""
+
+    def __init__(self, executor: str, issues: Sequence[object], remedy: str = "") -> None:
+        self.executor, self.issues = executor, tuple(issues)
+        listed = "; ".join(str(issue) for issue in self.issues)
+        super().__init__(
+            f"Output of {executor!r} is not valid: {listed}",
+            remedy or "Correct the executor's return value or its declared type.",
+        )
+
+
+class StepTimeoutError(TreadleError, TimeoutError):
+    """An attempt that was still running at its deadline."""
+
+    retryable = True
+
+    def __init__(self, step: str, timeout_s: float, note: str = "") -> None:
+        self.step, self.timeout_s = step, timeout_s
+        super().__init__(
+            f"Step {step!r} exceeded its timeout of {timeout_s:g}s{note}.",
+            "Raise the step's 'timeout', or make the work shorter.",
+        )
+
+
+class CallCancelledError(TreadleError):
+    """An attempt that ended because its run was cancelled, or that cancelled itself."""
+
+    retryable = False
+
+
+class ExecutorExitedError(TreadleError):
+    """An executor that tried to end the process (SystemExit, KeyboardInterrupt, GeneratorExit)."""
+
+    retryable = False
+
+    def __init__(self, executor: str, how: str) -> None:
+        self.executor, self.how = executor, how
+        super().__init__(
+            f"Executor {executor!r} tried to end the process ({how}).",
+            "Return a value or raise an ordinary exception instead; the process goes on.",
+        )
+
+
+class ReplayMismatchError(TreadleError):
+    """A replayed log does not give the decisions that it recorded."""
+
+    def __init__(self, run_id: str, recorded: object, decided: object) -> None:
+        self.run_id, self.recorded, self.decided = run_id, recorded, decided
+        super().__init__(
+            f"Replay of run {run_id} differs from its log:\n- recorded: {recorded}\n+ decided:  {decided}",
+            "The workflow or treadle changed since the run began; use the version that started it.",
+        )
+
+
+class RunFailedError(TreadleError):
+    """A run that did not complete; raised by ``RunResult.check()``."""
+
+
+class StoreUnavailableError(TreadleError):
+    """The store cannot be read or written now; nothing acknowledged is lost."""

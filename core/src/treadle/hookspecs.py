@@ -1,0 +1,72 @@
+"""The hooks. Each docstring says when it fires, who wins, what None means, and what raising means.
+
+pluggy stays synchronous: hooks *build*, the runner *awaits*. ``execute`` answers a zero-argument async function (a thunk),
+so an ordinary pluggy wrapper can time, cache, retry, replace or refuse a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pluggy
+
+from treadle._models import Call, GiveUp, Issue, Record, RetryAfter, SpanRecord, Work
+from treadle.ports import Context
+
+__all__ = ["PROJECT", "ExecutorHooks", "RunHooks", "hookimpl"]
+
+PROJECT = "treadle"
+"""pluggy's project name: what ``hookimpl`` markers carry."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class ExecutorHooks:
+    """Hooks of one executor's scope: core's defaults, the executor, then the active policies; last registered wins."""
+
+    @hookspec(firstresult=True)
+    def execute(self, call: Call, ctx: Context) -> Work | None:
+        """Build the work of one attempt; do not start it.
+
+        *When:* once per attempt, after inputs, secrets and needs are ready. *Who wins:* the first answer that is not None;
+        policies are asked before the executor, wrappers see (and may replace) the answer. *None:* no opinion; when nobody
+        answers the attempt fails. *Raising:* the attempt fails with that exception.
+        """
+
+    @hookspec
+    def validate_output(self, call: Call, output: object) -> Iterable[Issue] | None:
+        """Say what is wrong with an output.
+
+        *When:* after the work returned, before the output is recorded. *Who wins:* nobody: answers are added up.
+        *None:* nothing to say. *Raising:* is an issue itself; the others are still asked.
+        """
+
+    @hookspec(firstresult=True)
+    def retry_policy(self, call: Call, error: Exception) -> RetryAfter | GiveUp | None:
+        """Propose whether to try again after ``error``.
+
+        *When:* after an attempt failed, unless the file's ``retry_on``/``no_retry_on`` decided already. *Who wins:* the
+        first answer that is not None: policies, then the executor, then its family, then core's defaults. The scheduler
+        has the last word: no answer exceeds ``max_attempts``. *None:* no opinion. *Raising:* counts as None, logged once.
+        """
+
+
+class RunHooks:
+    """Hooks of one run's scope: policies and sinks. Must return in microseconds; slow sinks keep their own queue."""
+
+    @hookspec
+    def emit_span(self, span: SpanRecord) -> None:
+        """Receive a finished span of treadle, sampled or not, with or without a provider.
+
+        *When:* at the end of each attempt, step and run. *Who wins:* everybody is called. *Raising:* logged once, noted on
+        the run's span; the others are still called.
+        """
+
+    @hookspec
+    def record_event(self, record: Record) -> None:
+        """Receive an entry of the run's log.
+
+        *When:* after the entry is durable, in order. *Who wins:* everybody is called. *Raising:* logged once, noted on
+        the run's span; the others are still called.
+        """
