@@ -1,0 +1,119 @@
+"""What is checked, and how: ``nox -l`` lists it. Every session but the plain checks makes its own environment."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["lint", "typing", "rows", "docs"]
+
+ROOT = Path(__file__).parent
+PROJECTS = {
+    tomllib.loads(file.read_text("utf-8"))["project"]["name"]: file.parent
+    for file in sorted([*ROOT.glob("core/pyproject.toml"), *ROOT.glob("plugins/*/pyproject.toml")])
+}
+DEV = ROOT / ".venv" / ("Scripts" if sys.platform == "win32" else "bin")
+
+
+def dev(session: nox.Session, tool: str, *args: str) -> None:
+    """Run a tool of the checkout's own environment, as ``.ci/setup.py`` left it."""
+    if not (DEV / tool).exists():
+        session.error("There is no .venv with the development tools yet. Run: python3 .ci/setup.py")
+    session.run(str(DEV / tool), *args, external=True)
+
+
+def wheel(session: nox.Session, project: Path) -> str:
+    """Build one member as a third party would install it, and return the wheel's path."""
+    folder = Path(session.create_tmp()) / project.name
+    session.run("uv", "build", "--quiet", "--wheel", "--no-sources", "--out-dir", str(folder), str(project), external=True)
+    return str(max(folder.glob("*.whl"), key=lambda file: file.stat().st_mtime))
+
+
+def group(project: Path, name: str) -> list[str]:
+    """The options that install a project's dependency group, when it has one of that name."""
+    file = project / "pyproject.toml"
+    groups = tomllib.loads(file.read_text("utf-8")).get("dependency-groups", {})
+    return ["--group", f"{file}:{name}"] if name in groups else []
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Ruff, and that everything is formatted."""
+    dev(session, "ruff", "check", ".")
+    dev(session, "ruff", "format", "--check", ".")
+
+
+@nox.session(venv_backend="none")
+def typing(session: nox.Session) -> None:
+    """Mypy, strict, over what ships; pyright, strict, over the public API as its users write it."""
+    dev(session, "mypy")
+    dev(session, "mypy", "tests/typing")
+    dev(session, "pyright")
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """The whole suite in the checkout's environment; arguments go to pytest."""
+    dev(session, "pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("distribution", sorted(PROJECTS), ids=sorted(PROJECTS))
+def plugins(session: nox.Session, distribution: str) -> None:
+    """One distribution's tests, with nothing of the checkout but its wheel and the core's."""
+    project = PROJECTS[distribution]
+    wheels = dict.fromkeys([wheel(session, PROJECTS["treadle"]), wheel(session, project)])
+    session.install(*wheels, *group(ROOT, "test"), *group(project, "dev"))
+    session.run("uv", "pip", "check", external=True)
+    session.run("pytest", str(project / "tests"), *session.posargs)
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """The whole suite with the lowest version that each floor allows."""
+    session.run_install(
+        *("uv", "sync", "--quiet", "--active", "--all-packages", "--resolution", "lowest-direct"),
+        external=True,
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+    )
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def coverage(session: nox.Session) -> None:
+    """Branch coverage of core by core's tests, held against the floor of each part."""
+    dev(session, "coverage", "erase")
+    dev(session, "coverage", "run", "-m", "pytest", "core/tests", *session.posargs)
+    dev(session, "coverage", "combine", "--quiet")
+    dev(session, "coverage", "json", "--quiet", "-o", ".coverage.json")
+    dev(session, "python", "tests/house/coverage_floors.py", ".coverage.json")
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """The figures, beside raw limits of the same run, as JSON lines; ``-- --graphs DIR`` runs WfFormat graphs."""
+    dev(session, "python", "tests/bench/run.py", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("backend", ["phoenix", "mlflow"], ids=["phoenix", "mlflow"])
+def backends(session: nox.Session, backend: str) -> None:
+    """Trace trees read back from independent OTLP backends, each installed into an environment of its own."""
+    session.install("-r", f"tests/backends/{backend}.txt")
+    dev(session, "python", f"tests/backends/{backend}.py", session.bin, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Schemas and generated pages are what the code says now; ``-- --write`` brings them up to date."""
+    dev(session, "python", "tests/house/generated.py", *(session.posargs or ["--check"]))
+
+
+@nox.session(venv_backend="none")
+def rows(session: nox.Session) -> None:
+    """Each requirement of this work with the tests that carry it; fails for one without, or for an unknown ID."""
+    dev(session, "python", "tests/house/rows.py")
