@@ -10,6 +10,7 @@ __all__ = [
     "BindError",
     "CallCancelledError",
     "ConfigError",
+    "ConfigInvalidError",
     "ExecutorExitedError",
     "ExecutorNotFoundError",
     "ExpressionError",
@@ -18,9 +19,11 @@ __all__ = [
     "NotSupportedError",
     "OutputInvalidError",
     "PermanentError",
+    "PluginBlockedError",
     "PluginBrokenError",
     "PluginConflictError",
     "PluginError",
+    "PluginNotFoundError",
     "ReplayMismatchError",
     "RunFailedError",
     "SecretNotFoundError",
@@ -130,6 +133,14 @@ class ConfigError(TreadleError):
     """Configuration (file or environment) that cannot be used."""
 
 
+class ConfigInvalidError(_FaultsError, ConfigError):
+    """Configuration with faults: all of them at once, each with its file and line, or its environment variable."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        many = f"{len(faults)} faults" if len(faults) != 1 else "1 fault"
+        super().__init__(f"The configuration has {many}:", faults, "Correct treadle.toml, pyproject.toml or the environment.")
+
+
 class SecretNotFoundError(TreadleError):
     """A secret that the workflow names has no value here."""
 
@@ -158,6 +169,29 @@ class ExecutorNotFoundError(PluginError):
         super().__init__(
             f"No installed plugin provides executor {executor!r}.",
             f"{hint}Installed: {', '.join(installed) or 'none'}. Install a plugin that provides it, or correct 'uses'.",
+        )
+
+
+class PluginNotFoundError(PluginError):
+    """A client, policy, store or other plugin that the configuration or a workflow names and nothing provides."""
+
+    def __init__(self, kind: str, name: str, known: Sequence[str], *, suggestion: str = "") -> None:
+        self.kind, self.name, self.known = kind, name, tuple(known)
+        hint = f"Did you mean {suggestion!r}? " if suggestion else ""
+        super().__init__(
+            f"No installed plugin provides {kind} {name!r}.",
+            f"{hint}Known: {', '.join(known) or 'none'}. Install a plugin that provides it, or correct the name.",
+        )
+
+
+class PluginBlockedError(PluginError):
+    """A plugin that the configuration blocks was asked for."""
+
+    def __init__(self, name: str, distribution: str) -> None:
+        self.name, self.distribution = name, distribution
+        super().__init__(
+            f"{name!r} of {distribution} is blocked by the configuration.",
+            f"Remove {distribution!r} from [plugins] block in treadle.toml, or use another plugin.",
         )
 
 
