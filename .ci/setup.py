@@ -33,7 +33,7 @@ def sync() -> None:
 
 def main() -> None:
     """Do both, saying what is being done: the first time takes a minute."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - the one file that an older interpreter may be asked to run
         sys.exit(f"treadle needs Python 3.11 or later; this is {sys.version.split()[0]}. Run this script with a later one.")
     if not UV.exists():
         print("setting up: uv into .tools/", file=sys.stderr, flush=True)

@@ -1,0 +1,8 @@
+"""The scripts of this folder are run by nox and imported by their tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

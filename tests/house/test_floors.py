@@ -1,0 +1,197 @@
+"""The floors of core: what stands on what, read from the imports, wherever in a file they are."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+import tomllib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CORE = ROOT / "core" / "src" / "treadle"
+
+FLOORS = [
+    {"treadle.errors"},
+    {"treadle._models"},
+    {"treadle.ports"},
+    {"treadle.hookspecs"},
+    {
+        "treadle._codec",
+        "treadle._config",
+        "treadle._contracts",
+        "treadle._durations",
+        "treadle._expressions",
+        "treadle._graph",
+        "treadle._json",
+        "treadle._retries",
+        "treadle._secrets",
+        "treadle._span_ids",
+        "treadle._tracing",
+    },
+    {"treadle._bind", "treadle._clients", "treadle._doctor", "treadle._executor", "treadle._plugins"},
+    {"treadle._loader", "treadle._plan", "treadle._schema", "treadle._workflow"},
+    {"treadle._conductor", "treadle._scheduler"},
+    {"treadle._runner"},
+    {"treadle._driver", "treadle._memory"},
+    {"treadle._app"},
+    {"treadle"},  # the face: only names, taken from below
+    {"treadle._cli", "treadle.testing"},
+]
+FLOOR = {module: number for number, modules in enumerate(FLOORS, start=1) for module in modules}
+PUBLIC = {"treadle", "treadle.errors", "treadle.hookspecs", "treadle.ports", "treadle.testing"}
+PURE = {"treadle._scheduler", "treadle._conductor"}
+IMPURE = {"anyio", "asyncio", "os", "random", "secrets", "socket", "subprocess", "threading", "time", "trio", "uuid"}
+
+
+def module_name(file: Path) -> str:
+    """The dotted name of a file beneath a ``src`` folder."""
+    parts = file.relative_to(CORE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(file: Path, name: str = "") -> Iterator[str]:
+    """Every module that a file imports, and every name that it takes from one, also inside functions."""
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_text("utf-8"), str(file))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def sources(file: Path) -> Iterator[str]:
+    """The modules that a file imports as a whole or takes names from, absolute imports only."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"), str(file))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def modules() -> dict[str, Path]:
+    """Every module of core with its file."""
+    return {module_name(file): file for file in sorted(CORE.rglob("*.py"))}
+
+
+def part(name: str) -> str:
+    """The module of the floors that a name belongs to: ``treadle._cli._run`` belongs to ``treadle._cli``."""
+    return ".".join(name.split(".")[:2])
+
+
+def uses() -> dict[str, set[str]]:
+    """What each part of core imports of core."""
+    known = {part(name) for name in modules()}
+    graph: dict[str, set[str]] = {name: set() for name in known}
+    for name, file in modules().items():
+        targets = {part(target) for target in imports(file, name) if target.split(".")[0] == "treadle"}
+        graph[part(name)] |= (targets & known) - {part(name)}
+    return graph
+
+
+def test_every_module_has_a_floor_and_every_floor_its_modules() -> None:
+    """A new module gets a place in the table, a removed one leaves it."""
+    assert {part(name) for name in modules()} == set(FLOOR)
+
+
+def test_imports_never_go_up_a_floor() -> None:
+    """No module imports from a floor above its own, not even inside a function (S3-80)."""
+    up = [f"{name} -> {target}" for name, targets in uses().items() for target in targets if FLOOR[target] > FLOOR[name]]
+
+    assert not up
+
+
+def test_imports_make_no_cycle() -> None:
+    """Also within a floor, no two modules need each other (S3-80)."""
+    graph, done, path = uses(), set[str](), list[str]()
+
+    def visit(name: str) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name in done:
+            return
+        path.append(name)
+        for target in sorted(graph[name]):
+            visit(target)
+        done.add(path.pop())
+
+    for name in sorted(graph):
+        visit(name)
+
+    assert done == set(graph)
+
+
+def test_nothing_is_imported_for_types_alone() -> None:
+    """An import under TYPE_CHECKING would be an import up in disguise."""
+    hidden = [name for name, file in modules().items() if "TYPE_CHECKING" in file.read_text("utf-8")]
+
+    assert not hidden
+
+
+def test_scheduler_and_conductor_are_pure() -> None:
+    """The state machine imports nothing that could wait, draw lots, look at a clock or reach outside."""
+    graph = uses()
+    reached, waiting = set[str](), list(PURE & set(graph))
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting += graph[name] - reached
+    files = modules()
+    impure = {
+        f"{name} imports {target}"
+        for name in reached & PURE
+        for target in imports(files[name], name)
+        if target.split(".")[0] in IMPURE
+    }
+
+    assert reached >= PURE
+    assert not impure
+
+
+def test_core_imports_only_what_its_requirements_name() -> None:
+    """What core imports is the standard library, itself, or a distribution that its pyproject names."""
+    project = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text("utf-8"))["project"]
+    declared = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+    names = {_import_name(requirement) for requirement in declared} | {"treadle"} | set(sys.stdlib_module_names)
+    strangers = {
+        f"{name}: {target}" for name, file in modules().items() for target in sources(file) if target.split(".")[0] not in names
+    }
+
+    assert not strangers
+
+
+def _import_name(requirement: str) -> str:
+    """``opentelemetry-api>=1.30`` is imported as ``opentelemetry``."""
+    distribution = requirement.partition(">")[0].partition("[")[0].strip()
+    return {"opentelemetry-api": "opentelemetry", "ruamel.yaml": "ruamel"}.get(distribution, distribution)
+
+
+PLUGIN_FILES = sorted([*ROOT.glob("plugins/*/src/**/*.py"), *ROOT.glob("contrib/*/src/**/*.py")])
+
+
+@pytest.mark.parametrize("file", PLUGIN_FILES, ids=[str(file.relative_to(ROOT)) for file in PLUGIN_FILES])
+def test_plugins_import_public_modules_only(file: Path) -> None:
+    """A plugin of ours lives by the rules of everybody's."""
+    private = [
+        target
+        for target in imports(file)
+        if target.split(".")[0] == "treadle" and any(piece.startswith("_") for piece in target.split(".")[1:])
+    ]
+    unknown = [target for target in sources(file) if target.split(".")[0] == "treadle" and target not in PUBLIC]
+
+    assert not private
+    assert not unknown
+
+
+def test_parts_are_separate_modules() -> None:
+    """Families and executors, running and tracing are modules of their own, none of which imports another's insides (S0-53)."""
+    graph = uses()
+
+    assert {"treadle._executor", "treadle._driver", "treadle._tracing"} <= set(graph)
+    assert "treadle._driver" not in graph["treadle._executor"] | graph["treadle._tracing"]
+    assert "treadle._executor" not in graph["treadle._tracing"]
