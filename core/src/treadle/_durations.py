@@ -14,8 +14,6 @@ _UNITS_S = {
     "s": Decimal(1),
     "ms": Decimal("0.001"),
 }
-    unit: Decimal(size) for unit, size in (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1), ("ms", "0.001"))
-}
 _NUMBER = r"\d+(?:\.\d+)?"
 _PART = re.compile(rf"({_NUMBER})(ms|w|d|h|m|s)")
 _SHORT = re.compile(rf"(?:{_NUMBER}(?:ms|w|d|h|m|s)\s?)+")
