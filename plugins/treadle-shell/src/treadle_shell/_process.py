@@ -1,0 +1,231 @@
+"""One supervised command: it is read without end, stopped with all its descendants, and dies with treadle."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+import anyio
+import attrs
+
+from treadle_shell._capture import Capture
+from treadle_shell._family import MARK, reap_group, signal_family
+
+GRACE_S = 2.0
+"""How long a command may take to end after TERM, before KILL."""
+
+LINGER_S = 1.0
+"""How long output is still awaited after the command's end, from descendants that hold its pipes."""
+
+_log = logging.getLogger("treadle.shell")
+
+_CHUNK = 65536
+_POLL_S = 0.02
+
+# The supervisor becomes the command (exec), so the command's process id, exit code and signals are its own. Before that it
+# leaves a watcher in the same process group. The watcher's standard input is a pipe whose other end only treadle holds: it
+# ends when treadle dies in whatever way, and then the watcher kills the family (by way of descriptor 3, since a shell gives
+# its background processes an empty input). It is a grandchild, so that the command never
+# sees a child that it did not start. The mark is exported after the watcher was started, so the watcher does not carry it.
+_SUPERVISOR = r"""
+mark=$1 input=$2
+shift 2
+exec 3<&0
+( (
+    trap '' TERM INT HUP QUIT TSTP TTIN TTOU
+    PATH=/usr/bin:/bin
+    read -r _
+    for pass in 1 2 3; do
+        found=$(grep -lsxzF "MARK=$mark" /proc/[0-9]*/environ)
+        [ "$found" ] || break
+        for file in $found; do file=${file#/proc/}; kill -KILL "${file%/environ}"; done
+    done
+    kill -KILL 0
+) <&3 3<&- >/dev/null 2>&1 & )
+export MARK="$mark"
+exec "$@" <"$input" 3<&-
+""".replace("MARK", MARK)
+
+
+@attrs.frozen
+class Finished:
+    """How a command ended.
+
+    Attributes:
+        returncode: Its exit code; negative for the signal that ended it.
+        stdout: What it wrote.
+        stderr: What it wrote to standard error.
+    """
+
+    returncode: int
+    stdout: Capture
+    stderr: Capture
+
+
+async def run_process(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None, stdin: bytes | None, max_output: int
+) -> Finished:
+    """Run a command to its end and return what it said.
+
+    However this call ends, no descendant in the command's process group is left; when it is cancelled, none at all: TERM
+    first, KILL after GRACE_S. Everything is stopped too when this process dies, even by ``kill -9``.
+
+    Args:
+        argv: The program as an absolute path, and its arguments.
+        env: The whole environment.
+        cwd: Working directory; None for ours.
+        stdin: What the command reads; None for nothing.
+        max_output: Bytes kept of each stream.
+    """
+    with _spawned(argv, env=env, cwd=cwd, stdin=stdin, max_output=max_output) as process:
+        try:
+            await process.finished(LINGER_S)
+        finally:
+            with anyio.CancelScope(shield=True):  # Bounded by GRACE_S, twice.
+                await process.end()
+        return Finished(process.returncode, process.stdout, process.stderr)
+
+
+@contextlib.contextmanager
+def _spawned(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None, stdin: bytes | None, max_output: int
+) -> Iterator[_Process]:
+    with contextlib.ExitStack() as stack:
+        watched, lifeline = _pipe(stack)
+        out, out_end = _pipe(stack)
+        err, err_end = _pipe(stack)
+        source = _source(stack, stdin)
+        mark = secrets.token_hex(16)
+        popen = subprocess.Popen(
+            ["/bin/sh", "-c", _SUPERVISOR, "treadle", mark, f"/dev/fd/{source}" if source else os.devnull, *argv],
+            stdin=watched,
+            stdout=out_end,
+            stderr=err_end,
+            env=env,
+            cwd=cwd,
+            pass_fds=(source,) if source else (),
+            start_new_session=True,
+        )
+        for end in (watched, out_end, err_end):
+            os.close(end)
+        for end in (out, err):
+            os.set_blocking(end, False)
+        stack.pop_all()
+        process = _Process(popen, mark, lifeline, out, err, Capture(max_output), Capture(max_output), _pidfd(popen.pid))
+        if source:
+            os.close(source)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe whose ends are closed when the command cannot be started."""
+    ends = os.pipe()
+    for end in ends:
+        stack.callback(os.close, end)
+    return ends
+
+
+def _source(stack: contextlib.ExitStack, stdin: bytes | None) -> int:
+    """A file that holds what the command will read, or 0: a file needs no writer that could block or be left behind."""
+    if stdin is None:
+        return 0
+    with tempfile.TemporaryFile() as file:
+        file.write(stdin)
+        file.flush()
+        source = os.dup(file.fileno())
+    stack.callback(os.close, source)
+    return source
+
+
+def _pidfd(process: int) -> int | None:
+    try:
+        return os.pidfd_open(process)
+    except (AttributeError, OSError):  # Not Linux, an old kernel, or a sandbox: the end is polled for.
+        return None
+
+
+@attrs.define(eq=False)
+class _Process:
+    _popen: subprocess.Popen[bytes]
+    _mark: str
+    _lifeline: int
+    _out: int
+    _err: int
+    stdout: Capture
+    stderr: Capture
+    _pidfd: int | None
+    _at_end: set[int] = attrs.field(factory=set, init=False)
+
+    @property
+    def returncode(self) -> int:
+        """The exit code, negative for a signal; only after ``end``."""
+        return self._popen.returncode if self._popen.returncode is not None else -int(signal.SIGKILL)
+
+    async def finished(self, linger_s: float) -> None:
+        """Return when the command has ended and its output is read, at the latest ``linger_s`` after its end."""
+        async with anyio.create_task_group() as readers:
+            closed = anyio.Event()
+            readers.start_soon(self._drain, self._out, self.stdout, closed)
+            readers.start_soon(self._drain, self._err, self.stderr, closed)
+            await self._exited()
+            with anyio.move_on_after(linger_s):
+                await closed.wait()
+            readers.cancel_scope.cancel()
+
+    async def end(self) -> None:
+        """Stop what still runs, kill what is left, and collect the exit code; takes at most 2 * GRACE_S."""
+        if not self._has_exited():
+            signal_family(self._popen.pid, self._mark, signal.SIGTERM)
+            with anyio.move_on_after(GRACE_S):
+                await self.finished(GRACE_S)
+            signal_family(self._popen.pid, self._mark, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._popen.pid, signal.SIGKILL)  # The watcher, and what the command left behind.
+        with anyio.move_on_after(GRACE_S) as scope:
+            await self._exited()
+            # Only now may the process id pass to somebody else: every signal by number was sent before.
+            self._popen.wait()
+            while not reap_group(self._popen.pid):  # noqa: ASYNC110 -- the kernel tells nobody
+                await anyio.sleep(_POLL_S)
+        if scope.cancelled_caught:
+            _log.warning("Process %d survives KILL (the kernel holds it); nobody waits for it any more.", self._popen.pid)
+
+    def close(self) -> None:
+        """Give the file descriptors back."""
+        for end in (self._lifeline, self._out, self._err, self._pidfd):
+            if end is not None:
+                os.close(end)
+
+    async def _drain(self, end: int, capture: Capture, closed: anyio.Event) -> None:
+        while end not in self._at_end:
+            await anyio.wait_readable(end)
+            with contextlib.suppress(BlockingIOError):
+                chunk = os.read(end, _CHUNK)
+                capture.feed(chunk)
+                if not chunk:
+                    self._at_end.add(end)
+        if len(self._at_end) == 2:
+            closed.set()
+
+    async def _exited(self) -> None:
+        if self._pidfd is not None:
+            await anyio.wait_readable(self._pidfd)
+        while not self._has_exited():  # noqa: ASYNC110 -- only without a process descriptor
+            await anyio.sleep(_POLL_S)
+
+    def _has_exited(self) -> bool:
+        """Whether the command is over, without collecting it where the system can tell so."""
+        if self._popen.returncode is not None:
+            return True
+        if not hasattr(os, "waitid"):
+            return self._popen.poll() is not None
+        return os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
