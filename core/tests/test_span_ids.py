@@ -7,7 +7,6 @@ import re
 
 from hypothesis import given
 from hypothesis import strategies as st
-
 from treadle._span_ids import attempt_span_id, new_span_id, new_trace_ids, step_span_id
 
 TRACE, ROOT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -1,0 +1,363 @@
+"""treadle's spans as ordinary spans of the OpenTelemetry SDK, under the ids that the record holds.
+
+Imported only when the process has an SDK's provider. Of the SDK, only what is public is used: a tracer's ``sampler`` and
+``id_generator`` attributes, which answer from a context variable while one of treadle's spans starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import cast
+
+import attrs
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+from opentelemetry.util.types import Attributes as OtelAttributes
+
+from treadle import _telemetry as names
+from treadle._attempt_span import AttemptSpan, Stamps, first_line
+from treadle._models import Call, Outcome, SpanKind, SpanRecord
+from treadle._span_projection import attempt_ending, call_attributes
+from treadle._trace_parent import TraceParent
+
+__all__ = ["SdkProvider"]
+
+Attributes = Mapping[str, object]
+
+_KINDS = {kind.name.lower(): kind for kind in trace.SpanKind}
+
+
+@attrs.frozen
+class _Answer:
+    """What the tracer is told about the span that it starts now."""
+
+    trace_id: int
+    span_id: int
+    decision: Decision
+    tracestate: TraceState | None
+
+
+_answer: ContextVar[_Answer | None] = ContextVar("treadle_span_answer", default=None)
+
+
+class RecordedIds(IdGenerator):
+    """Gives the recorded ids while one of treadle's spans starts, else what the provider would give."""
+
+    def __init__(self, otherwise: IdGenerator) -> None:
+        self._otherwise = otherwise
+
+    def generate_span_id(self) -> int:
+        """The recorded span id."""
+        answer = _answer.get()
+        return self._otherwise.generate_span_id() if answer is None else answer.span_id
+
+    def generate_trace_id(self) -> int:
+        """The recorded trace id."""
+        answer = _answer.get()
+        return self._otherwise.generate_trace_id() if answer is None else answer.trace_id
+
+
+class RecordedSampler(Sampler):
+    """Repeats the run's one decision while one of treadle's spans starts, else asks the provider's sampler."""
+
+    def __init__(self, otherwise: Sampler) -> None:
+        self._otherwise = otherwise
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: trace.SpanKind | None = None,
+        attributes: OtelAttributes = None,
+        links: Sequence[trace.Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        """The recorded decision."""
+        answer = _answer.get()
+        if answer is None:
+            return self._otherwise.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+        return SamplingResult(answer.decision, attributes, answer.tracestate)
+
+    def get_description(self) -> str:
+        """For people."""
+        return f"TreadleRecorded{{{self._otherwise.get_description()}}}"
+
+
+class SdkProvider:
+    """The road of one run's spans to the process's SDK."""
+
+    def __init__(self, tracer: trace.Tracer, sampler: Sampler) -> None:
+        self._tracer, self._sampler = tracer, sampler
+        self._decision: Decision | None = None
+        self._tracestate: TraceState | None = None
+        self._parent: TraceParent | None = None
+        self._sampler_attributes: dict[str, object] = {}
+        self._failed: dict[tuple[str, int | None, str], str] = {}
+
+    @classmethod
+    def of(cls, provider: trace.TracerProvider) -> SdkProvider | None:
+        """The road to ``provider``; None when it makes no tracer of the SDK (it is disabled, or of another make)."""
+        tracer = provider.get_tracer(names.SCOPE, names.scope_version(), names.SCHEMA_URL)
+        if not (hasattr(tracer, "sampler") and hasattr(tracer, "id_generator")):
+            return None
+        # The provider keeps one tracer per scope, so this one has been ours since the first run.
+        if not isinstance(tracer.sampler, RecordedSampler):
+            tracer.sampler = RecordedSampler(tracer.sampler)
+            tracer.id_generator = RecordedIds(tracer.id_generator)
+        return cls(tracer, cast("_HasSampler", provider).sampler)
+
+    # -- the run -------------------------------------------------------------------------------------------------------
+
+    def sampled(self, name: str, kind: SpanKind, trace_id: str, parent: TraceParent | None, attributes: Attributes) -> int:
+        """Ask the provider's sampler about a run; 1 or 0."""
+        asked = {key: value for key, value in attributes.items() if value}
+        context = Context() if parent is None else trace.set_span_in_context(_span_of(parent), Context())
+        result = self._sampler.should_sample(context, int(trace_id, 16), name, _KINDS[kind], cast("OtelAttributes", asked), ())
+        self._decision, self._tracestate, self._parent = result.decision, result.trace_state, parent
+        self._sampler_attributes = {key: value for key, value in result.attributes.items() if key not in asked}
+        return int(result.decision is Decision.RECORD_AND_SAMPLE)
+
+    def emit(self, span: SpanRecord) -> None:
+        """Give a finished span to the SDK, backdated, under its recorded ids."""
+        if self.decision(span.trace_flags) is Decision.DROP:
+            return
+        attributes = span.attributes
+        if self._sampler_attributes and names.ACTION in attributes:
+            attributes = {**self._sampler_attributes, **attributes}
+        live = self.start(
+            name=span.name,
+            kind=span.kind,
+            trace_id=span.trace_id,
+            span_id=span.span_id,
+            parent=self._parent_context(span),
+            attributes=attributes,
+            links=_links(span.links, span.trace_flags),
+            started_at=span.started_at,
+            trace_flags=span.trace_flags,
+        )
+        _finish(live, span.ended_at, span.started_at, span.status, span.status_message, {}, span.events)
+
+    def attempt(self, stamps: Stamps, call: Call) -> AttemptSpan:
+        """An AttemptSpan that is a live span of the SDK."""
+        return _LiveAttempt(stamps, call, self)
+
+    # -- single spans --------------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        *,
+        name: str,
+        kind: SpanKind,
+        trace_id: str,
+        span_id: str,
+        parent: Context | None,
+        attributes: Attributes,
+        links: Sequence[trace.Link],
+        started_at: float,
+        trace_flags: int,
+    ) -> trace.Span:
+        """A span of the SDK under the given ids, started at ``started_at``; a mere carrier of ids when unsampled."""
+        answer = _Answer(int(trace_id, 16), int(span_id, 16), self.decision(trace_flags), self._tracestate)
+        token = _answer.set(answer)
+        try:
+            return self._tracer.start_span(
+                name,
+                context=parent,
+                kind=_KINDS[kind],
+                attributes=cast("OtelAttributes", attributes),
+                links=links,
+                start_time=_ns(started_at),
+            )
+        finally:
+            _answer.reset(token)
+
+    def decision(self, trace_flags: int) -> Decision:
+        """The run's decision; of a run that began elsewhere the flags are all that is known."""
+        if trace_flags & 1:
+            return Decision.RECORD_AND_SAMPLE
+        return Decision.RECORD_ONLY if self._decision is Decision.RECORD_ONLY else Decision.DROP
+
+    def failed_before(self, call: Call) -> str:
+        """The span of the attempt that ``call`` repeats, when this process performed it; else empty."""
+        return self._failed.pop((call.path, call.index, call.variant), "")
+
+    def note_failure(self, call: Call) -> None:
+        """Remember a failed attempt for the link of the next one."""
+        self._failed[(call.path, call.index, call.variant)] = call.span_id
+
+    def context_under(self, trace_id: str, parent_id: str, trace_flags: int) -> Context:
+        """The current context with a span of this run as the parent.
+
+        Not marked as remote: backends take the child of a remote span for the entry of a service.
+        """
+        context = SpanContext(int(trace_id, 16), int(parent_id, 16), False, TraceFlags(trace_flags), self._tracestate)
+        return trace.set_span_in_context(NonRecordingSpan(context))
+
+    def _parent_context(self, span: SpanRecord) -> Context | None:
+        if not span.parent_id:
+            return Context()
+        if self._parent is not None and span.parent_id == self._parent.span_id:
+            return trace.set_span_in_context(_span_of(self._parent))
+        return self.context_under(span.trace_id, span.parent_id, span.trace_flags)
+
+
+class _LiveSpan:
+    """A span of the SDK that is current until ``leave``."""
+
+    __slots__ = ("_span", "_started_at", "_token")
+
+    def __init__(self, span: trace.Span, started_at: float) -> None:
+        self._span, self._started_at = span, started_at
+        self._token: Token[Context] | None = otel_context.attach(trace.set_span_in_context(span))
+
+    def end(
+        self,
+        ended_at: float,
+        *,
+        status: names.SpanStatus,
+        description: str = "",
+        attributes: Attributes | None = None,
+        events: tuple[tuple[str, float, Attributes], ...] = (),
+    ) -> None:
+        """Finish the span; a second time does nothing."""
+        if self._span.is_recording():
+            _finish(self._span, ended_at, self._started_at, status, description, attributes or {}, events)
+
+    def leave(self) -> None:
+        """Make what was current before it current again."""
+        if self._token is not None:
+            otel_context.detach(self._token)
+            self._token = None
+
+
+class _LiveAttempt(AttemptSpan):
+    """An attempt's span that the SDK knows while user code runs."""
+
+    __slots__ = ("_live", "_provider")
+
+    def __init__(self, stamps: Stamps, call: Call, provider: SdkProvider) -> None:
+        super().__init__(stamps, call)
+        self._provider = provider
+        self._live: _LiveSpan | None = None
+
+    def __enter__(self) -> AttemptSpan:
+        call, started_at = self.call, self.stamps.now()
+        if call.trace_id:
+            span = self._provider.start(
+                name=names.attempt_span_name(call.path),
+                kind="internal",
+                trace_id=call.trace_id,
+                span_id=call.span_id,
+                parent=self._provider.context_under(call.trace_id, call.step_span_id, call.trace_flags),
+                attributes=call_attributes(call, worker=self.stamps.worker, started_at=started_at),
+                links=self._retry_links(),
+                started_at=started_at,
+                trace_flags=call.trace_flags,
+            )
+            self._live = _LiveSpan(span, started_at)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None) -> None:
+        if self._live is None:
+            return
+        if isinstance(error, Exception):
+            attributes = {names.TASK_RESULT: "error", names.ERROR_TYPE: type(error).__qualname__}
+            self._live.end(self.stamps.now(), status="error", description=first_line(error), attributes=attributes)
+        else:
+            self._live.end(self.stamps.now(), status="unset")
+        self._live.leave()
+        self._live = None
+        self.stamps.sent.add(self.call.span_id)
+
+    def end(self, outcome: Outcome) -> None:
+        """Say how the attempt ended."""
+        if self._live is None:
+            return
+        ended_at = outcome.ended_at or self.stamps.now()
+        ending = attempt_ending(outcome, ended_at)
+        if ending.status == "error":
+            self._provider.note_failure(self.call)
+        self._live.end(
+            ended_at,
+            status=ending.status,
+            description=ending.description,
+            attributes=ending.attributes,
+            events=ending.events,
+        )
+
+    def start_client(
+        self, name: str, kind: SpanKind, span_id: str, started_at: float, attributes: Attributes
+    ) -> _LiveSpan | None:
+        """Start the SDK's span of a client call, under whatever span is current, and make it current."""
+        call = self.call
+        if not call.trace_id:
+            return None
+        span = self._provider.start(
+            name=name,
+            kind=kind,
+            trace_id=call.trace_id,
+            span_id=span_id,
+            parent=None,
+            attributes=attributes,
+            links=(),
+            started_at=started_at,
+            trace_flags=call.trace_flags,
+        )
+        return _LiveSpan(span, started_at)
+
+    def _retry_links(self) -> Sequence[trace.Link]:
+        before = self._provider.failed_before(self.call)
+        if not before:
+            return ()
+        return _links(((self.call.trace_id, before, {names.LINK_KIND: "retry_of"}),), self.call.trace_flags)
+
+
+class _HasSampler(trace.TracerProvider):
+    """What the SDK's provider has beside the API's."""
+
+    sampler: Sampler
+
+
+def _span_of(parent: TraceParent) -> NonRecordingSpan:
+    state = TraceState.from_header([parent.tracestate]) if parent.tracestate else None
+    flags = TraceFlags(parent.flags)
+    return NonRecordingSpan(SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), parent.is_remote, flags, state))
+
+
+def _links(links: Sequence[tuple[str, str, Attributes]], trace_flags: int) -> Sequence[trace.Link]:
+    return [
+        trace.Link(
+            SpanContext(int(trace_id, 16), int(span_id, 16), False, TraceFlags(trace_flags)),
+            cast("OtelAttributes", attributes),
+        )
+        for trace_id, span_id, attributes in links
+    ]
+
+
+def _finish(
+    span: trace.Span,
+    ended_at: float,
+    started_at: float,
+    status: names.SpanStatus,
+    description: str,
+    attributes: Attributes,
+    events: Sequence[tuple[str, float, Attributes]],
+) -> None:
+    if attributes:
+        span.set_attributes(cast("Mapping[str, str]", attributes))
+    for name, at, more in events:
+        span.add_event(name, cast("OtelAttributes", more), _ns(at))
+    if status == "error":
+        span.set_status(trace.StatusCode.ERROR, description or None)
+    span.end(_ns(max(ended_at, started_at)))
+
+
+def _ns(at: float) -> int:
+    return int(at * 1e9)
