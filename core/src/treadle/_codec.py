@@ -1,0 +1,92 @@
+"""Records, calls and outcomes as JSON data and back: what stores, golden logs and other processes hold.
+
+Fields with their default value are left out, so that a field added later does not change old lines.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import cast
+
+import cattrs
+from cattrs.gen import make_dict_unstructure_fn
+
+from treadle import _models as models
+from treadle._models import DECISIONS, FACTS, Call, Entry, GiveUp, Outcome, RetryAfter
+
+_BY_KIND: Mapping[str, type] = {cast("str", kind.kind): kind for kind in (*FACTS, *DECISIONS)}  # type: ignore[attr-defined]  # each has a kind
+_RECORDS = (models.Issue, models.ErrorInfo, models.RetryPolicy, models.SecretReference, models.SpanRecord, Outcome, Call)
+"""From the inside out: a hook is made with those of its parts."""
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter()
+    converter.register_structure_hook(str | int, lambda value, _: value)
+    proposal = RetryAfter | GiveUp | None
+    converter.register_unstructure_hook(proposal, _dump_proposal)
+    converter.register_structure_hook(proposal, lambda value, _: _load_proposal(value))
+    converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
+    for record in (*_RECORDS, *_BY_KIND.values()):
+        converter.register_unstructure_hook(record, make_dict_unstructure_fn(record, converter, _cattrs_omit_if_default=True))
+    return converter
+
+
+def _dump_proposal(proposal: RetryAfter | GiveUp | None) -> object:
+    if isinstance(proposal, RetryAfter):
+        return {"after_s": proposal.delay_s, "reason": proposal.reason}
+    return None if proposal is None else {"give_up": proposal.reason}
+
+
+def _load_proposal(data: object) -> RetryAfter | GiveUp | None:
+    if not isinstance(data, Mapping):
+        return None
+    if "give_up" in data:
+        return GiveUp(data["give_up"])
+    return RetryAfter(data["after_s"], data["reason"])
+
+
+_converter = _make_converter()
+
+
+def dump_entry(entry: Entry) -> dict[str, object]:
+    """A fact or decision as JSON data, with its ``kind``."""
+    return {"kind": entry.kind, **_converter.unstructure(entry)}
+
+
+def load_entry(data: Mapping[str, object]) -> Entry:
+    """The fact or decision that ``dump_entry`` gave.
+
+    Raises:
+        ValueError: Of an unknown kind (written by a newer version), or not of its shape.
+    """
+    fields = dict(data)
+    kind = str(fields.pop("kind", ""))
+    if kind not in _BY_KIND:
+        raise ValueError(f"unknown kind of record: {kind!r}; it may have been written by a newer version of treadle")
+    return cast("Entry", _converter.structure(fields, _BY_KIND[kind]))
+
+
+def dump_line(entry: Entry) -> str:
+    """A fact or decision as one line of JSON."""
+    return json.dumps(dump_entry(entry), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def load_line(line: str) -> Entry:
+    """The fact or decision of a line."""
+    return load_entry(json.loads(line))
+
+
+def dump_record(record: Call | Outcome) -> dict[str, object]:
+    """A call or an outcome as JSON data."""
+    return cast("dict[str, object]", _converter.unstructure(record))
+
+
+def load_call(data: Mapping[str, object]) -> Call:
+    """The call that ``dump_record`` gave."""
+    return _converter.structure(data, Call)
+
+
+def load_outcome(data: Mapping[str, object]) -> Outcome:
+    """The outcome that ``dump_record`` gave."""
+    return _converter.structure(data, Outcome)

@@ -1,0 +1,286 @@
+"""The conductor: the scheduler with values and expressions. Still pure: it answers Evaluate and renders calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from treadle._models import (
+    DECISIONS,
+    AttemptEnded,
+    Call,
+    Command,
+    Entry,
+    ErrorInfo,
+    Evaluate,
+    Evaluated,
+    EvaluateKind,
+    Fact,
+    Json,
+    RunCreated,
+    RunStatus,
+    Start,
+    StepEnded,
+    StintOpened,
+    Turn,
+)
+from treadle._plan import Plan, PlannedStep
+from treadle._scheduler import Scheduler
+from treadle._span_ids import attempt_span_id, step_span_id
+from treadle.errors import ExpressionError, ReplayMismatchError
+
+MAX_ITEMS = 1_000_000
+"""Most items of one ``foreach``."""
+
+
+class Conductor:
+    """Drives one run's scheduler and holds its values.
+
+    Args:
+        plan: What runs.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._scheduler = Scheduler(plan.graph)
+        self._created: RunCreated | None = None
+        self._stint = 0
+        self._steps: dict[str, dict[str, Json]] = {}  # id -> what expressions see of it; immutable once stored (S3-05)
+        self._outputs: dict[str, Json] = {}  # path -> output, or the items' outputs so far
+        self._items: dict[str, list[Json]] = {}
+        self._errors: dict[str, dict[int, Json]] = {}
+        self._names: dict[str, object] = {}
+
+    @property
+    def status(self) -> RunStatus | None:
+        """The run's final state; None while it goes on."""
+        return self._scheduler.status
+
+    @property
+    def is_cancelling(self) -> bool:
+        """Whether a cancel was asked for and the run goes on."""
+        return self._scheduler.is_cancelling
+
+    def output(self, path: str) -> Json:
+        """What a step produced; None when it did not."""
+        return self._outputs.get(path)
+
+    def apply(self, fact: Fact) -> Turn:
+        """Take a fact in, answer what the scheduler asks, and render the calls it starts.
+
+        Returns:
+            All that became of the fact, in order. Append the records first, then release the commands.
+        """
+        records: list[Entry] = []
+        commands: list[Command] = []
+        waiting: list[Fact] = [fact]
+        if isinstance(fact, StintOpened):  # questions that were open when the last stint ended
+            waiting += [self._evaluate(command, fact.at) for command in self._open_questions()]
+        while waiting:
+            current = waiting.pop(0)
+            self._remember(current)
+            turn = self._scheduler.apply(current)
+            records += turn.records
+            for entry in turn.records[1:]:
+                self._note(entry)
+            for command in turn.commands:
+                if isinstance(command, Start):
+                    start = self._render(command, fact.at)
+                    if isinstance(start, Evaluated):
+                        waiting.append(start)
+                    else:
+                        commands.append(start)
+                elif isinstance(command, Evaluate):
+                    waiting.append(self._evaluate(command, fact.at))
+                else:
+                    commands.append(command)
+        return Turn(tuple(records), tuple(commands))
+
+    def replay(self, entries: Sequence[Entry]) -> None:
+        """Rebuild the state from a log. Nothing is asked; ``outstanding`` says afterwards what is open.
+
+        Raises:
+            ReplayMismatchError: The facts do not lead to the decisions that were recorded.
+        """
+        position = 0
+        while position < len(entries):
+            fact = entries[position]
+            if isinstance(fact, DECISIONS):
+                raise ReplayMismatchError(self._run_id, fact, "nothing")
+            self._remember(cast("Fact", fact))
+            turn = self._scheduler.apply(cast("Fact", fact))
+            recorded = tuple(entries[position : position + len(turn.records)])
+            if recorded != turn.records:
+                self._complain(recorded, turn.records)
+            for entry in turn.records[1:]:
+                self._note(entry)
+            position += len(turn.records)
+
+    def outstanding(self) -> tuple[Command, ...]:
+        """What is asked for and not answered yet; Start carries its call again. Open questions wait for StintOpened."""
+        commands: list[Command] = []
+        for command in self._scheduler.outstanding():
+            if isinstance(command, Start):
+                start = self._render(command, 0.0)
+                commands.append(start if isinstance(start, Start) else command)
+            elif not isinstance(command, Evaluate):
+                commands.append(command)
+        return tuple(commands)
+
+    # -- state
+
+    @property
+    def _run_id(self) -> str:
+        return self._created.run_id if self._created else "?"
+
+    def _complain(self, recorded: Sequence[Entry], decided: Sequence[Entry]) -> None:
+        for index, entry in enumerate(decided):
+            known = recorded[index] if index < len(recorded) else "nothing"
+            if known != entry:
+                raise ReplayMismatchError(self._run_id, known, entry)
+
+    def _open_questions(self) -> list[Evaluate]:
+        return [command for command in self._scheduler.outstanding() if isinstance(command, Evaluate)]
+
+    def _remember(self, fact: Fact) -> None:
+        """Keep the values that a fact brings."""
+        if isinstance(fact, AttemptEnded):
+            self._keep_output(fact)
+        elif isinstance(fact, Evaluated):
+            if fact.what == "foreach" and fact.error is None:
+                self._outputs[fact.path] = [None] * cast("int", fact.value)
+                if fact.path not in self._items:  # a replay: the items were not looked up just now
+                    self._items[fact.path] = self._look_up_items(self._plan.steps[fact.path])
+        elif isinstance(fact, RunCreated):
+            self._begin(fact)
+        elif isinstance(fact, StintOpened):
+            self._stint = fact.stint
+
+    def _keep_output(self, fact: AttemptEnded) -> None:
+        outcome = fact.outcome
+        if outcome.status == "completed":
+            if fact.index is None:
+                self._outputs[fact.path] = outcome.output
+            else:
+                cast("list[Json]", self._outputs[fact.path])[fact.index] = outcome.output
+        elif fact.index is not None and outcome.error is not None:
+            self._errors.setdefault(fact.path, {})[fact.index] = _describe(outcome.error)
+
+    def _begin(self, fact: RunCreated) -> None:
+        self._created = fact
+        run = {
+            "id": fact.run_id,
+            "workflow": self._plan.workflow.name,
+            "status": RunStatus.RUNNING.value,
+            "trace_id": fact.trace_id,
+            "started_at": fact.at,
+        }
+        self._names = {"inputs": dict(fact.inputs), "steps": self._steps, "run": run}
+
+    def _note(self, entry: Entry) -> None:
+        """Make an ended step visible to expressions."""
+        if isinstance(entry, StepEnded):
+            step = self._plan.steps[entry.path]
+            output = self._outputs.get(entry.path)
+            seen: dict[str, Json] = {
+                "output": output,
+                "status": entry.status.value,
+                "attempts": entry.attempts,
+                "error": _describe(entry.error) if entry.error else None,
+            }
+            if step.node.is_map:
+                errors = self._errors.pop(entry.path, {})
+                seen["errors"] = [errors.get(index) for index in range(len(cast("list[Json]", output or [])))]
+                self._items.pop(entry.path, None)
+            else:
+                seen["errors"] = []
+            self._steps[step.id] = seen
+
+    def _tell_run_status(self) -> None:
+        """What ``finally`` steps and outputs see as ``run.status``: how the run would end if it ended now."""
+        cast("dict[str, Json]", self._names["run"])["status"] = self._scheduler.prospect.value
+
+    # -- answers
+
+    def _evaluate(self, command: Evaluate, at: float) -> Evaluated:
+        path, what = command.path, command.what
+        try:
+            value = self._answer(path, what)
+        except ExpressionError as error:
+            info = ErrorInfo("ExpressionError", error.problem, error.remedy)
+            return Evaluated(at, path, what, error=info)
+        return Evaluated(at, path, what, value)
+
+    def _answer(self, path: str, what: EvaluateKind) -> Json:
+        if what == "outputs":
+            self._tell_run_status()
+            return {name: value.render(self._names) for name, value in self._plan.outputs.items()}
+        step = self._plan.steps[path]
+        if step.node.is_finally:
+            self._tell_run_status()
+        if what == "when" and step.when is not None:
+            return bool(step.when.evaluate(self._names))
+        items = self._items[path] = self._look_up_items(step)
+        return len(items)
+
+    def _look_up_items(self, step: PlannedStep) -> list[Json]:
+        if step.foreach is None:
+            return []
+        items = step.foreach.render(self._names)
+        shown = str(self._plan.workflow.name) + "." + step.path
+        if not isinstance(items, list):
+            kind = "null" if items is None else type(items).__name__
+            raise ExpressionError("foreach", f"'foreach' of {shown} gave {kind}, not a list", "Give it a list.")
+        if len(items) > MAX_ITEMS:
+            raise ExpressionError("foreach", f"'foreach' of {shown} gave {len(items)} items", f"At most {MAX_ITEMS}.")
+        return items
+
+    def _render(self, start: Start, at: float) -> Start | Evaluated:
+        """Fill in the call, or say why its inputs cannot be rendered."""
+        created, step = self._created, self._plan.steps[start.path]
+        assert created is not None, "RunCreated comes first"
+        index = start.index
+        if step.node.is_finally:
+            self._tell_run_status()
+        names: Mapping[str, object] = self._names
+        if index is not None and not step.inputs.is_constant:
+            names = {**names, step.item_name: self._items[start.path][index], "index": index}
+        try:
+            inputs = step.inputs.render(names)
+            secrets = step.inputs.secret_references(names) if step.inputs.secret_names else ()
+        except ExpressionError as error:
+            info = ErrorInfo("ExpressionError", error.problem, error.remedy)
+            return Evaluated(at, start.path, "inputs", index=index, error=info)
+        trace_id, root = created.trace_id, created.root_span_id
+        if trace_id:
+            span_id = attempt_span_id(trace_id, root, start.path, index=index, attempt=start.attempt, stint=self._stint)
+            step_id = step_span_id(trace_id, root, start.path)
+        else:
+            span_id = step_id = ""
+        call = Call(
+            created.run_id,
+            self._plan.workflow.name,
+            start.path,
+            step.executor,
+            cast("Mapping[str, Json]", inputs),
+            index,
+            start.attempt,
+            start.variant,
+            1,
+            self._stint,
+            step.timeout_s,
+            step.retry,
+            step.clients,
+            secrets,
+            trace_id,
+            span_id,
+            step_id,
+            created.trace_flags,
+            at,
+        )
+        return Start(start.path, index, start.attempt, start.variant, call)
+
+
+def _describe(error: ErrorInfo) -> Json:
+    """An error as expressions see it."""
+    return {"type": error.type, "message": error.message}

@@ -1,0 +1,376 @@
+"""The driver: hands ready calls to a pool of workers, commits what became of them, and keeps time.
+
+Whichever worker finishes a call also takes the turn and commits it; outcomes that arrive meanwhile join the next commit.
+So a chain of steps runs in one worker without a switch, and a slow store gets its batches for free.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import heapq
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from typing import Literal, TypeVar
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+
+from treadle._conductor import Conductor
+from treadle._models import (
+    AttemptEnded,
+    Call,
+    Cancel,
+    CancelRequested,
+    Command,
+    Entry,
+    Fact,
+    Finish,
+    Outcome,
+    SetTimer,
+    Start,
+    TimerFired,
+)
+from treadle._runner import Key, Runner, key_of
+from treadle.errors import CallCancelledError, StepTimeoutError, TreadleError
+from treadle.ports import Clock, DispatchEngine, Store
+
+T = TypeVar("T")
+
+_log = logging.getLogger("treadle.driver")
+
+GRACE_S = 10.0
+"""How long a call that was told to stop may take to do so."""
+
+FORCED_GRACE_S = 1.0
+"""The same after a forced cancel."""
+
+MAX_EAGER_WORKERS = 256
+_YIELD_AFTER_S = 0.01
+
+
+class _Active:
+    """A call that a worker performs."""
+
+    __slots__ = ("call", "is_interrupted", "scope", "started_at")
+
+    def __init__(self, call: Call, scope: anyio.CancelScope, started_at: float) -> None:
+        self.call, self.scope, self.started_at = call, scope, started_at
+        self.is_interrupted = False
+
+
+_TimerKind = Literal["retry", "deadline", "grace"]
+
+
+class Driver:
+    """Drives one run from its first fact to its end.
+
+    Args:
+        run_id: The run.
+        conductor: Its state; replayed already when the run is resumed.
+        store: Where records are acknowledged.
+        engine: Where calls are performed.
+        runner: Makes outcomes of calls that do not answer.
+        clock: Time.
+        on_commit: Receives each batch of entries after it is durable, with the number of its first.
+        seq: How many entries the log holds already.
+        workers: How many calls may run at once, at most.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        conductor: Conductor,
+        store: Store,
+        engine: DispatchEngine,
+        runner: Runner,
+        clock: Clock,
+        on_commit: Callable[[int, Sequence[Entry]], None],
+        seq: int = 0,
+        workers: int = 10,
+    ) -> None:
+        self._run_id, self._conductor, self._store, self._engine = run_id, conductor, store, engine
+        self._runner, self._clock, self._on_commit, self._seq = runner, clock, on_commit, seq
+        self._most_workers = workers
+        self._workers = 0
+        self._inbox: deque[Fact] = deque()
+        self._ready: deque[Call] = deque()
+        self._idle: list[anyio.Event] = []
+        self._active: dict[Key, _Active] = {}
+        self._timers: list[tuple[float, int, _TimerKind, str | Key]] = []
+        self._timer_count = 0
+        self._timer_scope: anyio.CancelScope | None = None
+        self._at = -math.inf
+        self._stuck: set[str] = set()
+        self._is_draining = False
+        self._is_finished = False
+        self._finished = anyio.Event()
+        self._grace_s = GRACE_S
+        self._group: TaskGroup | None = None
+        self._last_yield = 0.0
+
+    async def drive(
+        self,
+        facts: Sequence[Callable[[float], Fact]],
+        *,
+        eager_workers: int,
+        on_stuck: Callable[[Sequence[str]], None] = lambda stuck: None,
+    ) -> None:
+        """Run until the run has ended.
+
+        Args:
+            facts: Makers of the first facts, given the time.
+            eager_workers: Workers to start before the first commit.
+            on_stuck: Called when the run has ended but calls that were told to stop still run, before they are waited for.
+
+        Raises:
+            StoreUnavailableError: A commit failed; nothing that was released before it is lost.
+        """
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                for _ in range(min(eager_workers, self._most_workers, MAX_EAGER_WORKERS)):
+                    self._start_worker()
+                group.start_soon(self._keep_time)
+                for make in facts:
+                    self._inbox.append(make(self._stamp()))
+                await self._drain()
+                await self._finished.wait()
+                if self._stuck:
+                    on_stuck(sorted(self._stuck))
+                group.cancel_scope.cancel()
+        except BaseExceptionGroup as errors:
+            raise _only(errors) from None
+
+    def cancel(self, reason: str, *, is_forced: bool = False) -> None:
+        """Ask the run to stop; from the event loop's thread. The result comes as usual."""
+        if self._is_finished or self._group is None:
+            return
+        if is_forced:
+            self._grace_s = FORCED_GRACE_S
+        self._inbox.append(CancelRequested(self._stamp(), reason, is_forced))
+        self._group.start_soon(self._drain)
+
+    # -- turns
+
+    def _stamp(self) -> float:
+        """Now, but never before the last stamp."""
+        self._at = max(self._at, self._clock.now())
+        return self._at
+
+    async def _drain(self) -> None:
+        """Take turns until nothing is waiting; one task at a time, the others go on."""
+        if self._is_draining:
+            return
+        self._is_draining = True
+        try:
+            while self._inbox:
+                records: list[Entry] = []
+                commands: list[Command] = []
+                while self._inbox:
+                    turn = self._conductor.apply(self._inbox.popleft())
+                    records += turn.records
+                    commands += turn.commands
+                await self._store.append(self._run_id, self._seq + 1, records)
+                first = self._seq + 1
+                self._seq += len(records)
+                for command in commands:
+                    self._release(command)
+                self._on_commit(first, records)
+        finally:
+            self._is_draining = False
+        self._wake_workers()
+        self._watch_for_stall()
+
+    def _release(self, command: Command) -> None:
+        if isinstance(command, Start):
+            assert command.call is not None, "the conductor fills it in"
+            self._ready.append(command.call)
+        elif isinstance(command, SetTimer):
+            self._set_timer(command.due, "retry", command.timer_id)
+        elif isinstance(command, Cancel):
+            self._stop_call((command.path, command.index, command.attempt), command.reason)
+        elif isinstance(command, Finish):
+            self._is_finished = True
+            self._finished.set()
+
+    def _watch_for_stall(self) -> None:
+        """A run that waits for nothing and has not ended is a fault of ours: say so instead of hanging."""
+        if self._is_finished or self._is_draining or self._inbox or self._ready or self._active:
+            return
+        if not any(kind == "retry" for _, _, kind, _ in self._timers):
+            raise TreadleError(
+                f"Run {self._run_id} stalled: nothing runs and nothing is waited for.",
+                "This is a fault of treadle; please report it with the workflow.",
+            )
+
+    # -- workers
+
+    def _start_worker(self) -> None:
+        assert self._group is not None, "drive() opens it"
+        self._workers += 1
+        self._group.start_soon(self._work)
+
+    def _wake_workers(self) -> None:
+        """Make sure that somebody takes each ready call. The caller, if a worker, takes one itself."""
+        wanted = len(self._ready)
+        while wanted and self._idle:
+            self._idle.pop().set()
+            wanted -= 1
+        while wanted and self._workers < self._most_workers:
+            self._start_worker()
+            wanted -= 1
+
+    async def _work(self) -> None:
+        while True:
+            active: _Active | None = None
+            outcome: Outcome | None = None
+            # One scope serves many calls: only a cancelled one has to be replaced.
+            with anyio.CancelScope() as scope:
+                while True:
+                    call = await self._next_call()
+                    active = self._active[key_of(call)] = _Active(call, scope, self._clock.now())
+                    if call.timeout_s is not None:
+                        self._set_timer(active.started_at + call.timeout_s, "deadline", key_of(call))
+                    outcome = None
+                    outcome = await _in_own_context(self._engine.perform(call))
+                    if scope.cancel_called:
+                        break  # leave the scope before the next await
+                    await self._conclude(active, outcome)
+            assert active is not None, "only a running call's scope is cancelled"
+            if outcome is None:
+                error = self._runner.interruptions.pop(key_of(active.call), None) or CallCancelledError("cancelled")
+                outcome = self._runner.failure(active.call, error, started_at=active.started_at)
+            await self._conclude(active, outcome)
+
+    async def _next_call(self) -> Call:
+        while not self._ready:
+            event = anyio.Event()
+            self._idle.append(event)
+            await event.wait()
+        return self._ready.popleft()
+
+    def _note_end(self, call: Call, outcome: Outcome) -> None:
+        at = self._stamp()
+        self._inbox.append(AttemptEnded(at, call.path, call.index, call.attempt, outcome, call.variant, call.stint))
+
+    async def _conclude(self, active: _Active, outcome: Outcome) -> None:
+        call = active.call
+        key = key_of(call)
+        if self._active.get(key) is not active:
+            self._stuck.discard(call.item)
+            _log.warning("%s ended after it was given up; its outcome (%s) is not used", call.item, outcome.status)
+            return
+        del self._active[key]
+        self._runner.interruptions.pop(key, None)
+        self._note_end(call, outcome)
+        await self._drain()
+        if self._at - self._last_yield > _YIELD_AFTER_S:
+            self._last_yield = self._at
+            await anyio.lowlevel.checkpoint()  # a long chain of quick steps must not starve timers and signals
+
+    # -- time
+
+    def _set_timer(self, due: float, kind: _TimerKind, what: str | Key) -> None:
+        self._timer_count += 1
+        heapq.heappush(self._timers, (due, self._timer_count, kind, what))
+        if self._timers[0][1] == self._timer_count and self._timer_scope is not None:
+            self._timer_scope.cancel()
+
+    async def _keep_time(self) -> None:
+        while True:
+            with anyio.CancelScope() as self._timer_scope:
+                if self._timers:
+                    await self._clock.sleep_until(self._timers[0][0])
+                else:
+                    await anyio.sleep_forever()
+            self._timer_scope = None
+            now = self._stamp()
+            while self._timers and self._timers[0][0] <= now:
+                _, _, kind, what = heapq.heappop(self._timers)
+                self._fire(kind, what, now)
+            await self._drain()
+
+    def _fire(self, kind: _TimerKind, what: str | Key, now: float) -> None:
+        if isinstance(what, str):
+            self._inbox.append(TimerFired(now, what))
+            return
+        active = self._active.get(what)
+        if active is None:
+            return
+        if kind == "deadline" and not active.is_interrupted:
+            self._interrupt(active, StepTimeoutError(active.call.item, active.call.timeout_s or 0.0))
+        elif kind == "grace":
+            self._abandon(active)
+
+    def _stop_call(self, key: Key, reason: str) -> None:
+        active = self._active.get(key)
+        if active is not None:
+            error = CallCancelledError(f"Step {active.call.item!r} was cancelled: {reason}.")
+            self._interrupt(active, error)
+            return
+        for call in self._ready:
+            if key_of(call) == key:  # released, but no worker took it yet
+                self._ready.remove(call)
+                outcome = self._runner.failure(call, CallCancelledError(reason), started_at=self._at)
+                self._inbox.append(
+                    AttemptEnded(self._at, call.path, call.index, call.attempt, outcome, call.variant, call.stint)
+                )
+                return
+
+    def _interrupt(self, active: _Active, error: TreadleError) -> None:
+        key = key_of(active.call)
+        self._set_timer(self._clock.now() + self._grace_s, "grace", key)
+        if not active.is_interrupted:
+            active.is_interrupted = True
+            self._runner.interruptions[key] = error
+            active.scope.cancel()
+
+    def _abandon(self, active: _Active) -> None:
+        """A call that ignores its cancellation: decide without it, and give its slot to another worker."""
+        call, key = active.call, key_of(active.call)
+        error = self._runner.interruptions.get(key) or CallCancelledError("cancelled")
+        outcome = self._runner.failure(call, error, started_at=active.started_at, is_detached=True)
+        del self._active[key]
+        self._stuck.add(call.item)
+        _log.error("%s ignores its cancellation (executor %s); the run goes on without it", call.item, call.executor)
+        self._note_end(call, outcome)
+        self._most_workers += 1
+
+
+class _Contextual:
+    """Awaits a coroutine inside a context of its own: what it sets stays in there, and no task is made for it."""
+
+    __slots__ = ("_context", "_coroutine")
+
+    def __init__(self, coroutine: Coroutine[object, object, T], context: contextvars.Context) -> None:
+        self._coroutine, self._context = coroutine, context
+
+    def __await__(self) -> Generator[object, object, object]:
+        run, coroutine = self._context.run, self._coroutine
+        resume: Callable[..., object] = coroutine.send
+        value: object = None
+        while True:
+            try:
+                asked = run(resume, value)
+            except StopIteration as end:
+                return end.value
+            try:
+                resume, value = coroutine.send, (yield asked)
+            except BaseException as error:  # a cancellation: it belongs to the coroutine
+                resume, value = coroutine.throw, error
+
+
+async def _in_own_context(coroutine: Coroutine[object, object, T]) -> T:
+    return await _Contextual(coroutine, contextvars.copy_context())  # type: ignore[return-value]  # what it returned
+
+
+def _only(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error of a group of one, however deep; else the group."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,189 @@
+"""The result of a run: a projection of its log, like every other view of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+
+from treadle._models import (
+    AttemptEnded,
+    AttemptStarted,
+    Entry,
+    ErrorInfo,
+    Json,
+    MapStarted,
+    Record,
+    RunCreated,
+    RunEnded,
+    RunStatus,
+    SpanRecord,
+    StepEnded,
+    StepResult,
+    StepStatus,
+)
+from treadle._span_projection import SpanProjection
+from treadle.errors import RunFailedError
+
+_SUCCESS = (StepStatus.COMPLETED, StepStatus.CACHED, StepStatus.SKIPPED)
+
+
+@attrs.frozen
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        run_id: The run.
+        workflow: Name of the workflow.
+        status: Its final state.
+        outputs: The run's outputs; empty unless it got that far.
+        error: The root cause; None when it completed.
+        culprit: The step that caused it; empty when it completed.
+        reason: Why it ended so, in words; empty when it completed.
+        trace_id: 32 hex digits.
+        started_at: Seconds since the epoch.
+        ended_at: Seconds since the epoch.
+        steps: Path -> result, in the order in which the steps ended.
+        entries: The log.
+    """
+
+    run_id: str
+    workflow: str
+    status: RunStatus
+    outputs: Mapping[str, Json] = attrs.field(repr=False)
+    error: ErrorInfo | None
+    culprit: str
+    reason: str
+    trace_id: str
+    started_at: float
+    ended_at: float
+    steps: Mapping[str, StepResult] = attrs.field(repr=False)
+    entries: Sequence[Entry] = attrs.field(repr=False)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the run's creation to its end."""
+        return self.ended_at - self.started_at
+
+    @property
+    def records(self) -> list[Record]:
+        """The log, numbered from 1."""
+        return [Record(self.run_id, seq, entry) for seq, entry in enumerate(self.entries, 1)]
+
+    @property
+    def spans(self) -> list[SpanRecord]:
+        """Every span of the run, children before parents."""
+        projection = SpanProjection()
+        return [span for entry in self.entries for span in projection.apply(entry)]
+
+    def check(self) -> RunResult:
+        """This result, when the run completed.
+
+        Raises:
+            RunFailedError: It did not; the message names the step and its error.
+        """
+        if self.status is RunStatus.COMPLETED:
+            return self
+        cause = f": {self.error.type}: {self.error.message}" if self.error else ""
+        remedy = self.error.remedy if self.error else ""
+        raise RunFailedError(f"Run {self.run_id} ended {self.status.value}; {self.reason}{cause}", remedy)
+
+    def to_dict(self) -> dict[str, Json]:
+        """What ``treadle run --json`` prints."""
+        return {
+            "run_id": self.run_id,
+            "workflow": self.workflow,
+            "status": self.status.value,
+            "outputs": dict(self.outputs),
+            "error": _error(self.error, self.culprit),
+            "trace_id": self.trace_id,
+            "started_at": self.started_at,
+            "duration_s": round(self.duration_s, 6),
+            "steps": {path: _step(step) for path, step in self.steps.items()},
+        }
+
+
+def _error(error: ErrorInfo | None, step: str = "") -> dict[str, Json] | None:
+    if error is None:
+        return None
+    issues = [{"message": issue.message, "path": issue.path} for issue in error.issues]
+    told: dict[str, Json] = {"type": error.type, "message": error.message, "issues": issues}
+    if error.remedy:
+        told["remedy"] = error.remedy
+    if step:
+        told["step"] = step
+    return told
+
+
+def _step(step: StepResult) -> dict[str, Json]:
+    told: dict[str, Json] = {
+        "status": step.status.value,
+        "attempts": step.attempts,
+        "duration_s": round(step.duration_s, 6),
+    }
+    if step.status in _SUCCESS or step.output is not None:
+        told["output"] = step.output
+    if step.error is not None:
+        told["error"] = _error(step.error)
+    if step.reason:
+        told["reason"] = step.reason
+    return told
+
+
+def summarise(entries: Sequence[Entry]) -> RunResult:
+    """The result that a finished run's log tells.
+
+    Raises:
+        ValueError: The log has no beginning or no end.
+    """
+    created = entries[0] if entries else None
+    ended = entries[-1] if entries else None
+    if not isinstance(created, RunCreated) or not isinstance(ended, RunEnded):
+        raise ValueError("the log of a finished run begins with RunCreated and ends with RunEnded")
+    return RunResult(
+        run_id=created.run_id,
+        workflow=str(created.workflow.get("name", "")),
+        status=ended.status,
+        outputs=ended.outputs,
+        error=ended.error,
+        culprit=ended.culprit,
+        reason=ended.reason,
+        trace_id=created.trace_id,
+        started_at=created.at,
+        ended_at=ended.at,
+        steps={step.path: step for step in _steps(entries)},
+        entries=entries,
+    )
+
+
+def _steps(entries: Sequence[Entry]) -> Iterator[StepResult]:
+    started: dict[str, float] = {}
+    outputs: dict[str, Json] = {}
+    for entry in entries:
+        if isinstance(entry, AttemptStarted):
+            started.setdefault(entry.path, entry.at)
+        elif isinstance(entry, MapStarted):
+            outputs[entry.path] = [None] * entry.count
+        elif isinstance(entry, AttemptEnded):
+            if entry.outcome.status == "completed":
+                _put(outputs, entry)
+        elif isinstance(entry, StepEnded):
+            path = entry.path
+            yield StepResult(
+                path,
+                entry.status,
+                outputs.get(path),
+                entry.attempts,
+                started.get(path),
+                entry.at,
+                entry.error,
+                entry.reason,
+            )
+
+
+def _put(outputs: dict[str, Json], entry: AttemptEnded) -> None:
+    items = outputs.get(entry.path)
+    if entry.index is None:
+        outputs[entry.path] = entry.outcome.output
+    elif isinstance(items, list):
+        items[entry.index] = entry.outcome.output

@@ -1,0 +1,388 @@
+"""The runner: performs one call and returns its outcome. The one place where user code is entered."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TypeVar, cast
+
+import anyio
+import anyio.to_thread
+
+from treadle._attempt_span import AttemptSpan
+from treadle._bind import BoundExecutor
+from treadle._clients import ClientHosts
+from treadle._log_records import current_call
+from treadle._models import (
+    Call,
+    ErrorInfo,
+    GiveUp,
+    Issue,
+    Json,
+    Outcome,
+    OutcomeStatus,
+    RetryAfter,
+    SpanKind,
+    SpanRecord,
+)
+from treadle._retries import propose
+from treadle._scopes import ExecutorScope, TroubleLog
+from treadle._tracing import RunTracing
+from treadle.errors import (
+    BindError,
+    CallCancelledError,
+    ExecutorExitedError,
+    OutputInvalidError,
+    StepTimeoutError,
+    TreadleError,
+)
+from treadle.ports import Clock
+
+T = TypeVar("T")
+
+MAX_DETACHED_THREADS = 32
+"""Threads that did not stop when told to; with so many left behind no further one is started."""
+
+MAX_MESSAGE = 4_096
+MAX_TRACEBACK = 16_384
+
+_log = logging.getLogger("treadle.step")
+
+Key = tuple[str, int | None, int]
+"""A call within its run: path, index, attempt."""
+
+
+def key_of(call: Call) -> Key:
+    """What tells a call from the others of its run."""
+    return call.path, call.index, call.attempt
+
+
+class RunContext:
+    """The context of one call; what executors see of it is ``ports.Context``."""
+
+    __slots__ = ("_log", "_runner", "_span", "arguments", "call", "inputs", "threads")
+
+    def __init__(self, call: Call, runner: Runner, span: AttemptSpan) -> None:
+        self.call = call
+        self.arguments: tuple[object, ...] = ()
+        self.inputs: dict[str, object] = {}
+        self.threads = 0
+        self._runner, self._span = runner, span
+        self._log: logging.LoggerAdapter[logging.Logger] | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self.call.run_id
+
+    @property
+    def step(self) -> str:
+        """The step's path."""
+        return self.call.path
+
+    @property
+    def index(self) -> int | None:
+        """Item of a ``foreach``, from 0."""
+        return self.call.index
+
+    @property
+    def attempt(self) -> int:
+        """From 1."""
+        return self.call.attempt
+
+    @property
+    def variant(self) -> str:
+        """Which of the step's executors."""
+        return self.call.variant
+
+    @property
+    def idempotency_key(self) -> str:
+        """Equal for every attempt of this step and item."""
+        return self.call.idempotency_key
+
+    @property
+    def traceparent(self) -> str:
+        """W3C header; empty without a trace."""
+        return self.call.traceparent
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger named after the executor."""
+        if self._log is None:
+            self._log = logging.LoggerAdapter(logging.getLogger(f"treadle.step.{self.call.executor}"), {})
+        return self._log
+
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        """Say how far the work is."""
+        self._runner.progress(self.call, done, total, message)
+
+    def span(
+        self, name: str, *, kind: SpanKind = "client", attributes: Mapping[str, object] | None = None
+    ) -> AbstractContextManager[dict[str, object]]:
+        """A span for a call to a service, child of this attempt."""
+        return self._span.client_span(name, kind=kind, attributes=attributes)
+
+    @property
+    def spans(self) -> tuple[SpanRecord, ...]:
+        """The client-call spans so far."""
+        return self._span.spans
+
+    async def run_sync(self, function: Callable[[], T]) -> T:
+        """Run ``function`` in a worker thread with this context copied; for ``def`` executors."""
+        return await self._runner.in_thread(self, function)
+
+
+class Runner:
+    """Performs calls.
+
+    Args:
+        scopes: Executor name -> its hooks.
+        hosts: The clients.
+        reveal: Secret name -> its value.
+        tracing: Where spans go.
+        clock: Time.
+        progress: Receives ``(call, done, total, message)`` of running executors, from any thread.
+        trouble: Where errors of hooks go.
+        max_output_bytes: Largest output.
+    """
+
+    def __init__(
+        self,
+        *,
+        scopes: Mapping[str, ExecutorScope],
+        hosts: ClientHosts,
+        reveal: Callable[[str], str],
+        tracing: RunTracing,
+        clock: Clock,
+        progress: Callable[[Call, float, float | None, str], None],
+        trouble: TroubleLog,
+    ) -> None:
+        self._scopes, self._hosts, self._reveal = scopes, hosts, reveal
+        self.tracing, self._clock, self.progress, self._trouble = tracing, clock, progress, trouble
+        self.interruptions: dict[Key, TreadleError] = {}
+        self.detached_threads = 0
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def perform(self, call: Call) -> Outcome:
+        """Perform one call.
+
+        Whoever cancels it says why in ``interruptions`` first; then the outcome says so. Only a cancellation from
+        outside of the run leaves as one.
+
+        Returns:
+            How it ended; user code's exceptions, even SystemExit, are outcomes.
+        """
+        scope = self._scopes[call.executor]
+        started_at = self._clock.now()
+        current_call.set(call)
+        with self.tracing.attempt(call) as span:
+            context = RunContext(call, self, span)
+            try:
+                output = await self._work(scope, call, context)
+                outcome = Outcome("completed", output, None, None, started_at, self._clock.now(), False, span.spans)
+            except BaseException as error:  # foreign code is entered here
+                outcome = self._conclude(call, context, error, started_at)
+            span.end(outcome)
+        return outcome
+
+    def failure(self, call: Call, error: TreadleError, *, started_at: float, is_detached: bool = False) -> Outcome:
+        """The outcome of a call that was interrupted and does not answer."""
+        return self._outcome(call, error, _interrupted_status(error), started_at, is_detached=is_detached)
+
+    async def in_thread(self, context: RunContext, function: Callable[[], T]) -> T:
+        """Run a function in a worker thread; a cancelled caller leaves the thread behind, counted."""
+        if self.detached_threads >= MAX_DETACHED_THREADS:
+            raise TreadleError(
+                f"{self.detached_threads} threads did not stop when told to; no further one is started.",
+                "Give these executors 'isolation: process', or make them shorter.",
+            )
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(math.inf)  # max_parallel is the cap
+
+        def guarded() -> T:
+            try:
+                return function()
+            except StopIteration as error:
+                raise RuntimeError("the executor raised StopIteration") from error
+            finally:
+                context.threads -= 1
+
+        context.threads += 1
+        with self._clock.hold():
+            return await anyio.to_thread.run_sync(guarded, abandon_on_cancel=True, limiter=self._limiter)
+
+    # -- parts
+
+    async def _work(self, scope: ExecutorScope, call: Call, context: RunContext) -> Json:
+        bound = scope.bound
+        inputs = self._with_secrets(call) if call.secrets else call.inputs
+        if bound.takes_context or bound.needs:
+            context.arguments = await self._arguments(bound, call, context)
+        context.inputs = bound.structure_inputs(inputs)
+        work = scope.execute(call=call, ctx=context)
+        if work is None:
+            raise BindError(f"No hook answered for executor {bound.name!r}.", "A policy may have removed it; check [plugins].")
+        output = bound.plain_output(await work())
+        issues = scope.validate_output(call, output)
+        if issues:
+            raise OutputInvalidError(bound.name, issues)
+        return output
+
+    async def _arguments(self, bound: BoundExecutor, call: Call, context: RunContext) -> tuple[object, ...]:
+        clients = call.clients
+        return tuple(
+            [context if need is None else await self._hosts.get(clients.get(need.name, need.name)) for need in bound.positions]
+        )
+
+    def _with_secrets(self, call: Call) -> Mapping[str, Json]:
+        inputs: Json = call.inputs
+        for reference in call.secrets:
+            text = "".join(self._reveal(part) if kind == "secret" else part for kind, part in reference.parts)
+            inputs = _replaced(inputs, reference.path, text)
+        return cast("Mapping[str, Json]", inputs)
+
+    def _conclude(self, call: Call, context: RunContext, error: BaseException, started_at: float) -> Outcome:
+        """Decide what an exception means: by who cancelled, not by its type."""
+        interruption = self.interruptions.pop(key_of(call), None)
+        if interruption is not None:
+            is_detached = context.threads > 0
+            if is_detached:
+                self.detached_threads += 1
+            status = _interrupted_status(interruption)
+            return self._outcome(call, interruption, status, started_at, context=context, is_detached=is_detached)
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            if anyio.current_effective_deadline() == -math.inf:
+                raise error  # the run itself is being cancelled from outside
+            _absorb_own_cancel()
+            foreign: Exception = CallCancelledError(
+                f"Executor {call.executor!r} cancelled itself.", "Return a value or raise an ordinary exception instead."
+            )
+            foreign.__cause__ = error
+        elif isinstance(error, Exception):
+            foreign = error
+        else:
+            foreign = ExecutorExitedError(call.executor, _shown(error))
+            foreign.__cause__ = error
+        return self._outcome(call, foreign, "failed", started_at, context=context)
+
+    def _outcome(
+        self,
+        call: Call,
+        error: Exception,
+        status: OutcomeStatus,
+        started_at: float,
+        *,
+        context: RunContext | None = None,
+        is_detached: bool = False,
+    ) -> Outcome:
+        proposal: RetryAfter | GiveUp | None = None
+        if status == "cancelled":
+            proposal = None
+        elif is_detached and self._scopes[call.executor].bound.effects not in ("none", "idempotent"):
+            proposal = GiveUp("its thread still runs and may still have effects")
+        else:
+            proposal = propose(call, error, self._ask_retry)
+        info = describe_error(error, self._secret_values(call))
+        spans = context.spans if context else ()
+        return Outcome(status, None, info, proposal, started_at, self._clock.now(), is_detached, spans)
+
+    def _ask_retry(self, call: Call, error: Exception) -> RetryAfter | GiveUp | None:
+        try:
+            return self._scopes[call.executor].retry_policy(call=call, error=error)
+        except Exception as trouble:  # an author's hook: raising counts as no opinion
+            self._trouble(call.executor, "retry_policy", trouble)
+            return None
+
+    def _secret_values(self, call: Call) -> list[str]:
+        names = {part for reference in call.secrets for kind, part in reference.parts if kind == "secret"}
+        values: list[str] = []
+        for name in names:
+            try:
+                values.append(self._reveal(name))
+            except TreadleError:  # that it is missing may be the very error
+                continue
+        return values
+
+
+def _interrupted_status(error: TreadleError) -> OutcomeStatus:
+    return "timed_out" if isinstance(error, StepTimeoutError) else "cancelled"
+
+
+def _absorb_own_cancel() -> None:
+    """Undo what ``asyncio.current_task().cancel()`` in an executor left on the worker's task."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # trio runs
+        return
+    while task is not None and task.cancelling():
+        task.uncancel()
+
+
+def _replaced(value: Json, path: tuple[str | int, ...], text: str) -> Json:
+    """A copy of ``value`` with ``text`` at ``path``."""
+    if not path:
+        return text
+    key = path[0]
+    if isinstance(value, list):
+        items = list(value)
+        items[cast("int", key)] = _replaced(items[cast("int", key)], path[1:], text)
+        return items
+    fields = dict(cast("Mapping[str | int, Json]", value))
+    fields[key] = _replaced(fields[key], path[1:], text)
+    return cast("Json", fields)
+
+
+def _shown(error: BaseException) -> str:
+    """``Name: message``, whatever ``__str__`` does."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception as broken:  # an author's __str__ may do anything
+        return f"{name} (its message cannot be shown: __str__ raised {type(broken).__name__})"
+    return f"{name}: {text}" if text else name
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception as broken:  # an author's __str__ may do anything
+        return f"{type(error).__name__} (its message cannot be shown: __str__ raised {type(broken).__name__})"
+
+
+def describe_error(error: Exception, secrets: list[str]) -> ErrorInfo:
+    """An exception as data: bounded, without the values of the call's secrets."""
+    is_ours = isinstance(error, TreadleError)
+    message = error.problem if isinstance(error, TreadleError) else _message(error)
+    issues = tuple(getattr(error, "issues", ())) if isinstance(error, OutputInvalidError) else ()
+    retryable = getattr(error, "retryable", None)
+    return ErrorInfo(
+        type=type(error).__name__,
+        message=_clean(message, secrets, MAX_MESSAGE),
+        remedy=error.remedy if isinstance(error, TreadleError) else "",
+        issues=tuple(issue if isinstance(issue, Issue) else Issue(str(issue)) for issue in issues),
+        traceback="" if is_ours and not error.__cause__ else _clean(_stack(error), secrets, MAX_TRACEBACK),
+        retryable=retryable if isinstance(retryable, bool) else None,
+    )
+
+
+def _stack(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as broken:  # an author's __str__ or __repr__ may do anything
+        return f"(the traceback cannot be shown: {type(broken).__name__})"
+
+
+def _clean(text: str, secrets: list[str], most: int) -> str:
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    # A lone surrogate would make the record unwritable.
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= most else f"{text[: most - 20]}... ({len(text)} in all)"

@@ -1,0 +1,188 @@
+"""Scopes: one pluggy manager per executor and one per run, with strangers' list hooks behind a guard."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+import attrs
+import pluggy
+
+from treadle._bind import BoundExecutor
+from treadle._models import Call, GiveUp, Issue, Record, RetryAfter, SpanRecord, Work
+from treadle.errors import BindError
+from treadle.hookspecs import PROJECT, ExecutorHooks, RunHooks
+
+_log = logging.getLogger("treadle.hooks")
+
+_GUARDED = {"validate_output", "emit_span", "record_event"}
+_EXECUTOR_HOOKS = ("execute", "validate_output", "retry_policy")
+_RUN_HOOKS = ("emit_span", "record_event")
+
+
+@attrs.frozen
+class HookTrouble:
+    """A hook of a stranger that raised, or could not be registered.
+
+    Attributes:
+        plugin: Who it was.
+        hook: Which hook.
+        error: What it raised.
+    """
+
+    plugin: str
+    hook: str
+    error: Exception
+
+    def __str__(self) -> str:
+        """One line for the log and the run's span."""
+        return f"hook {self.hook!r} of {self.plugin} raised {type(self.error).__name__}: {self.error}"
+
+
+class TroubleLog:
+    """Collects hook trouble: each (plugin, hook) is logged once, the first error of each is kept."""
+
+    def __init__(self) -> None:
+        self.seen: dict[tuple[str, str], HookTrouble] = {}
+
+    def __call__(self, plugin: str, hook: str, error: Exception) -> None:
+        """Note one error."""
+        if (plugin, hook) not in self.seen:
+            trouble = self.seen[plugin, hook] = HookTrouble(plugin, hook, error)
+            _log.warning("%s; it is still called, further errors of it are not logged", trouble, exc_info=error)
+
+
+class ExecutorScope:
+    """The hooks of one executor: the executor itself, then the active policies; last registered wins.
+
+    Args:
+        bound: The executor.
+        policies: Active policies, first configured first.
+        trouble: Where errors of guarded hooks go.
+
+    Raises:
+        BindError: A policy misspells a hook or asks for an argument that there is not.
+    """
+
+    def __init__(self, bound: BoundExecutor, policies: Sequence[object], trouble: TroubleLog) -> None:
+        self.bound = bound
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(ExecutorHooks)
+        manager.register(bound, name=bound.name)
+        for policy in policies:
+            _register(manager, policy, _EXECUTOR_HOOKS, trouble)
+        hooks = cast("ExecutorHooks", manager.hook)
+        self.execute: Callable[..., Work | None] = hooks.execute
+        self.retry_policy: Callable[..., RetryAfter | GiveUp | None] = hooks.retry_policy
+        self._validate = cast("Callable[..., list[Iterable[Issue | str] | None]]", hooks.validate_output)
+
+    def validate_output(self, call: Call, output: object) -> list[Issue]:
+        """Everything anybody has to say against an output."""
+        answers = self._validate(call=call, output=output)
+        issues: list[Issue] = []
+        for answer in answers:
+            if isinstance(answer, str):
+                issues.append(Issue(answer))
+            elif answer:
+                issues += [issue if isinstance(issue, Issue) else Issue(str(issue)) for issue in answer]
+        return issues
+
+
+class RunScope:
+    """The hooks of one run: policies and sinks.
+
+    Args:
+        plugins: Policies and sinks, in order.
+        trouble: Where errors of guarded hooks go.
+    """
+
+    def __init__(self, plugins: Sequence[object], trouble: TroubleLog) -> None:
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(RunHooks)
+        for plugin in plugins:
+            _register(manager, plugin, _RUN_HOOKS, trouble)
+        hooks = cast("RunHooks", manager.hook)
+        self.emit_span: Callable[..., object] | None = hooks.emit_span if _has_impls(manager, "emit_span") else None
+        self.record_event: Callable[..., object] | None = hooks.record_event if _has_impls(manager, "record_event") else None
+        self.troubles = trouble
+
+    def span(self, span: SpanRecord) -> None:
+        """Hand a finished span to whoever listens."""
+        if self.emit_span is not None:
+            self.emit_span(span=span)
+
+    def event(self, record: Record) -> None:
+        """Hand a durable record to whoever listens."""
+        if self.record_event is not None:
+            self.record_event(record=record)
+
+
+def _has_impls(manager: pluggy.PluginManager, hook: str) -> bool:
+    return bool(getattr(manager.hook, hook).get_hookimpls())
+
+
+def check_policy(plugin: object) -> None:
+    """Refuse a policy or sink whose hooks cannot work.
+
+    Raises:
+        BindError: Names the hook or the argument that does not exist.
+    """
+    known = {*_EXECUTOR_HOOKS, *_RUN_HOOKS}
+    name = plugin_name(plugin)
+    for attribute in _impl_names(plugin):
+        if attribute not in known:
+            raise BindError(f"{name} implements {attribute!r}, which is no hook.", f"Hooks are: {', '.join(sorted(known))}.")
+    for specification, hooks in ((ExecutorHooks, _EXECUTOR_HOOKS), (RunHooks, _RUN_HOOKS)):
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(specification)
+        try:
+            manager.register(_Proxy(plugin, hooks, None), name=name)
+        except pluggy.PluginValidationError as error:
+            why = str(error).strip().splitlines()[-1]
+            raise BindError(f"A hook of {name} has the wrong arguments: {why}", "Take only arguments of the hook.") from error
+
+
+def plugin_name(plugin: object) -> str:
+    """What a plugin object is called in messages."""
+    return str(getattr(plugin, "name", "")) or f"{type(plugin).__module__}.{type(plugin).__qualname__}"
+
+
+def _register(manager: pluggy.PluginManager, plugin: object, hooks: Iterable[str], trouble: TroubleLog) -> None:
+    check_policy(plugin)
+    manager.register(_Proxy(plugin, hooks, trouble))
+    manager.check_pending()
+
+
+def _impl_names(plugin: object) -> list[str]:
+    return [name for name in dir(type(plugin)) if hasattr(getattr(type(plugin), name, None), f"{PROJECT}_impl")]
+
+
+class _Proxy:
+    """Shows pluggy only the hooks of one specification, list hooks behind a guard."""
+
+    def __init__(self, plugin: object, hooks: Iterable[str], trouble: TroubleLog | None) -> None:
+        for hook in hooks:
+            method = getattr(plugin, hook, None)
+            options = getattr(method, f"{PROJECT}_impl", None)
+            if method is None or options is None:
+                continue
+            is_wrapper = options.get("wrapper") or options.get("hookwrapper")
+            if trouble is not None and hook in _GUARDED and not is_wrapper:
+                method = _guarded(method, plugin_name(plugin), hook, trouble)
+            setattr(self, hook, method)
+
+
+def _guarded(method: Callable[..., object], plugin: str, hook: str, trouble: TroubleLog) -> Callable[..., object]:
+    @functools.wraps(method)
+    def call(*args: object) -> object:
+        try:
+            return method(*args)
+        except Exception as error:  # strangers' code: one that raises must not keep the others from running
+            trouble(plugin, hook, error)
+            if hook == "validate_output":
+                return [Issue(f"{plugin} could not check it: {type(error).__name__}: {error}")]
+            return None
+
+    return call
