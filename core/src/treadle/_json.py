@@ -132,8 +132,8 @@ def _is_small_and_flat(value: dict[object, object], max_bytes: int) -> bool:
     return size <= max_bytes
 
 
-class _StopWalk(Exception):  # noqa: N818  # a signal within this module, not an error
-    """Enough is known."""
+class _StopWalk(Exception):
+    """Enough is known; a signal within this module."""
 
 
 class _Walk:
@@ -229,9 +229,7 @@ class _Walk:
             result[name] = self.copy(item, place, None if shape is None else shape.child(name))
         return result
 
-    def sequence(
-        self, value: list[object] | tuple[object, ...], path: Place | None, depth: int, shape: Shape | None
-    ) -> Json:
+    def sequence(self, value: list[object] | tuple[object, ...], path: Place | None, depth: int, shape: Shape | None) -> Json:
         if shape is None:
             return [self.copy(item, (path, index, depth), None) for index, item in enumerate(value)]
         return [self.copy(item, (path, index, depth), shape.child(index)) for index, item in enumerate(value)]
@@ -243,10 +241,12 @@ class _Walk:
             self.fault(path, f"larger than {megabytes:.3g} MiB; write it to a file and return the file's path")
             raise _StopWalk
 
-    def fault(self, path: Place | None, message: str) -> None:
+    def fault(self, path: Place | None, message: str) -> Json:
+        """Note an issue; the answer, null, stands in the copy that nobody will see."""
         self.issues.append(Issue(message, path_text(path)))
         if len(self.issues) >= MAX_ISSUES:
             raise _StopWalk
+        return None
 
 
 def _plain_key(key: str) -> str:
