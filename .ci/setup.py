@@ -17,7 +17,7 @@ UV = TOOLS / ("bin/uv.exe" if os.name == "nt" else "bin/uv")
 
 def install_uv() -> None:
     """Put uv into ``.tools/``; with ``--target``, pip touches no environment, not even a managed one."""
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
     subprocess.run([*pip, "--target", str(TOOLS), "uv>=0.9,<1"], check=True)
 
 
@@ -46,4 +46,4 @@ if __name__ == "__main__":
     try:
         main()
     except subprocess.CalledProcessError as error:
-        sys.exit(f"Setting up failed: {error}. What the tool said stands above.")
+        sys.exit(f"Setting up failed; what the tool said stands above.\n{error}")

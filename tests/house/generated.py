@@ -10,21 +10,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cli_page
+
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 MODULES = ["treadle", "treadle.errors", "treadle.hookspecs", "treadle.ports", "treadle.testing"]
-
-
-def treadle(*arguments: str) -> str:
-    """What the command prints."""
-    command = [sys.executable, "-m", "treadle._cli", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, env=_plain_terminal()).stdout
-
-
-def _plain_terminal() -> dict[str, str]:
-    import os
-
-    return os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
 
 
 def api() -> str:
@@ -51,11 +41,14 @@ def _first_line(value: object) -> str:
 
 def schema() -> str:
     """The JSON Schema of the workflow file."""
-    return json.dumps(json.loads(treadle("schema")), indent=2, ensure_ascii=False) + "\n"
+    command = [Path(sys.executable).with_name("treadle"), "schema"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.dumps(json.loads(printed), indent=2, ensure_ascii=False) + "\n"
 
 
 PAGES: dict[Path, Callable[[], str]] = {
     REFERENCE / "api.md": api,
+    REFERENCE / "cli.md": cli_page.page,
     REFERENCE / "workflow.schema.json": schema,
 }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
@@ -58,3 +61,25 @@ def test_no_external_engine_is_needed() -> None:
 
     assert "treadle" in installed
     assert not installed & external
+
+
+def test_figures_and_pages_of_the_engine() -> None:
+    """The figures are measured by what every change must pass, and how the engine works is written down (S3-86)."""
+    assert "nox -s bench" in (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "scheduler" in (ROOT / "docs" / "explanation" / "how-a-run-works.md").read_text("utf-8")
+    assert (ROOT / "tests" / "bench" / "run.py").exists()
+
+
+def test_installing_and_both_ways_of_keeping_runs_are_described() -> None:
+    """Every command of the page is one that treadle has; it says what memory costs and what a store will (S4-28)."""
+    page = (ROOT / "docs" / "how-to" / "install.md").read_text("utf-8")
+    commands = re.findall(r"^treadle ([a-z ]+?)(?: [\w.]+\.yaml)?$", page, re.MULTILINE)
+
+    assert commands == ["version", "plugins list", "plugins doctor", "check", "run"]
+    for command in commands:
+        words = [Path(sys.executable).with_name("treadle"), *command.split(), "--help"]
+        assert subprocess.run(words, capture_output=True, check=False).returncode == 0, command
+    assert "**In memory.**" in page
+    assert "**Durably.**" in page
+    extras = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert set(re.findall(r"treadle\[(\w+)\]", page)) == set(extras)
