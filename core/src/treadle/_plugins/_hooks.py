@@ -12,16 +12,17 @@ from treadle.hookspecs import PROJECT, ExecutorHooks, RunHooks
 
 
 def hook_faults(plugin: object) -> list[str]:
-    """What is wrong with the hook implementations of a policy, in sentences; empty when all fit.
+    """What is wrong with the hook implementations of a policy (an object or its class), in sentences; empty when all fit.
 
     A hook that no specification knows would never be called, and one that asks for an argument that is not given could not
     be: both are faults of the plugin that pluggy tells late or in several lines.
     """
-    specified = _specified()
     manager = pluggy.PluginManager(PROJECT)
-    faults = [fault for name in _hooks(manager, plugin) for fault in _faults_of(name, plugin, specified)]
-    if not faults and not list(_hooks(manager, plugin)):
-        faults = ["it implements no hook; mark its methods with @hookimpl"]
+    hooks = dict(_hooks(manager, plugin))
+    if not hooks:
+        return ["it implements no hook; its methods need the mark @hookimpl"]
+    specified = _specified()
+    faults = [fault for name, options in hooks.items() for fault in _faults_of(name, options, plugin, specified)]
     return faults or _refusal(manager, plugin)
 
 
@@ -31,32 +32,44 @@ def _specified() -> dict[str, tuple[str, ...]]:
     return {name: tuple(inspect.signature(method).parameters)[1:] for name, method in methods}
 
 
-def _hooks(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:
-    """Names of the attributes that are marked as hook implementations."""
+def _hooks(manager: pluggy.PluginManager, plugin: object) -> Iterator[tuple[str, pluggy.HookimplOpts]]:
+    """The attributes that are marked as hook implementations."""
     for name in dir(plugin):
         # Properties of strangers must not run only because somebody looks for hooks.
         if isinstance(inspect.getattr_static(plugin, name, None), property):
             continue
-        if manager.parse_hookimpl_opts(plugin, name) is not None:
-            yield name
+        options = manager.parse_hookimpl_opts(plugin, name)
+        if options is not None:
+            yield name, options
 
 
-def _faults_of(attribute: str, plugin: object, specified: dict[str, tuple[str, ...]]) -> Iterator[str]:
-    options = pluggy.PluginManager(PROJECT).parse_hookimpl_opts(plugin, attribute)
-    name = (options and options.get("specname")) or attribute
-    if name not in specified:
-        if not (options and options.get("optionalhook")):
-            near = difflib.get_close_matches(name, specified, n=1)
-            yield f"unknown hook {name!r}" + (f"; did its author mean {near[0]!r}?" if near else "")
-        return
-    given = specified[name]
-    for parameter in inspect.signature(getattr(plugin, attribute)).parameters.values():
-        if parameter.name not in given and parameter.default is parameter.empty:
-            yield f"hook {name!r} asks for {parameter.name!r}, which is not given (it gives {', '.join(given)})"
+def _faults_of(
+    attribute: str, options: pluggy.HookimplOpts, plugin: object, specified: dict[str, tuple[str, ...]]
+) -> Iterator[str]:
+    name = options["specname"] or attribute
+    if name in specified:
+        given = specified[name]
+        for asked in _asked(attribute, plugin):
+            if asked not in given:
+                yield f"hook {name!r} asks for {asked!r}, which is not given (it gives {', '.join(given)})"
+    elif not options["optionalhook"]:
+        near = difflib.get_close_matches(name, specified, n=1)
+        yield f"unknown hook {name!r}" + (f"; did its author mean {near[0]!r}?" if near else "")
+
+
+def _asked(attribute: str, plugin: object) -> list[str]:
+    """The arguments that a hook implementation cannot do without. One with a default may be newer than this core."""
+    parameters = list(inspect.signature(getattr(plugin, attribute)).parameters.values())
+    static = isinstance(inspect.getattr_static(plugin, attribute), staticmethod | classmethod)
+    if isinstance(plugin, type) and not static:
+        parameters = parameters[1:]  # self
+    return [each.name for each in parameters if each.default is each.empty]
 
 
 def _refusal(manager: pluggy.PluginManager, plugin: object) -> list[str]:
-    """What pluggy itself says against the plugin."""
+    """What pluggy itself says against the plugin, in one line."""
+    if isinstance(plugin, type):
+        return []  # its methods still have their self; pluggy would take it for an argument
     manager.add_hookspecs(ExecutorHooks)
     manager.add_hookspecs(RunHooks)
     try:

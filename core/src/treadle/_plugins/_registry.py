@@ -7,7 +7,7 @@ import difflib
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import attrs
@@ -167,18 +167,18 @@ class Registry:
 
     def entries(self, group: str | None = None) -> list[PluginEntry]:
         """Every name of one group, or of all, sorted; from metadata alone."""
-        found = [self._entry(claim) for claim in self._all_claims() if group in (None, claim.group)]
-        return sorted(found, key=lambda entry: (GROUPS.index(entry.group), entry.name, entry.distribution))
+        return [
+            PluginEntry(claim.group, claim.name, claim.distribution, claim.version, claim.value, self.status(claim))
+            for claim in self.claims(group)
+        ]
 
-    def _all_claims(self) -> Iterator[Claim]:
-        for claims in list(self._claims.values()):
-            yield from claims
+    def claims(self, group: str | None = None) -> list[Claim]:
+        """Who claims the names of one group, or of all, in the order of ``entries``."""
+        found = [claim for claims in self._claims.values() for claim in claims if group in (None, claim.group)]
+        return sorted(found, key=lambda claim: (GROUPS.index(claim.group), claim.name, claim.distribution))
 
-    def _entry(self, claim: Claim) -> PluginEntry:
-        status = self._status(claim)
-        return PluginEntry(claim.group, claim.name, claim.distribution, claim.version, claim.value, status)
-
-    def _status(self, claim: Claim) -> str:
+    def status(self, claim: Claim) -> str:
+        """``ok``, ``blocked``, ``conflict`` or ``overruled``, see PluginEntry."""
         if self._is_blocked(claim):
             return "blocked"
         rivals = self._allowed(claim.group, claim.name)
@@ -189,7 +189,7 @@ class Registry:
 
     def names(self, group: str) -> list[str]:
         """The names of a group that can be used, sorted; of a source only its own, like ``tool.*``."""
-        return sorted({claim.name for claim in self._all_claims() if claim.group == group and not self._is_blocked(claim)})
+        return sorted({claim.name for claim in self.claims(group) if not self._is_blocked(claim)})
 
     def _is_blocked(self, claim: Claim) -> bool:
         return normalise(claim.distribution) in self._blocked
@@ -324,10 +324,17 @@ class Registry:
         """
         settings = dict(self.config.clients.get(name, {}))
         claim = self._found("treadle.clients", "client", str(settings.pop("use", name)))
-        found = self._configured(claim, settings, ("clients", name))
-        if not callable(getattr(found, "open", None)):
+        self.check_client(claim)
+        return self._configured(claim, settings, ("clients", name))
+
+    def check_client(self, claim: Claim) -> None:
+        """Load a client's class, without making an instance, and see whether it is one.
+
+        Raises:
+            PluginBrokenError: It cannot be loaded, or has no ``open``.
+        """
+        if not callable(getattr(self.load(claim), "open", None)):
             raise PluginBrokenError(claim.name, claim.distribution, "it is not a client: it has no open()")
-        return found
 
     def policies(self) -> list[object]:
         """The policies that ``[plugins] policies`` names, in that order; one instance each for the life of the registry.
@@ -345,12 +352,20 @@ class Registry:
         return self._once(("policy", claim), lambda: self._make_policy(claim))
 
     def _make_policy(self, claim: Claim) -> object:
-        policy = self._configured(claim, self.config.policies.get(claim.name, {}), ("policies", claim.name))
+        self.check_hooks(claim)
+        return self._configured(claim, self.config.policies.get(claim.name, {}), ("policies", claim.name))
+
+    def check_hooks(self, claim: Claim) -> None:
+        """Load a policy, without making an instance, and hold its hooks against the specifications.
+
+        Raises:
+            PluginBrokenError: It cannot be loaded, or one of its hooks cannot work.
+        """
+        found = self.load(claim)
         with entered(claim, on_import=self._slow, doing="looking for its hooks"):
-            faults = hook_faults(policy)
+            faults = hook_faults(found)
         if faults:
             raise PluginBrokenError(claim.name, claim.distribution, "; ".join(faults))
-        return policy
 
     def _configured(self, claim: Claim, settings: Table, path: tuple[str, str]) -> object:
         """The loaded class with its settings; an instance is taken as it is and takes none."""

@@ -1,0 +1,431 @@
+"""What is wrong with the installed plugins: each is imported in a child process, so none can harm or delay the others."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import anyio.to_thread
+import attrs
+
+from treadle._clients import ClientHosts
+from treadle._config import Config, PluginsConfig
+from treadle._plugins import GIVEN, Claim, Registry
+from treadle.errors import ConfigInvalidError, PluginBrokenError, TreadleError
+
+Status = Literal["ok", "broken", "conflict", "blocked", "warning"]
+
+CONNECT_S = 10.0
+"""How long a client may take to open and to check its connection."""
+
+_AT_ONCE = 2
+_START_S = 30.0
+"""How long a child may take besides importing plugins; only one that cannot even stop itself meets this limit."""
+
+
+@attrs.frozen
+class Diagnosis:
+    """What there is to say of one plugin.
+
+    Attributes:
+        name: The name that users write; ``clients.NAME`` for a configured client; empty for a whole distribution.
+        group: Its entry-point group; empty for a whole distribution.
+        distribution: Who provides it; several for a conflict.
+        version: Version of the distribution.
+        status: ``ok``, ``broken``, ``conflict``, ``blocked`` or ``warning`` (it works, but).
+        line: All of it in one line, for people.
+        detail: More, over several lines: a traceback, or where an import hangs; may be empty.
+    """
+
+    name: str
+    group: str
+    distribution: str
+    version: str
+    status: Status
+    line: str
+    detail: str = ""
+
+
+@attrs.frozen
+class _Finding:
+    """What a child found out about one plugin: nothing, or why it is broken."""
+
+    why: str = ""
+    detail: str = ""
+
+
+def diagnose(registry: Registry, *, connect: bool = False, timeout_s: float = 5.0) -> list[Diagnosis]:
+    """A diagnosis of every plugin, in the order of ``Registry.entries``; nothing is imported into this process.
+
+    Args:
+        registry: What is installed.
+        connect: Also open every client of the configuration and run its ``check()``.
+        timeout_s: How long one plugin may take to import.
+    """
+    claims = registry.claims()
+    findings = _probe_all(registry, [claim for claim in claims if registry.status(claim) == "ok"], timeout_s)
+    unmet = {claim.distribution: _unmet(claim.metadata) for claim in claims if claim.metadata is not None}
+    found = [_unreadable(fault.distribution, fault.why) for fault in registry.faults]
+    seen: set[tuple[str, str]] = set()
+    for claim in claims:
+        status = registry.status(claim)
+        if status != "conflict":
+            found.append(_one(claim, status, findings.get(claim, _Finding()), unmet.get(claim.distribution, [])))
+        elif (claim.group, claim.name) not in seen:
+            seen.add((claim.group, claim.name))
+            found.append(_conflict([each for each in claims if (each.group, each.name) == (claim.group, claim.name)], registry))
+    found += _unprovided(registry)
+    return found + (_connect_all(registry) if connect else [])
+
+
+def doctor_lines(diagnoses: Sequence[Diagnosis]) -> list[str]:
+    """The diagnoses for people: a line each, those that ask for action last, then a summary."""
+    ordered = sorted(diagnoses, key=lambda each: each.status != "ok")
+    counts = Counter(each.status for each in diagnoses)
+    listed = ", ".join(
+        f"{counts[status]} {status}" for status in ("ok", "warning", "blocked", "conflict", "broken") if counts[status]
+    )
+    return [*(each.line for each in ordered), f"{len(diagnoses)} looked at: {listed or 'no plugin is installed'}"]
+
+
+def is_healthy(diagnoses: Iterable[Diagnosis]) -> bool:
+    """Whether nothing asks for action: no plugin is broken or in conflict."""
+    return not any(each.status in ("broken", "conflict") for each in diagnoses)
+
+
+# -- lines -------------------------------------------------------------------------------------------------------------
+
+
+def _one(claim: Claim, status: str, finding: _Finding, unmet: Sequence[str]) -> Diagnosis:
+    if status == "blocked":
+        return _diagnosis(claim, "blocked", "[plugins] block names its distribution")
+    if status == "overruled":
+        return _diagnosis(claim, "ok", "not used, [plugins] prefer chooses another distribution")
+    if finding.why:
+        return _diagnosis(claim, "broken", "; ".join((finding.why, *unmet)), finding.detail)
+    return _diagnosis(claim, "warning" if unmet else "ok", "; ".join(unmet), finding.detail)
+
+
+def _diagnosis(claim: Claim, status: Status, what: str, detail: str = "", name: str = "") -> Diagnosis:
+    name = name or claim.name
+    who = f"{claim.distribution} {claim.version}".strip()
+    line = f"{status}: {name} ({who})" + (f": {what}" if what else "")
+    return Diagnosis(name, claim.group, claim.distribution, claim.version, status, line, detail)
+
+
+def _conflict(rivals: Sequence[Claim], registry: Registry) -> Diagnosis:
+    allowed = [claim for claim in rivals if registry.status(claim) == "conflict"]
+    who = ", ".join(f"{claim.distribution} {claim.version}".strip() for claim in allowed)
+    name, first = allowed[0].name, allowed[0].distribution
+    line = f'conflict: {name} ({who}): choose one in treadle.toml: [plugins] prefer = {{"{name}" = "{first}"}}'
+    return Diagnosis(name, allowed[0].group, ", ".join(claim.distribution for claim in allowed), "", "conflict", line)
+
+
+def _unreadable(distribution: str, why: str) -> Diagnosis:
+    return Diagnosis("", "", distribution, "", "broken", f"broken: {distribution}: {why}")
+
+
+def _unprovided(registry: Registry) -> Iterator[Diagnosis]:
+    """What the configuration names and nobody provides."""
+    config = registry.config
+    wanted = [("treadle.clients", f"clients.{name}", _kind(config, name)) for name in config.clients]
+    wanted += [("treadle.policies", f"policies.{name}", name) for name in config.plugins.policies]
+    for group, spelled, name in wanted:
+        if name not in {claim.name for claim in registry.claims(group)}:
+            line = f"broken: {spelled}: the configuration names it, but no installed plugin provides {name!r}"
+            yield Diagnosis(spelled, group, "", "", "broken", line)
+
+
+def _kind(config: Config, client: str) -> str:
+    return str(config.clients.get(client, {}).get("use", client))
+
+
+# -- requirements ------------------------------------------------------------------------------------------------------
+
+
+def _unmet(distribution: metadata.Distribution) -> list[str]:
+    """What a distribution requires and the environment does not have, in words."""
+    # Imported here: only the doctor needs it, and it is not free.
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    unmet: list[str] = []
+    try:
+        required = distribution.requires or []
+    except Exception as error:  # any file of a stranger may be in any state
+        return [f"its requirements cannot be read ({type(error).__name__})"]
+    for text in required:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            unmet.append(f"its requirement {text!r} cannot be read")
+            continue
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        installed = _installed(requirement.name)
+        wanted = f"requires {requirement.name}{requirement.specifier}"
+        if installed is None:
+            unmet.append(f"{wanted}, which is not installed")
+        elif not requirement.specifier.contains(installed, prereleases=True):
+            unmet.append(f"{wanted}, but {installed} is installed")
+    return unmet
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except Exception:  # not there, or its metadata is in any state
+        return None
+
+
+# -- the parent's side of probing --------------------------------------------------------------------------------------
+
+
+def _probe_all(registry: Registry, claims: Sequence[Claim], timeout_s: float) -> dict[Claim, _Finding]:
+    """What importing each claim shows; one child per distribution, a few at a time."""
+    findings = {claim: _probe(registry, claim) for claim in claims if claim.distribution == GIVEN}
+    jobs: dict[str, list[Claim]] = {}
+    for claim in claims:
+        if claim not in findings:
+            jobs.setdefault(claim.distribution, []).append(claim)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for found in pool.map(lambda job: _probe_distribution(registry.config, job, timeout_s), jobs.values()):
+            findings |= found
+    return findings
+
+
+def _probe_distribution(config: Config, claims: Sequence[Claim], timeout_s: float) -> dict[Claim, _Finding]:
+    """Findings for the claims of one distribution; a child that ends early is followed by another for the rest."""
+    findings: dict[Claim, _Finding] = {}
+    stuck: dict[str, _Finding] = {}
+    while rest := [claim for claim in claims if claim not in findings]:
+        if rest[0].module in stuck:
+            findings[rest[0]] = stuck[rest[0].module]
+            continue
+        answers, ending = _child(config, {"probe": [[claim.group, claim.name] for claim in rest]}, timeout_s, len(rest))
+        for claim, answer in zip(rest, answers, strict=False):
+            findings[claim] = _Finding(answer.get("why", ""), answer.get("detail", ""))
+        if answers and answers[-1].get("late"):
+            last = rest[len(answers) - 1]
+            stuck[last.module] = findings[last]
+        elif len(answers) < len(rest):
+            findings[rest[len(answers)]] = _Finding(f"its import {ending}")
+    return findings
+
+
+def _child(config: Config, task: Mapping[str, object], timeout_s: float, count: int) -> tuple[list[dict[str, str]], str]:
+    """Run a child and return its answers, one per claim that it got to, and how it ended."""
+    request = json.dumps({"path": sys.path, "config": _pack(config), "timeout_s": timeout_s, **task}, default=str)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", _CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=config.root,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(request.encode(), timeout=_START_S + timeout_s * count)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        output, _ = process.communicate()
+        return _answers(output), f"took longer than {timeout_s:g} s"
+    finally:
+        _kill(process)  # and what the plugin may have started
+    code = process.returncode
+    ended = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended the process with exit code {code}"
+    return _answers(output), ended
+
+
+def _answers(output: bytes) -> list[dict[str, str]]:
+    return [json.loads(line) for line in output.decode().splitlines()]
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the child and everything in its session."""
+    with suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+
+
+def _connect_all(registry: Registry) -> list[Diagnosis]:
+    """A diagnosis of the connection of each configured client that somebody provides."""
+    jobs: list[tuple[str, Claim]] = []
+    for name in registry.config.clients:
+        claims = [claim for claim in registry.claims("treadle.clients") if claim.name == _kind(registry.config, name)]
+        jobs += [(name, claim) for claim in claims if registry.status(claim) == "ok"]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(lambda job: _connection(registry, *job), jobs))
+
+
+def _connection(registry: Registry, name: str, claim: Claim) -> Diagnosis:
+    if claim.distribution == GIVEN:
+        answers, ending = [attrs.asdict(_try_connect(registry, name))], ""
+    else:
+        answers, ending = _child(registry.config, {"connect": name}, CONNECT_S, 1)
+    answer = answers[0] if answers else {"why": f"opening it {ending}"}
+    status: Status = "broken" if answer["why"] else "ok"
+    return _diagnosis(claim, status, answer["why"] or "connected", answer.get("detail", ""), name=f"clients.{name}")
+
+
+def _pack(config: Config) -> dict[str, object]:
+    """The configuration as JSON data, for the child."""
+    packed = attrs.asdict(config, recurse=True, filter=attrs.filters.exclude("places"))
+    places = [[list(path), list(place)] for path, place in config.places.items()]
+    return {**packed, "root": str(config.root), "file": str(config.file or ""), "places": places}
+
+
+# -- the child's side --------------------------------------------------------------------------------------------------
+
+_CHILD = """
+import json, sys
+request = json.loads(sys.stdin.read())
+sys.path[:] = request["path"]
+from treadle._doctor import answer
+answer(request)
+"""
+
+
+def answer(request: Mapping[str, Any]) -> None:
+    """Do what the parent asks, in the child: one JSON line per answer, on a channel that no print of a plugin reaches."""
+    channel = os.dup(1)
+    os.dup2(2, 1)
+    registry = Registry.discover(_unpack(request["config"]))
+    timeout_s: float = request["timeout_s"]
+    if "connect" in request:
+        with _deadline(channel, f"did not answer within {timeout_s:g} s", timeout_s + 1):
+            finding = _try_connect(registry, request["connect"])
+        _say(channel, finding)
+    for group, name in request.get("probe", ()):
+        claim = registry.claim(group, name)
+        assert claim is not None, "the parent asks only for what is there"
+        with _deadline(channel, f"took longer than {timeout_s:g} s to import", timeout_s):
+            finding = _probe(registry, claim)
+        _say(channel, finding)
+    os._exit(0)  # threads of plugins must not keep the child
+
+
+def _unpack(packed: Mapping[str, Any]) -> Config:
+    plugins: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in packed["plugins"].items()
+    }
+    places = {tuple(path): tuple(place) for path, place in packed["places"]}
+    file = Path(packed["file"]) if packed["file"] else None
+    same = {**packed, "plugins": PluginsConfig(**plugins), "places": places, "root": Path(packed["root"]), "file": file}
+    return Config(**same)
+
+
+def _say(channel: int, finding: _Finding, **more: object) -> None:
+    os.write(channel, (json.dumps({**attrs.asdict(finding), **more}) + "\n").encode())
+
+
+@contextmanager
+def _deadline(channel: int, why: str, timeout_s: float) -> Iterator[None]:
+    """End this process when the block takes longer, saying where it hangs; no plugin can catch or delay that."""
+    main = threading.get_ident()
+
+    def give_up() -> None:
+        frame = sys._current_frames().get(main)
+        _say(channel, _Finding(why, "".join(traceback.format_stack(frame))), late="yes")
+        os._exit(1)
+
+    timer = threading.Timer(timeout_s, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _probe(registry: Registry, claim: Claim) -> _Finding:
+    """Load one plugin and everything that can be checked of it without running it."""
+    started = time.perf_counter()
+    try:
+        _use(registry, claim)
+    except TreadleError as error:
+        return _Finding(_why(error), _trace(error.__cause__))
+    return _Finding(detail=f"imported in {time.perf_counter() - started:.2f} s")
+
+
+def _use(registry: Registry, claim: Claim) -> None:
+    match claim.group:
+        case "treadle.executors":
+            names = list(registry.source(claim).names()) if claim.name.endswith(".*") else [claim.name]
+            for bound in [registry.executor(name) for name in names]:
+                bound.input_schema()
+                bound.output_schema()
+        case "treadle.families":
+            registry.family(claim.name)
+        case "treadle.clients":
+            registry.check_client(claim)
+            for name in registry.config.clients:
+                if _kind(registry.config, name) == claim.name:
+                    registry.client(name)
+        case "treadle.policies":
+            registry.check_hooks(claim)
+            if claim.name in {*registry.config.plugins.policies, *registry.config.policies}:
+                registry.policy(claim.name)
+        case _:
+            registry.load(claim)
+
+
+def _why(error: TreadleError) -> str:
+    if isinstance(error, PluginBrokenError):
+        return error.why
+    if isinstance(error, ConfigInvalidError):
+        return "; ".join(str(fault) for fault in error.faults)
+    return error.problem.partition("\n")[0].rstrip(".")
+
+
+def _trace(error: BaseException | None) -> str:
+    return "".join(traceback.format_exception(error)) if error is not None else ""
+
+
+def _try_connect(registry: Registry, name: str) -> _Finding:
+    try:
+        return anyio.run(_open_and_check, registry.client(name), name)
+    except TreadleError as error:
+        return _Finding(_why(error), _trace(error.__cause__))
+    except Exception as error:  # what open() or check() of a stranger raises
+        text = str(error).strip().partition("\n")[0]
+        return _Finding(f"{type(error).__name__}{': ' if text else ''}{text}", _trace(error))
+
+
+@attrs.frozen
+class _Single:
+    """A source of one client, which is already made."""
+
+    made: object
+
+    def client(self, name: str) -> object:
+        """The client."""
+        return self.made
+
+
+async def _open_and_check(client: object, name: str) -> _Finding:
+    with anyio.move_on_after(CONNECT_S) as scope:
+        async with ClientHosts(_Single(client)) as hosts:
+            await hosts.get(name)
+            check = getattr(client, "check", None)
+            if inspect.iscoroutinefunction(check):
+                await check()
+            elif check is not None:
+                await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
+    return _Finding(f"did not answer within {CONNECT_S:g} s") if scope.cancelled_caught else _Finding()
