@@ -41,7 +41,7 @@ def _first_line(value: object) -> str:
 
 def schema() -> str:
     """The JSON Schema of the workflow file."""
-    command = [Path(sys.executable).with_name("treadle"), "schema"]
+    command = [str(Path(sys.executable).with_name("treadle")), "schema"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.dumps(json.loads(printed), indent=2, ensure_ascii=False) + "\n"
 
