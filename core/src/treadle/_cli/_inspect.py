@@ -1,0 +1,169 @@
+"""Commands that look at a workflow file or at treadle itself and start nothing."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import attrs
+import click
+
+from treadle._cli._failures import USAGE
+from treadle._cli._loading import FILE, discover, json_option, planned
+from treadle._cli._mermaid import mermaid
+from treadle._cli._output import count, mark, paint, say, spell, table, write, write_json
+from treadle._loader import load_workflow
+from treadle._plan import Plan, PlannedStep, compile_plan
+from treadle._schema import workflow_schema
+from treadle.errors import Fault, TreadleError, WorkflowInvalidError
+
+
+@click.command(short_help="Say whether a workflow file can run, or all that is wrong with it.")
+@click.argument("file", type=FILE)
+@json_option
+@click.pass_context
+def check(ctx: click.Context, file: str, as_json: bool) -> None:
+    """Load and plan FILE without starting anything.
+
+    Every fault is listed with its place. Exit code 0 when the file can run, 2 when it cannot.
+    """
+    try:
+        _, plan = planned(file)
+    except WorkflowInvalidError as error:
+        if not as_json:
+            raise
+        write_json(_verdict(file, error.name, 0, error.faults))
+        ctx.exit(USAGE)
+    if as_json:
+        write_json(_verdict(file, plan.workflow.name, len(plan.steps), ()))
+        return
+    sizes = [count(len(plan.steps), "step"), count(len(plan.executors), "executor"), count(len(plan.levels), "level")]
+    ok = paint(f"{mark('ok', sys.stdout)} ok", "ok", sys.stdout)
+    write(f"{ok}: {plan.workflow.name or file} ({', '.join(sizes)})")
+
+
+def _verdict(file: str, name: str, steps: int, faults: tuple[Fault, ...]) -> dict[str, object]:
+    listed = [attrs.asdict(fault) for fault in faults]
+    return {"ok": not faults, "file": file, "workflow": name, "steps": steps, "faults": listed}
+
+
+@click.command(short_help="Show what a run would do: order, executors, timeouts, retries.")
+@click.argument("file", type=FILE)
+@json_option
+def plan(file: str, as_json: bool) -> None:
+    """Show the order in which the steps of FILE can run, and what runs them.
+
+    Steps of one level wait only for steps of earlier levels; each starts the moment its own needs are done.
+    """
+    workflow, made = planned(file)
+    steps = {path: _step_object(made, path) for path in made.order}
+    if as_json:
+        head = {"workflow": workflow.name, "hash": workflow.hash, "file": file, "max_parallel": workflow.max_parallel}
+        write_json({**head, "order": made.order, "levels": made.levels, "steps": steps})
+        return
+    write(f"{workflow.name or file}: {count(len(made.steps), 'step')} in {count(len(made.levels), 'level')}\n")
+    rows = [[str(level), *_row(made, path)] for level, paths in enumerate(made.levels, 1) for path in paths]
+    write(table(["level", "step", "uses", "from", "needs", "condition", "timeout", "attempts"], rows))
+
+
+def _step_object(made: Plan, path: str) -> dict[str, object]:
+    step, executor = made.step(path), made.executors[made.step(path).executor]
+    return {
+        "uses": step.executor,
+        "distribution": executor.distribution,
+        "version": executor.version,
+        "family": executor.family,
+        "effects": executor.effects,
+        "needs": list(made.needs(path)),
+        "when": step.when.source if step.when else None,
+        "foreach": step.foreach is not None,
+        "max_parallel": step.node.max_parallel,
+        "timeout_s": step.timeout_s,
+        "retry": {
+            "max_attempts": step.retry.max_attempts,
+            "base_s": step.retry.base_s,
+            "factor": step.retry.factor,
+            "max_delay_s": step.retry.max_delay_s,
+            "only_transient": not step.retry.explicit,
+        },
+        "clients": dict(step.clients),
+    }
+
+
+def _row(made: Plan, path: str) -> list[str]:
+    step, executor = made.step(path), made.executors[made.step(path).executor]
+    source = f"{executor.distribution} {executor.version}".strip() or "-"
+    needs = ", ".join(made.needs(path)) or "-"
+    timeout = spell(step.timeout_s) if step.timeout_s is not None else "-"
+    return [path, step.executor, source, needs, _condition(step), timeout, _attempts(step)]
+
+
+def _condition(step: PlannedStep) -> str:
+    parts = [f"for each {step.item_name}"] if step.foreach is not None else []
+    parts += [f"when {step.when.source}"] if step.when is not None else []
+    return ", ".join(parts) or "-"
+
+
+def _attempts(step: PlannedStep) -> str:
+    return str(step.retry.max_attempts) if step.retry.explicit else f"{step.retry.max_attempts} if transient"
+
+
+@click.command(short_help="Print the workflow as a Mermaid diagram.")
+@click.argument("file", type=FILE)
+@click.option(
+    "--format", "format_", type=click.Choice(["mermaid"]), default="mermaid", show_default=True, help="What to print."
+)
+def graph(file: str, format_: str) -> None:
+    """Print the steps of FILE and what they wait for as a diagram.
+
+    The executors need not be installed. GitHub, GitLab and most editors draw Mermaid text in Markdown.
+    """
+    del format_  # one so far; click has refused any other
+    write(mermaid(compile_plan(load_workflow(file))))
+
+
+@click.command(short_help="Print the JSON Schema of workflow files, for editors.")
+@click.option("--out", type=click.Path(dir_okay=False, writable=True), help="Write it to this file instead of stdout.")
+def schema(out: str | None) -> None:
+    """Print the JSON Schema (2020-12) of workflow files.
+
+    Editors complete and check workflow files with it: in YAML, `# yaml-language-server: $schema=FILE` as first line.
+    """
+    text = json.dumps(workflow_schema(), indent=2, ensure_ascii=False)
+    if out is None:
+        write(text)
+        return
+    Path(out).write_text(text + "\n", "utf-8")
+    say(f"Wrote {out}")
+
+
+@click.command(short_help="Show the versions of treadle, Python and the plugins.")
+@json_option
+def version(as_json: bool) -> None:
+    """Show what is installed; imports no plugin."""
+    try:
+        plugins = _plugin_versions()
+    except TreadleError as error:  # a broken treadle.toml must not hide the versions
+        say(f"Error: {error}")
+        plugins = {}
+    data = {
+        "treadle": metadata.version("treadle"),
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+    }
+    if as_json:
+        write_json({**data, "plugins": plugins})
+        return
+    write(f"treadle {data['treadle']}")
+    write(f"{data['implementation']} {data['python']} on {data['platform']}")
+    for name, number in plugins.items():
+        write(f"{name} {number}")
+
+
+def _plugin_versions() -> dict[str, str]:
+    _, registry = discover()
+    return {entry.distribution: entry.version for entry in registry.entries() if entry.distribution}

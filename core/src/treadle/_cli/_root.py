@@ -1,0 +1,134 @@
+"""The group of all commands: core's by a table, the plugins' by entry point, none imported before it is used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+from collections.abc import Sequence
+from importlib import metadata
+from typing import NamedTuple, NoReturn
+
+import click
+
+from treadle._cli._ending import leave
+
+PLUGIN_GROUP = "treadle.commands"
+
+# Name -> (module below this package, short help). The help is repeated here so that ``treadle --help`` imports no
+# command; a test compares it with what the command says itself.
+COMMANDS = {
+    "run": ("_run", "Run a workflow file."),
+    "check": ("_inspect", "Say whether a workflow file can run, or all that is wrong with it."),
+    "plan": ("_inspect", "Show what a run would do: order, executors, timeouts, retries."),
+    "graph": ("_inspect", "Print the workflow as a Mermaid diagram."),
+    "schema": ("_inspect", "Print the JSON Schema of workflow files, for editors."),
+    "plugins": ("_plugins", "List, explain and diagnose installed plugins."),
+    "version": ("_inspect", "Show the versions of treadle, Python and the plugins."),
+    "completion": ("_completion", "Print the script that makes a shell complete treadle's commands."),
+}
+
+CANCELLED = 3
+"""Exit code of a command that was cancelled, also by a signal."""
+
+
+class PluginCommand(NamedTuple):
+    """A command that a plugin adds; known by name, not imported."""
+
+    name: str
+    distribution: str
+
+
+class Root(click.Group):
+    """``treadle`` itself."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Core's commands in the table's order, then the plugins' by name."""
+        return [*COMMANDS, *(command.name for command in plugin_commands())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command. One of a plugin that cannot be loaded answers with one line instead."""
+        if cmd_name in COMMANDS:
+            module = importlib.import_module(f"treadle._cli.{COMMANDS[cmd_name][0]}")
+            command: click.Command = getattr(module, cmd_name)
+            return command
+        if any(command.name == cmd_name for command in plugin_commands()):
+            loader = importlib.import_module("treadle._cli._extensions")
+            loaded: click.Command = loader.load(cmd_name)
+            return loaded
+        return None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, and say what was probably meant."""
+        name = args[0]
+        known = self.list_commands(ctx)
+        if name in known or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        close = difflib.get_close_matches(name, known, 1)
+        if close:
+            raise click.UsageError(f"No such command {name!r}. Did you mean {close[0]!r}?", ctx)
+        hint = f" To run a workflow file: treadle run {name}" if os.path.isfile(name) else ""
+        raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing one."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
+        added = plugin_commands()
+        if added:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl([(command.name, f"from {command.distribution}") for command in added])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[click.shell_completion.CompletionItem]:
+        """Complete names without importing a command."""
+        item = click.shell_completion.CompletionItem
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        shown = {name: help_text for name, (_, help_text) in COMMANDS.items()}
+        shown |= {command.name: f"from {command.distribution}" for command in plugin_commands()}
+        return [*(item(name, help=text) for name, text in shown.items() if name.startswith(incomplete)), *options]
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the command; what it raises becomes text for people and an exit code."""
+        try:
+            super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException):
+            raise
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("Cancelled.", err=True)
+            ctx.exit(CANCELLED)
+        except Exception as error:
+            failures = importlib.import_module("treadle._cli._failures")
+            ctx.exit(failures.report(error, json_wanted=bool(ctx.meta.get("treadle.json"))))
+
+
+def plugin_commands() -> list[PluginCommand]:
+    """What entry points add, by name; one that takes the name of a command of core is left out."""
+    found = (
+        PluginCommand(entry.name, entry.dist.name if entry.dist else "unknown")
+        for entry in metadata.entry_points(group=PLUGIN_GROUP)
+    )
+    return sorted({command.name: command for command in found if command.name not in COMMANDS}.values())
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=False)
+@click.version_option(None, "--version", package_name="treadle", prog_name="treadle", message="%(prog)s %(version)s")
+def root() -> None:
+    """Run workflows of steps, every call checked, retried, traced and recorded.
+
+    Exit codes: 0 completed, 1 failed, 2 wrong usage or a bad file, 3 cancelled, 4 owned by another process,
+    75 store unavailable.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process."""
+    try:
+        answer = root.main(args, prog_name="treadle", standalone_mode=False)
+        code = answer if isinstance(answer, int) else 0
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Cancelled.", err=True)
+        code = CANCELLED
+    leave(code)

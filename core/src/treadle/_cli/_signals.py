@@ -1,0 +1,100 @@
+"""What Ctrl-C, SIGTERM and a closed terminal do to a run: once a graceful cancel, twice at once."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Protocol
+
+_CANCELLED = 3
+_PATIENCE_S = 2.0
+
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)  # SIGHUP does not exist on Windows
+
+
+class Cancellable(Protocol):
+    """A run that can be told to stop: a RunHandle."""
+
+    def cancel(self, reason: str = ..., *, force: bool = ...) -> None:
+        """Ask for the end of the run."""
+
+
+class Interrupts:
+    """Takes the signals of the process while a run goes on; a context manager.
+
+    Plain signal handlers rather than the event loop's: they also run while an executor blocks the loop.
+
+    Args:
+        say: Shows a line to the person; must be safe in a signal handler.
+        give_up: Called just before the process ends because the run did not.
+    """
+
+    def __init__(self, say: Callable[[str], None], give_up: Callable[[], None]) -> None:
+        self._say, self._give_up = say, give_up
+        self._count = 0
+        self._handle: Cancellable | None = None
+        self._post: Callable[[Callable[[], None]], object] | None = None
+        self._forced: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._before: dict[int, signal.Handlers | int | Callable[[int, FrameType | None], object] | None] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python does not allow it (a test's thread)
+            self._before = {number: signal.signal(number, self._received) for number in _SIGNALS}
+            # Made now: starting a thread in a signal handler could wait for a lock that the interrupted code holds.
+            threading.Thread(target=self._watch, name="treadle-interrupts", daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._forced.put(False)
+
+    def attach(self, handle: Cancellable, post: Callable[[Callable[[], None]], object]) -> None:
+        """The run has begun.
+
+        Args:
+            handle: The run.
+            post: Calls a function on the run's event loop soon; must be safe in a signal handler.
+        """
+        self._handle, self._post = handle, post
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        name = signal.Signals(number).name
+        if self._handle is None or self._post is None:
+            raise KeyboardInterrupt(name)  # nothing runs yet
+        if self._count == 1:
+            self._say(f"{name}: cancelling; steps that run are told to stop. Once more stops at once.")
+            self._cancel(self._handle, self._post, name, force=False)
+        elif self._count == 2:
+            self._say(f"{name} again: stopping at once.")
+            self._cancel(self._handle, self._post, name, force=True)
+            self._forced.put(True)
+        else:
+            self._end()
+
+    def _cancel(self, handle: Cancellable, post: Callable[[Callable[[], None]], object], name: str, *, force: bool) -> None:
+        with suppress(RuntimeError):  # the event loop has just ended, and the run with it
+            post(lambda: handle.cancel(f"cancelled by {name}", force=force))
+
+    def _watch(self) -> None:
+        """End the process when a run that was told to stop at once does not."""
+        if not self._forced.get():
+            return
+        try:
+            self._forced.get(timeout=_PATIENCE_S)
+        except queue.Empty:
+            self._end()
+
+    def _end(self) -> None:
+        try:
+            self._give_up()
+        finally:
+            os._exit(_CANCELLED)

@@ -1,0 +1,92 @@
+"""The last lines of a run: how it ended, why, and what to type next."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TextIO
+
+from treadle._cli._output import clean, count, first_line, is_terminal, mark, paint, spell
+from treadle._cli._view import told
+from treadle._results import RunResult
+from treadle.ports import StepResult
+
+_SHORT = 200
+_INSPECTED = ("InputsInvalidError", "OutputInvalidError")
+_BAD = ("failed", "timed_out", "poisoned", "interrupted")
+
+
+def summarize(result: RunResult, name: str, rerun: str, executors: Mapping[str, str], stream: TextIO) -> str:
+    """How a run ended, for people.
+
+    Args:
+        result: The run.
+        name: The workflow, or its file when it has no name.
+        rerun: The command that starts it again.
+        executors: Step -> name of its executor.
+        stream: Where it will be shown: a terminal gets long values cut, everything else whole.
+    """
+    status = str(result.status)
+    head = paint(f"{mark(status, stream)} {name} {status}", status, stream)
+    lines = [f"{head} in {spell(result.duration_s)} ({_counts(result)})"]
+    lines += [f"  {label + ':':<8} {text}" for label, text in _causes(result)]
+    lines += [f"  {'output:':<8} {text}" for text in _outputs(result.outputs, cut=is_terminal(stream))]
+    trace = f"  trace {result.trace_id}" if result.trace_id else ""
+    lines.append(f"  {'run:':<8} {result.run_id}{trace}")
+    if status != "completed":
+        lines.append(f"  {'next:':<8} {_next_command(result, rerun, executors)}")
+    return "\n".join(lines)
+
+
+def _counts(result: RunResult) -> str:
+    statuses = Counter(str(step.status) for step in result.steps.values())
+    if set(statuses) <= {"completed"}:
+        return count(len(result.steps), "step")
+    return ", ".join(f"{number} {status}" for status, number in statuses.items())
+
+
+def _causes(result: RunResult) -> Iterator[tuple[str, str]]:
+    """The root cause with its remedy first, then the other steps that failed by themselves."""
+    if result.status == "completed":
+        return
+    culprit = result.steps.get(result.culprit)
+    if culprit is None or not (culprit.error or culprit.reason):
+        why = told(result.error) or first_line(result.reason)
+        if why:
+            yield "cause", why
+        if result.error and result.error.remedy:
+            yield "remedy", first_line(result.error.remedy)
+    else:
+        yield from _cause(culprit)
+    for path, step in result.steps.items():
+        if path != result.culprit and step.status in _BAD:
+            yield "also", f"{path}: {_why(step)}"
+
+
+def _cause(step: StepResult) -> Iterator[tuple[str, str]]:
+    yield "cause", f"{step.path}: {_why(step)}"
+    if step.error and step.error.remedy:
+        yield "remedy", first_line(step.error.remedy)
+
+
+def _why(step: StepResult) -> str:
+    tries = f" (after {count(step.attempts, 'attempt')})" if step.attempts > 1 else ""
+    return (told(step.error) or first_line(step.reason) or str(step.status)) + tries
+
+
+def _outputs(outputs: Mapping[str, object], *, cut: bool) -> Iterator[str]:
+    for name, value in outputs.items():
+        text = clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        if cut and (len(text) > _SHORT or "\n" in text):
+            short = text[:_SHORT].splitlines()[0] if text.strip() else ""
+            text = f"{short}... ({count(len(text), 'character')}; --json shows all)"
+        yield f"{name} = {text}"
+
+
+def _next_command(result: RunResult, rerun: str, executors: Mapping[str, str]) -> str:
+    culprit = result.steps.get(result.culprit)
+    error = culprit.error if culprit else result.error
+    if error and error.type in _INSPECTED and result.culprit in executors:
+        return f"treadle plugins info {executors[result.culprit]}"
+    return rerun

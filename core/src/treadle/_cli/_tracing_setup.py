@@ -1,0 +1,71 @@
+"""Tracing of the command itself: set up only when the environment asks for it and the host has not done so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from opentelemetry import trace
+
+from treadle._cli._failures import describe
+from treadle._cli._output import say
+from treadle._plugins import Registry
+from treadle.errors import ConfigError, TreadleError
+from treadle.ports import TracingProvider
+
+_PLUGIN = "otlp"
+_SHUTDOWN_S = 2.0
+
+
+def set_up_tracing(registry: Registry, *, is_strict: bool = False) -> TracingProvider | None:
+    """Set up the pipeline that the environment names; None when it names none or one is there already.
+
+    Trouble with tracing is a line on stderr and not the end of a run, unless ``is_strict``.
+
+    Raises:
+        ConfigError: It cannot be set up, with ``is_strict``.
+    """
+    if not is_wanted(os.environ) or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return None
+    try:
+        return _set_up(registry)
+    except ConfigError as error:
+        if is_strict:
+            raise
+        say(describe(error))
+        return None
+
+
+def _set_up(registry: Registry) -> TracingProvider:
+    if not any(entry.name == _PLUGIN for entry in registry.entries("treadle.tracing")):
+        raise ConfigError("Tracing is asked for (OTEL_... is set), but nothing can export it: pip install treadle-otlp")
+    try:
+        setup = registry.tracing(_PLUGIN)
+        provider: TracingProvider = setup(service_name="treadle")  # type: ignore[operator]  # the entry point's promise
+    except TreadleError as error:
+        raise ConfigError(f"Tracing is off: {error.problem}", error.remedy) from error
+    except Exception as error:  # foreign code: a plugin's set-up
+        raise ConfigError(f"Tracing is off: {type(error).__name__}: {error}") from error
+    return provider
+
+
+def is_wanted(environ: Mapping[str, str]) -> bool:
+    """Whether the standard variables ask for traces."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporter = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    if exporter:
+        return exporter != "none"
+    return any(name.startswith("OTEL_EXPORTER_OTLP_") and value for name, value in environ.items())
+
+
+def shut_down(provider: TracingProvider | None) -> None:
+    """Deliver what is left; one line says what was not delivered."""
+    if provider is None:
+        return
+    try:
+        undelivered = provider.shutdown(_SHUTDOWN_S)
+    except Exception as error:  # foreign code: a plugin's shutdown
+        undelivered = f"Traces may be lost: {type(error).__name__}: {error}"
+    if undelivered:
+        say(undelivered)

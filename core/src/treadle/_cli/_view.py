@@ -1,0 +1,246 @@
+"""What a run looks like while it goes on: a projection of its records, and each change of state in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from treadle._cli._output import count, first_line, spell
+from treadle.ports import (
+    AttemptEnded,
+    AttemptStarted,
+    CancelRequested,
+    ErrorInfo,
+    ItemEnded,
+    MapStarted,
+    Record,
+    RetryScheduled,
+    RunCreated,
+    RunEnded,
+    RunStopping,
+    SignalReceived,
+    StepEnded,
+)
+
+
+@attrs.frozen
+class Change:
+    """One change of state.
+
+    Attributes:
+        at: When, seconds since the epoch.
+        event: What kind: ``run_started``, ``step_started``, ``retry_scheduled`` ...
+        status: Whose mark and colour it has.
+        text: The line, without time and mark.
+        step: The step; empty for the run.
+        index: Item of a ``foreach``.
+        scrolls: Whether it stays above a live display (which shows the other changes by itself).
+    """
+
+    at: float
+    event: str
+    status: str
+    text: str
+    step: str = ""
+    index: int | None = None
+    scrolls: bool = False
+
+
+@attrs.define
+class Wait:
+    """A failed attempt whose next one is due."""
+
+    attempt: int
+    max_attempts: int
+    due: float
+    error: str
+
+
+@attrs.define
+class StepView:
+    """One step that is under way.
+
+    Attributes:
+        path: The step.
+        started_at: When it began.
+        active: Item (None outside of a ``foreach``) -> attempt that runs now.
+        waiting: Item -> the wait for its next attempt.
+        most: The most attempts an item may have, once one was retried.
+        total: Number of items; None outside of a ``foreach``.
+        done: Items that completed.
+        failed: Items that ended otherwise.
+        tenths: How far the last line about it was.
+        progress: What the executor said last: done, total, message.
+    """
+
+    path: str
+    started_at: float
+    active: dict[int | None, int] = attrs.field(factory=dict)
+    waiting: dict[int | None, Wait] = attrs.field(factory=dict)
+    most: int = 0
+    total: int | None = None
+    done: int = 0
+    failed: int = 0
+    tenths: int = 0
+    progress: tuple[float, float | None, str] | None = None
+
+
+@attrs.define
+class RunView:
+    """A run under way. Fed with its records in order; touched by one thread only."""
+
+    run_id: str = ""
+    workflow: str = ""
+    trace_id: str = ""
+    started_at: float = 0.0
+    steps_total: int = 0
+    ended: dict[str, int] = attrs.field(factory=dict)
+    steps: dict[str, StepView] = attrs.field(factory=dict)
+    stopping: str = ""
+    _errors: dict[tuple[str, int | None], str] = attrs.field(factory=dict)
+
+    def apply(self, record: Record) -> list[Change]:
+        """Take a record in; answer the changes that people should see."""
+        match record.entry:
+            case RunCreated() as entry:
+                return self._created(entry)
+            case MapStarted() as entry:
+                self._step(entry.path, entry.at).total = entry.count
+                items = count(entry.count, "item")
+                return [Change(entry.at, "map_started", "running", f"{entry.path}: {items}", entry.path)]
+            case AttemptStarted() as entry:
+                return self._attempt_started(entry)
+            case AttemptEnded() as entry:
+                return self._attempt_ended(entry)
+            case RetryScheduled() as entry:
+                return self._retry(entry)
+            case ItemEnded() as entry:
+                return self._item_ended(entry)
+            case StepEnded() as entry:
+                return self._step_ended(entry)
+            case RunStopping() as entry:
+                self.stopping = entry.reason or "stopping"
+                return [Change(entry.at, "run_stopping", "warning", f"stopping: {first_line(entry.reason)}", scrolls=True)]
+            case CancelRequested() as entry:
+                return [Change(entry.at, "cancel_requested", "cancelled", first_line(entry.reason), scrolls=True)]
+            case SignalReceived() as entry:
+                return [Change(entry.at, "signal_received", "running", f"signal {entry.name}", scrolls=True)]
+            case RunEnded() as entry:
+                return [self._run_ended(entry)]
+            case _:  # facts that only lead to one of the above
+                return []
+
+    def progressed(self, path: str, done: float, total: float | None, message: str) -> None:
+        """Note what an executor says of its own progress."""
+        if path in self.steps:
+            self.steps[path].progress = (done, total, message)
+
+    def _step(self, path: str, at: float) -> StepView:
+        if path not in self.steps:
+            self.steps[path] = StepView(path, at)
+        return self.steps[path]
+
+    def _created(self, entry: RunCreated) -> list[Change]:
+        self.started_at, self.trace_id, self.run_id = entry.at, entry.trace_id, entry.run_id
+        self.workflow = str(entry.workflow.get("name") or "")
+        self.steps_total = sum(_size(entry.workflow.get(part)) for part in ("steps", "finally"))
+        trace = f", trace {entry.trace_id}" if entry.trace_id else ""
+        text = f"run {entry.run_id} of {self.workflow or 'the workflow'}: {count(self.steps_total, 'step')}{trace}"
+        return [Change(entry.at, "run_started", "running", text, scrolls=True)]
+
+    def _attempt_started(self, entry: AttemptStarted) -> list[Change]:
+        step = self._step(entry.path, entry.at)
+        step.waiting.pop(entry.index, None)
+        step.active[entry.index] = entry.attempt
+        if entry.attempt > 1:
+            text = f"{_item(entry.path, entry.index)}: {_attempt(entry.attempt, step.most)} started"
+        elif entry.index is None:
+            text = f"{entry.path}: started"
+        else:
+            return []
+        return [Change(entry.at, "attempt_started", "running", text, entry.path, entry.index)]
+
+    def _attempt_ended(self, entry: AttemptEnded) -> list[Change]:
+        step, outcome = self._step(entry.path, entry.at), entry.outcome
+        if step.active.get(entry.index) == entry.attempt:
+            del step.active[entry.index]
+        changes = []
+        if outcome.detached:
+            text = f"{_item(entry.path, entry.index)}: did not stop when told to; its code may still be running"
+            changes.append(Change(entry.at, "attempt_detached", "warning", text, entry.path, entry.index, scrolls=True))
+        if outcome.status != "completed":
+            self._errors[entry.path, entry.index] = told(outcome.error) or outcome.status
+        elif entry.index is not None:
+            step.done += 1
+            changes.extend(self._milestone(step, entry.at))
+        return changes
+
+    def _milestone(self, step: StepView, at: float) -> list[Change]:
+        over, total = step.done + step.failed, step.total or 0
+        # A line for each tenth: a log of a long map shows that it moves, and stays short.
+        if total < 20 or over == total or over * 10 // total <= step.tenths:
+            return []
+        step.tenths = over * 10 // total
+        return [Change(at, "map_progress", "running", f"{step.path}: {items_over(step)}", step.path)]
+
+    def _retry(self, entry: RetryScheduled) -> list[Change]:
+        step = self._step(entry.path, entry.at)
+        error = self._errors.pop((entry.path, entry.index), "") or first_line(entry.reason)
+        step.most = entry.max_attempts
+        step.waiting[entry.index] = Wait(entry.attempt, entry.max_attempts, entry.due, error)
+        name, attempt = _item(entry.path, entry.index), _attempt(entry.attempt, entry.max_attempts)
+        text = f"{name}: {attempt} failed: {error}; next in {spell(entry.due - entry.at)}"
+        return [Change(entry.at, "retry_scheduled", "retrying", text, entry.path, entry.index)]
+
+    def _item_ended(self, entry: ItemEnded) -> list[Change]:
+        step = self._step(entry.path, entry.at)
+        step.failed += 1
+        step.waiting.pop(entry.index, None)
+        step.active.pop(entry.index, None)
+        why = told(entry.error) or first_line(entry.reason)
+        tries = f" after {count(entry.attempts, 'attempt')}" if entry.attempts > 1 else ""
+        text = f"{_item(entry.path, entry.index)}: {entry.status}{tries}" + (f": {why}" if why else "")
+        return [Change(entry.at, "item_ended", entry.status, text, entry.path, entry.index, scrolls=True)]
+
+    def _step_ended(self, entry: StepEnded) -> list[Change]:
+        step = self.steps.pop(entry.path, None)
+        self.ended[entry.status] = self.ended.get(entry.status, 0) + 1
+        details = []
+        if step is not None and entry.attempts:
+            details.append(spell(entry.at - step.started_at))
+        if step is not None and step.total is not None:
+            details.append(items_over(step))
+        elif entry.attempts > 1:
+            details.append(count(entry.attempts, "attempt"))
+        text = f"{entry.path}: {entry.status}" + (f" ({', '.join(details)})" if details else "")
+        why = told(entry.error) or first_line(entry.reason)
+        if why and entry.status not in ("completed", "cached"):
+            text += f": {why}"
+        return [Change(entry.at, "step_ended", entry.status, text, entry.path, scrolls=True)]
+
+    def _run_ended(self, entry: RunEnded) -> Change:
+        text = f"run {self.run_id} {entry.status} in {spell(entry.at - self.started_at)}"
+        return Change(entry.at, "run_ended", entry.status, text)
+
+
+def items_over(step: StepView) -> str:
+    """How far a ``foreach`` is: ``12/40 items``, and how many failed."""
+    return f"{step.done + step.failed}/{step.total} items" + (f", {step.failed} failed" if step.failed else "")
+
+
+def told(error: ErrorInfo | None) -> str:
+    """An error in a line: type and first line of its message; empty for none."""
+    return f"{error.type}: {first_line(error.message)}" if error else ""
+
+
+def _item(path: str, index: int | None) -> str:
+    return path if index is None else f"{path}[{index}]"
+
+
+def _attempt(attempt: int, most: int) -> str:
+    return f"attempt {attempt}/{most}" if most else f"attempt {attempt}"
+
+
+def _size(part: object) -> int:
+    return len(part) if isinstance(part, Mapping) else 0
