@@ -75,11 +75,9 @@ def plugins(session: nox.Session, distribution: str) -> None:
 @nox.session
 def minimums(session: nox.Session) -> None:
     """The whole suite with the lowest version that each floor allows."""
-    session.run_install(
-        *("uv", "sync", "--quiet", "--active", "--all-packages", "--resolution", "lowest-direct"),
-        external=True,
-        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
-    )
+    members = [option for project in PROJECTS.values() for option in ("--editable", str(project))]
+    groups = [option for project in (ROOT, *PROJECTS.values()) for option in group(project, "dev")]
+    session.install("--resolution", "lowest-direct", *members, *groups)
     session.run("pytest", *session.posargs)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterable
+from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import asynccontextmanager
 from typing import assert_type
 
@@ -57,7 +57,7 @@ class Acme:
     token: Secret | None = None
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[Session]:
+    async def open(self) -> AsyncGenerator[Session, None]:
         """Connect."""
         yield Session(self.base_url, self.token.reveal() if self.token else "")
 
