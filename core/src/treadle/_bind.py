@@ -13,6 +13,7 @@ from typing import Protocol, cast
 import attrs
 
 from treadle._contracts import (
+    NO_DEFAULT,
     Contract,
     JsonSchema,
     Member,
@@ -139,7 +140,8 @@ class BoundExecutor:
     def input_schema(self) -> JsonSchema:
         """JSON Schema 2020-12 of ``with``."""
         members = [
-            Member(each.name, self._contracts[each.name], each.required, each.default, each.description) for each in self.inputs
+            Member(each.name, self._contracts[each.name], each.required, _default(each), each.description)
+            for each in self.inputs
         ]
         return object_schema(members, others=self._others, description=summary(self.doc))
 
@@ -489,7 +491,7 @@ def _can_be_need(type_: object) -> bool:
     kind = origin or type_
     if not isinstance(kind, type):
         return False
-    return kind is object or kind.__module__ not in ("builtins", collections.abc.__name__, "collections.abc", "types")
+    return kind is object or kind.__module__ not in ("builtins", "collections.abc", "types")
 
 
 def _input(parameter: inspect.Parameter, hint: object, description: str) -> InputParameter:
@@ -518,6 +520,10 @@ def _output_contract(type_: object) -> Contract:
     if contract.has_sets:
         raise BindError(f"it returns {contract.name}, and a set is not JSON.", "Return a list and declare it.")
     return contract
+
+
+def _default(parameter: InputParameter) -> object:
+    return NO_DEFAULT if parameter.required else parameter.default
 
 
 def _as_issues(answer: Iterable[Issue | str] | Issue | str | None) -> list[Issue]:
