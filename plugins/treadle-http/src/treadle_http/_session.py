@@ -1,0 +1,284 @@
+"""An open connection pool: the only module that imports the HTTP library, which costs time that listing must not pay."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import anyio
+import attrs
+import httpx2
+
+from treadle_http._messages import (
+    HttpConnectionError,
+    HttpPermanentError,
+    HttpRequest,
+    HttpResult,
+    HttpStatusError,
+    HttpTimeoutError,
+    shown_url,
+)
+
+_EXCERPT_BYTES = 2048
+# What may follow a redirect to somebody else: it says how to talk, not who we are.
+_HARMLESS = frozenset(
+    (
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "content-type",
+        "content-length",
+        "host",
+        "transfer-encoding",
+        "traceparent",
+        "user-agent",
+    )
+)
+
+
+@attrs.frozen
+class Limits:
+    """What every call of a session is held to.
+
+    Attributes:
+        timeout_s: Deadline of a call that does not bring its own.
+        max_bytes: Largest body, after decompression.
+        max_redirects: Redirects that are followed.
+    """
+
+    timeout_s: float
+    max_bytes: int
+    max_redirects: int
+
+
+def open_client(base_url: str, *, verify: bool | str) -> httpx2.AsyncClient:
+    """A connection pool that takes nothing from its surroundings: no proxy, no .netrc, no cookies from one call to the next."""
+    return httpx2.AsyncClient(
+        base_url=base_url,
+        trust_env=False,
+        timeout=None,  # One deadline around the whole call instead: a limit per read never ends a slow trickle.
+        follow_redirects=False,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        verify=ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify,
+    )
+
+
+@attrs.frozen(eq=False)
+class Session:
+    """Sends requests over one pool.
+
+    Attributes:
+        client: The pool.
+        limits: What every call is held to.
+        headers: Sent only to the origin of ``base_url``, or everywhere when there is none.
+    """
+
+    client: httpx2.AsyncClient
+    limits: Limits
+    headers: Mapping[str, str] = attrs.field(repr=False)
+
+    @property
+    def instrumented(self) -> bool:
+        """Whether an instrumentation of the library makes a client span of each request itself."""
+        transport = httpx2.AsyncHTTPTransport.handle_async_request
+        return hasattr(transport, "__wrapped__")
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self.client.aclose()
+
+    async def send(self, request: HttpRequest) -> HttpResult:
+        """Send a request and read the whole answer.
+
+        Raises:
+            HttpStatusError: The status is no success.
+            HttpTimeoutError: It was not over at its deadline.
+            HttpConnectionError: The service cannot be reached, or hung up.
+            PermanentError: The request cannot be sent, or the answer not be taken.
+        """
+        request.check()
+        timeout_s = self.limits.timeout_s if request.timeout_s is None else request.timeout_s
+        with anyio.move_on_after(timeout_s) as deadline:
+            return await self._translated(request)
+        assert deadline.cancelled_caught, "only the deadline leaves the block without a result"
+        raise HttpTimeoutError(request.method, request.url, timeout_s)
+
+    async def _translated(self, request: HttpRequest) -> HttpResult:
+        """The exchange, with the library's errors as ours."""
+        try:
+            return await self._exchange(request)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise _translate(request, error) from error
+
+    async def _exchange(self, request: HttpRequest) -> HttpResult:
+        began = time.monotonic()
+        outgoing = self._build(request)
+        for _ in range(self.limits.max_redirects + 1):
+            # An explicit empty Auth: else the library would make credentials of a user in a redirect's URL.
+            response = await self.client.send(outgoing, auth=httpx2.Auth(), stream=True)
+            try:
+                if response.next_request is None or _is_meant(request, response.status_code):
+                    return await self._received(request, response, began)
+                outgoing = self._next(outgoing, response.next_request)
+            finally:
+                await response.aclose()
+        raise HttpPermanentError(
+            f"{request.method} {shown_url(request.url)} was redirected more than {self.limits.max_redirects} times.",
+            "Use the URL that it ends at, or raise 'max_redirects' of the client.",
+        )
+
+    def _build(self, request: HttpRequest) -> httpx2.Request:
+        try:
+            url = httpx2.URL(request.url)
+            if request.params:  # Added to what the URL brings; the library's own argument would replace it.
+                url = url.copy_merge_params(dict(request.params))
+            outgoing = self.client.build_request(request.method, url, content=request.content)
+            if outgoing.url.scheme in ("http", "https") and outgoing.url.host and not outgoing.url.userinfo:
+                if self._is_home(outgoing.url):
+                    outgoing.headers.update(self.headers)
+                outgoing.headers.update(request.headers)
+                return outgoing
+        except UnicodeEncodeError as error:
+            raise HttpPermanentError(
+                f"{request.method} {shown_url(request.url)}: {error.object[error.start]!r} cannot be sent.",
+                "Pass valid Unicode.",
+            ) from error
+        raise HttpPermanentError(
+            f"{shown_url(request.url)!r} is not a URL that can be asked.",
+            "Give http:// or https:// and a host without a user; credentials belong into 'headers' or the client's 'token'. "
+            "A relative URL needs 'base_url' in [clients.http].",
+        )
+
+    def _next(self, sent: httpx2.Request, following: httpx2.Request) -> httpx2.Request:
+        """The request after a redirect: what says who we are goes no further than the host it was meant for."""
+        if following.url.scheme not in ("http", "https"):
+            raise HttpPermanentError(
+                f"{shown_url(str(sent.url))} redirects to {following.url.scheme}:, which is not followed.", "Ask the final URL."
+            )
+        if not _is_same_site(sent.url, following.url):
+            for name in list(following.headers):
+                if name not in _HARMLESS:
+                    del following.headers[name]
+        return following
+
+    def _is_home(self, url: httpx2.URL) -> bool:
+        base = self.client.base_url
+        return not base.host or url.origin == base.origin
+
+    async def _received(self, request: HttpRequest, response: httpx2.Response, began: float) -> HttpResult:
+        if not request.accepts(response.status_code):
+            raise HttpStatusError(
+                request.method,
+                str(response.url),
+                response.status_code,
+                retry_after=response.headers.get("retry-after", ""),
+                excerpt=_text(response, await _beginning(response)),
+            )
+        body = await self._body(response)
+        text = _text(response, body)
+        return HttpResult(
+            status=response.status_code,
+            headers=dict(response.headers),
+            text=text,
+            json=_parsed(response, text),
+            url=str(response.url),
+            bytes=len(body),
+            elapsed_s=round(time.monotonic() - began, 6),
+        )
+
+    async def _body(self, response: httpx2.Response) -> bytes:
+        body = bytearray()
+        async for chunk in _chunks(response):  # The library unpacks in pieces of at most 1 MiB.
+            body += chunk
+            if len(body) > self.limits.max_bytes:
+                raise HttpPermanentError(
+                    f"{shown_url(str(response.url))} answered more than {self.limits.max_bytes:,} bytes.",
+                    "Ask for less, or raise 'max_bytes' of the client.",
+                )
+        return bytes(body)
+
+
+async def _beginning(response: httpx2.Response) -> bytes:
+    """Enough of a body to see what the service complains about; its own failure does not hide the status."""
+    body = b""
+    try:
+        async for chunk in _chunks(response):
+            body += chunk
+            if len(body) > _EXCERPT_BYTES:
+                break
+    except httpx2.HTTPError:
+        pass
+    return body[:_EXCERPT_BYTES]
+
+
+def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
+    return response.aiter_bytes()
+
+
+def _text(response: httpx2.Response, body: bytes) -> str:
+    try:
+        return body.decode(response.charset_encoding or "utf-8", "replace")
+    except LookupError:  # A charset that nobody knows.
+        return body.decode("utf-8", "replace")
+
+
+def _parsed(response: httpx2.Response, text: str) -> object:
+    """The value of a JSON body; None for any other, and for none at all."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not text or not (kind in ("application/json", "text/json") or kind.endswith("+json")):
+        return None
+    try:
+        return json.loads(text.removeprefix("\ufeff"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise HttpPermanentError(
+            f"{shown_url(str(response.url))} says {kind} but answered something else: {error}.",
+            "Tell whoever runs the service.",
+        ) from error
+
+
+def _no_number(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _is_meant(request: HttpRequest, status: int) -> bool:
+    """Whether the step asked for this very status, so that a redirect is its answer."""
+    return request.expect_status is not None and request.accepts(status)
+
+
+def _is_same_site(sent: httpx2.URL, following: httpx2.URL) -> bool:
+    """Whether both belong to one service: the same origin, or the same host's step from http to https."""
+    upgrade = (sent.scheme, following.scheme) == ("http", "https") and sent.port is None and following.port is None
+    return sent.origin == following.origin or (upgrade and sent.host == following.host)
+
+
+def _translate(request: HttpRequest, error: httpx2.HTTPError | httpx2.InvalidURL) -> Exception:
+    why = _reason(error)
+    if _is_untrusted(error):
+        return HttpPermanentError(
+            f"{request.method} {shown_url(request.url)}: the certificate is not trusted ({why}).",
+            "Correct the host's name, or name the authority's certificate with 'ca_file' in [clients.http].",
+        )
+    if isinstance(error, (httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.TimeoutException, httpx2.ProxyError)):
+        return HttpConnectionError(request.method, request.url, why)
+    return HttpPermanentError(f"{request.method} {shown_url(request.url)} cannot be done: {why}.", "Correct the request.")
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause that has words: the library's own are often empty or general."""
+    words = str(error)
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        words = str(cause) or words
+        cause = cause.__cause__ or cause.__context__
+    return words.strip().rstrip(".") or type(error).__name__
+
+
+def _is_untrusted(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
