@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Protocol
+from typing import Protocol, cast
 
 import attrs
 
@@ -230,9 +230,29 @@ class _Walk:
         return result
 
     def sequence(self, value: list[object] | tuple[object, ...], path: Place | None, depth: int, shape: Shape | None) -> Json:
-        if shape is None:
-            return [self.copy(item, (path, index, depth), None) for index, item in enumerate(value)]
-        return [self.copy(item, (path, index, depth), shape.child(index)) for index, item in enumerate(value)]
+        if shape is not None:
+            return [self.copy(item, (path, index, depth), shape.child(index)) for index, item in enumerate(value)]
+        if self.is_uniform(value, path):
+            return list(value)
+        return [self.copy(item, (path, index, depth), None) for index, item in enumerate(value)]
+
+    def is_uniform(self, value: list[object] | tuple[object, ...], path: Place | None) -> bool:
+        """Whether a sequence holds harmless scalars of one type: a column of a million numbers needs no million calls."""
+        kinds = set(map(type, value))
+        if len(kinds) != 1:
+            return not kinds
+        kind = kinds.pop()
+        if kind is int:
+            numbers = cast("Sequence[int]", value)
+            return min(numbers) >= -(1 << 63) and max(numbers) < 1 << 63
+        if kind is float:
+            return all(map(math.isfinite, cast("Sequence[float]", value)))
+        if kind is str:
+            texts = cast("Sequence[str]", value)
+            if all(map(str.isascii, texts)):
+                self.spend(sum(map(len, texts)), path)
+                return True
+        return kind is bool
 
     def spend(self, size: int, path: Place | None) -> None:
         self.left -= size
