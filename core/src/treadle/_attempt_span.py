@@ -1,8 +1,7 @@
-"""The span of one attempt, as the runner holds it, and the spans of the calls to services made inside."""
+"""The span of one attempt, as the runner holds it, and the spans of the calls to services that are made inside."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar, Token
@@ -14,15 +13,14 @@ import attrs
 from treadle import _telemetry as names
 from treadle._models import Call, Outcome, SpanKind, SpanRecord
 from treadle._span_ids import Bits, new_span_id
+from treadle._trace_parent import TraceParent
 
-__all__ = ["AttemptSpan", "LiveSpan", "Stamps", "clean", "first_line"]
-
-_log = logging.getLogger("treadle.tracing")
+__all__ = ["NO_SPAN", "AttemptSpan", "ClientSpan", "LiveSpan", "Provider", "Stamps", "clean", "first_line"]
 
 Attributes = Mapping[str, object]
 
 
-@attrs.define
+@attrs.frozen
 class Stamps:
     """What all spans of one run in this process share.
 
@@ -30,17 +28,15 @@ class Stamps:
         now: The clock, seconds since the epoch.
         random: Where new ids come from.
         worker: ``host:pid`` of this process.
-        sent: Ids of the spans that an SDK has already and the log has not finished yet.
     """
 
     now: Callable[[], float]
     random: Bits
     worker: str = ""
-    sent: set[str] = attrs.Factory(set)
 
 
-_enclosing: ContextVar[tuple[AttemptSpan, str] | None] = ContextVar("treadle_enclosing_span", default=None)
-"""The client-call span that the running code is in, with its attempt."""
+_enclosing: ContextVar[tuple[str, str]] = ContextVar("treadle_enclosing_span", default=("", ""))
+"""The client-call span that the running code is in: the id of its attempt, and its own."""
 
 
 class LiveSpan(Protocol):
@@ -61,58 +57,129 @@ class LiveSpan(Protocol):
         """Make what was current before it current again."""
 
 
-class _ClientSpan:
-    """A context manager around a call to a service: one record for the outcome, one SDK span when there is a provider."""
+class Provider(Protocol):
+    """The road to an SDK, made by ``_sdk_spans`` when the process has a provider."""
 
-    __slots__ = ("_attempt", "_attributes", "_enclosed", "_kind", "_live", "_name", "_parent_id", "_span_id", "_started_at")
+    def sampled(self, name: str, kind: SpanKind, trace_id: str, parent: TraceParent | None, attributes: Attributes) -> int:
+        """Ask the provider's sampler about a run; 1 or 0."""
 
-    def __init__(self, attempt: AttemptSpan, name: str, kind: SpanKind, attributes: Attributes | None) -> None:
-        self._attempt, self._name, self._kind = attempt, name, kind
-        self._attributes: dict[str, object] = dict(attributes or {})
+    def attempt(self, call: Call) -> AttemptSpan:
+        """An AttemptSpan that is a live span of the SDK."""
+
+    def client(
+        self, call: Call, name: str, kind: SpanKind, span_id: str, started_at: float, attributes: Attributes
+    ) -> LiveSpan:
+        """Start the span of a client call under whatever is current, and make it current."""
+
+    def emit(self, span: SpanRecord) -> None:
+        """Give a finished span to the SDK, backdated, under its recorded ids; once."""
+
+
+class ClientSpan:
+    """A context manager around a call to a service: one record for the outcome, one SDK span when there is a provider.
+
+    Args:
+        stamps: Clock and ids.
+        provider: The road to an SDK, when there is one.
+        call: The attempt that makes the call.
+        name: Of the span, low in cardinality.
+        kind: Of the span.
+        attributes: Its first attributes; the block may add to what it is given.
+        keep: Receives the finished record.
+    """
+
+    __slots__ = (
+        "_attributes",
+        "_call",
+        "_enclosed",
+        "_keep",
+        "_kind",
+        "_live",
+        "_name",
+        "_parent_id",
+        "_provider",
+        "_span_id",
+        "_stamps",
+        "_started_at",
+    )
+
+    def __init__(
+        self,
+        stamps: Stamps,
+        provider: Provider | None,
+        call: Call,
+        name: str,
+        kind: SpanKind,
+        attributes: Attributes,
+        keep: Callable[[SpanRecord], object],
+    ) -> None:
+        self._stamps, self._provider, self._call = stamps, provider, call
+        self._name, self._kind, self._keep = name, kind, keep
+        self._attributes: dict[str, object] = dict(attributes)
         self._live: LiveSpan | None = None
 
     def __enter__(self) -> dict[str, object]:
-        attempt = self._attempt
-        enclosing = _enclosing.get()
-        inside = enclosing is not None and enclosing[0] is attempt
-        self._parent_id = enclosing[1] if enclosing is not None and inside else attempt.call.span_id
-        self._span_id = new_span_id(attempt.stamps.random)
-        self._started_at = attempt.stamps.now()
-        self._live = attempt.start_client(self._name, self._kind, self._span_id, self._started_at, clean(self._attributes))
-        self._enclosed: Token[tuple[AttemptSpan, str] | None] = _enclosing.set((attempt, self._span_id))
+        call, stamps = self._call, self._stamps
+        attempt_id, client_id = _enclosing.get()
+        self._parent_id = client_id if attempt_id == call.span_id else call.span_id
+        self._span_id = new_span_id(stamps.random)
+        self._started_at = stamps.now()
+        if self._provider is not None and call.trace_id:
+            attributes = clean(self._attributes)
+            self._live = self._provider.client(call, self._name, self._kind, self._span_id, self._started_at, attributes)
+        self._enclosed: Token[tuple[str, str]] = _enclosing.set((call.span_id, self._span_id))
         return self._attributes
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None) -> None:
         # A generator that is closed elsewhere leaves in another context, whose value is its own.
         with suppress(ValueError):
             _enclosing.reset(self._enclosed)
-        ended_at = max(self._started_at, self._attempt.stamps.now())
-        status: names.SpanStatus = "unset"
-        description = ""
-        # What only ends the task (a cancellation) is no fault of the service.
-        if isinstance(error, Exception):
-            status, description = "error", first_line(error)
-            self._attributes.setdefault(names.ERROR_TYPE, type(error).__qualname__)
-        attributes = clean(self._attributes)
+        span = self._finished(error)
         if self._live is not None:
-            self._live.end(ended_at, status=status, description=description, attributes=attributes)
+            self._live.end(span.ended_at, status=span.status, description=span.status_message, attributes=span.attributes)
             self._live.leave()
-        self._attempt.keep(
-            SpanRecord(
-                name=self._name,
-                kind=self._kind,
-                trace_id=self._attempt.call.trace_id,
-                span_id=self._span_id,
-                parent_id=self._parent_id,
-                started_at=self._started_at,
-                ended_at=ended_at,
-                status=status,
-                status_message=description,
-                attributes=attributes,
-                trace_flags=self._attempt.call.trace_flags,
-            ),
-            is_sent=self._live is not None,
+        self._keep(span)
+
+    def _finished(self, error: BaseException | None) -> SpanRecord:
+        # What only ends the task (a cancellation) is no fault of the service.
+        fault = error if isinstance(error, Exception) else None
+        if fault is not None:
+            self._attributes.setdefault(names.ERROR_TYPE, type(fault).__qualname__)
+        return SpanRecord(
+            name=self._name,
+            kind=self._kind,
+            trace_id=self._call.trace_id,
+            span_id=self._span_id,
+            parent_id=self._parent_id,
+            started_at=self._started_at,
+            ended_at=max(self._started_at, self._stamps.now()),
+            status="error" if fault is not None else "unset",
+            status_message=first_line(fault) if fault is not None else "",
+            attributes=clean(self._attributes),
+            trace_flags=self._call.trace_flags,
         )
+
+
+class AttemptSpan:
+    """The span of one attempt, as the runner holds it; without a provider there is nothing to do.
+
+    Use it as a context manager around user code and call ``end`` before leaving.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> AttemptSpan:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None) -> None:
+        return
+
+    def end(self, outcome: Outcome) -> None:
+        """Say how the attempt ended."""
+
+
+NO_SPAN = AttemptSpan()
+"""The span of every attempt without a provider."""
 
 
 def clean(attributes: Attributes) -> dict[str, object]:
@@ -128,59 +195,9 @@ def _value(value: object) -> object:
     return str(value)
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: Exception) -> str:
+    """A short description of an error; empty when it cannot describe itself."""
     try:
         return str(error).partition("\n")[0][:512]
     except Exception:  # foreign code: an error that cannot describe itself must not replace itself
         return ""
-
-
-class AttemptSpan:
-    """The span of one attempt, as the runner holds it. Without a provider it only keeps the client-call spans.
-
-    Use it as a context manager around user code and call ``end`` before leaving.
-    """
-
-    __slots__ = ("_records", "call", "stamps")
-
-    def __init__(self, stamps: Stamps, call: Call) -> None:
-        self.stamps, self.call = stamps, call
-        self._records: list[SpanRecord] | None = None
-
-    def __enter__(self) -> AttemptSpan:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None) -> None:
-        return
-
-    def end(self, outcome: Outcome) -> None:
-        """Say how the attempt ended."""
-
-    @property
-    def spans(self) -> tuple[SpanRecord, ...]:
-        """The finished client-call spans, for ``Outcome.spans``."""
-        return tuple(self._records) if self._records else ()
-
-    def client_span(self, name: str, *, kind: SpanKind = "client", attributes: Attributes | None = None) -> _ClientSpan:
-        """What ``ctx.span`` answers: a context manager that yields the attributes to add to."""
-        return _ClientSpan(self, name, kind, attributes)
-
-    def start_client(
-        self, name: str, kind: SpanKind, span_id: str, started_at: float, attributes: Attributes
-    ) -> LiveSpan | None:
-        """Start the SDK's span of a client call and make it current; None without a provider."""
-        return None
-
-    def keep(self, span: SpanRecord, *, is_sent: bool) -> None:
-        """Keep a finished client-call span for the outcome; too many are counted once in the log and let go."""
-        if is_sent:
-            self.stamps.sent.add(span.span_id)
-        if self._records is None:
-            self._records = []
-        if len(self._records) < names.MAX_CLIENT_SPANS:
-            self._records.append(span)
-            if len(self._records) == names.MAX_CLIENT_SPANS:
-                _log.warning(
-                    "Attempt %d of %s made %d client-call spans; further ones are not recorded.",
-                    *(self.call.attempt, self.call.item, names.MAX_CLIENT_SPANS),
-                )

@@ -21,7 +21,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 from opentelemetry.util.types import Attributes as OtelAttributes
 
 from treadle import _telemetry as names
-from treadle._attempt_span import AttemptSpan, Stamps, first_line
+from treadle._attempt_span import NO_SPAN, AttemptSpan, LiveSpan, Stamps, first_line
 from treadle._models import Call, Outcome, SpanKind, SpanRecord
 from treadle._span_projection import attempt_ending, call_attributes
 from treadle._trace_parent import TraceParent
@@ -93,25 +93,28 @@ class RecordedSampler(Sampler):
 class SdkProvider:
     """The road of one run's spans to the process's SDK."""
 
-    def __init__(self, tracer: trace.Tracer, sampler: Sampler) -> None:
-        self._tracer, self._sampler = tracer, sampler
+    def __init__(self, tracer: trace.Tracer, sampler: Sampler, stamps: Stamps) -> None:
+        self._tracer, self._sampler, self.stamps = tracer, sampler, stamps
         self._decision: Decision | None = None
         self._tracestate: TraceState | None = None
         self._parent: TraceParent | None = None
         self._sampler_attributes: dict[str, object] = {}
         self._failed: dict[tuple[str, int | None, str], str] = {}
+        self.open: dict[str, LiveSpan] = {}
+        self.sent: set[str] = set()
 
     @classmethod
-    def of(cls, provider: trace.TracerProvider) -> SdkProvider | None:
+    def of(cls, provider: object, stamps: Stamps) -> SdkProvider | None:
         """The road to ``provider``; None when it makes no tracer of the SDK (it is disabled, or of another make)."""
-        tracer = provider.get_tracer(names.SCOPE, names.scope_version(), names.SCHEMA_URL)
+        known = cast("_HasSampler", provider)
+        tracer = known.get_tracer(names.SCOPE, names.scope_version(), names.SCHEMA_URL)
         if not (hasattr(tracer, "sampler") and hasattr(tracer, "id_generator")):
             return None
         # The provider keeps one tracer per scope, so this one has been ours since the first run.
         if not isinstance(tracer.sampler, RecordedSampler):
             tracer.sampler = RecordedSampler(tracer.sampler)
             tracer.id_generator = RecordedIds(tracer.id_generator)
-        return cls(tracer, cast("_HasSampler", provider).sampler)
+        return cls(tracer, known.sampler, stamps)
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
@@ -125,9 +128,24 @@ class SdkProvider:
         return int(result.decision is Decision.RECORD_AND_SAMPLE)
 
     def emit(self, span: SpanRecord) -> None:
-        """Give a finished span to the SDK, backdated, under its recorded ids."""
-        if self.decision(span.trace_flags) is Decision.DROP:
-            return
+        """Give a finished span to the SDK, backdated, under its recorded ids; once.
+
+        What this process sent live is left out; what is still open here (the driver gave up waiting for it) ends now.
+        """
+        if span.span_id in self.sent:
+            self.sent.discard(span.span_id)
+        elif (live := self.open.pop(span.span_id, None)) is not None:
+            live.end(
+                span.ended_at,
+                status=span.status,
+                description=span.status_message,
+                attributes=span.attributes,
+                events=span.events,
+            )
+        elif self.decision(span.trace_flags) is not Decision.DROP:
+            self._emit(span)
+
+    def _emit(self, span: SpanRecord) -> None:
         attributes = span.attributes
         if self._sampler_attributes and names.ACTION in attributes:
             attributes = {**self._sampler_attributes, **attributes}
@@ -144,9 +162,27 @@ class SdkProvider:
         )
         _finish(live, span.ended_at, span.started_at, span.status, span.status_message, {}, span.events)
 
-    def attempt(self, stamps: Stamps, call: Call) -> AttemptSpan:
+    def attempt(self, call: Call) -> AttemptSpan:
         """An AttemptSpan that is a live span of the SDK."""
-        return _LiveAttempt(stamps, call, self)
+        return _LiveAttempt(call, self) if call.trace_id else NO_SPAN
+
+    def client(
+        self, call: Call, name: str, kind: SpanKind, span_id: str, started_at: float, attributes: Attributes
+    ) -> LiveSpan:
+        """Start the span of a client call under whatever is current, and make it current."""
+        span = self.start(
+            name=name,
+            kind=kind,
+            trace_id=call.trace_id,
+            span_id=span_id,
+            parent=None,
+            attributes=attributes,
+            links=(),
+            started_at=started_at,
+            trace_flags=call.trace_flags,
+        )
+        self.sent.add(span_id)
+        return _LiveSpan(span, started_at)
 
     # -- single spans --------------------------------------------------------------------------------------------------
 
@@ -240,50 +276,43 @@ class _LiveSpan:
 class _LiveAttempt(AttemptSpan):
     """An attempt's span that the SDK knows while user code runs."""
 
-    __slots__ = ("_live", "_provider")
+    __slots__ = ("_call", "_live", "_provider")
 
-    def __init__(self, stamps: Stamps, call: Call, provider: SdkProvider) -> None:
-        super().__init__(stamps, call)
-        self._provider = provider
-        self._live: _LiveSpan | None = None
+    def __init__(self, call: Call, provider: SdkProvider) -> None:
+        self._call, self._provider = call, provider
+        self._live: LiveSpan
 
     def __enter__(self) -> AttemptSpan:
-        call, started_at = self.call, self.stamps.now()
-        if call.trace_id:
-            span = self._provider.start(
-                name=names.attempt_span_name(call.path),
-                kind="internal",
-                trace_id=call.trace_id,
-                span_id=call.span_id,
-                parent=self._provider.context_under(call.trace_id, call.step_span_id, call.trace_flags),
-                attributes=call_attributes(call, worker=self.stamps.worker, started_at=started_at),
-                links=self._retry_links(),
-                started_at=started_at,
-                trace_flags=call.trace_flags,
-            )
-            self._live = _LiveSpan(span, started_at)
+        call, provider = self._call, self._provider
+        started_at = provider.stamps.now()
+        span = provider.start(
+            name=names.attempt_span_name(call.path),
+            kind="internal",
+            trace_id=call.trace_id,
+            span_id=call.span_id,
+            parent=provider.context_under(call.trace_id, call.step_span_id, call.trace_flags),
+            attributes=call_attributes(call, worker=provider.stamps.worker, started_at=started_at),
+            links=self._retry_links(),
+            started_at=started_at,
+            trace_flags=call.trace_flags,
+        )
+        self._live = provider.open[call.span_id] = _LiveSpan(span, started_at)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None) -> None:
-        if self._live is None:
-            return
-        if isinstance(error, Exception):
-            attributes = {names.TASK_RESULT: "error", names.ERROR_TYPE: type(error).__qualname__}
-            self._live.end(self.stamps.now(), status="error", description=first_line(error), attributes=attributes)
-        else:
-            self._live.end(self.stamps.now(), status="unset")
+        if self._provider.open.pop(self._call.span_id, None) is not None:
+            self._leave_without_outcome(error)
         self._live.leave()
-        self._live = None
-        self.stamps.sent.add(self.call.span_id)
 
     def end(self, outcome: Outcome) -> None:
         """Say how the attempt ended."""
-        if self._live is None:
-            return
-        ended_at = outcome.ended_at or self.stamps.now()
+        if self._provider.open.pop(self._call.span_id, None) is None:
+            return  # ended by the driver, which did not wait
+        ended_at = outcome.ended_at or self._provider.stamps.now()
         ending = attempt_ending(outcome, ended_at)
         if ending.status == "error":
-            self._provider.note_failure(self.call)
+            self._provider.note_failure(self._call)
+        self._provider.sent.add(self._call.span_id)
         self._live.end(
             ended_at,
             status=ending.status,
@@ -292,31 +321,21 @@ class _LiveAttempt(AttemptSpan):
             events=ending.events,
         )
 
-    def start_client(
-        self, name: str, kind: SpanKind, span_id: str, started_at: float, attributes: Attributes
-    ) -> _LiveSpan | None:
-        """Start the SDK's span of a client call, under whatever span is current, and make it current."""
-        call = self.call
-        if not call.trace_id:
-            return None
-        span = self._provider.start(
-            name=name,
-            kind=kind,
-            trace_id=call.trace_id,
-            span_id=span_id,
-            parent=None,
-            attributes=attributes,
-            links=(),
-            started_at=started_at,
-            trace_flags=call.trace_flags,
-        )
-        return _LiveSpan(span, started_at)
+    def _leave_without_outcome(self, error: BaseException | None) -> None:
+        """The runner itself was cancelled or failed."""
+        now = self._provider.stamps.now()
+        if isinstance(error, Exception):
+            attributes = {names.TASK_RESULT: "error", names.ERROR_TYPE: type(error).__qualname__}
+            self._live.end(now, status="error", description=first_line(error), attributes=attributes)
+        else:
+            self._live.end(now, status="unset", attributes={names.TASK_RESULT: "cancellation"})
+        self._provider.sent.add(self._call.span_id)
 
     def _retry_links(self) -> Sequence[trace.Link]:
-        before = self._provider.failed_before(self.call)
+        before = self._provider.failed_before(self._call)
         if not before:
             return ()
-        return _links(((self.call.trace_id, before, {names.LINK_KIND: "retry_of"}),), self.call.trace_flags)
+        return _links(((self._call.trace_id, before, {names.LINK_KIND: "retry_of"}),), self._call.trace_flags)
 
 
 class _HasSampler(trace.TracerProvider):

@@ -158,9 +158,6 @@ EVENTS: Final = (
 MAX_EVENTS: Final = 128
 """Most events of one span; OpenTelemetry's own limit."""
 
-MAX_CLIENT_SPANS: Final = 1_000
-"""Most client-call spans that one attempt hands on with its outcome."""
-
 
 def run_span_name(workflow: str) -> str:
     """Name of a run's span."""

@@ -12,12 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Protocol
 
 import attrs
 
 from treadle import _telemetry as names
-from treadle._attempt_span import AttemptSpan, Stamps
+from treadle._attempt_span import NO_SPAN, AttemptSpan, ClientSpan, Provider, Stamps
 from treadle._log_records import CorrelationFilter, JsonLogFormatter, call_fields, current_call
 from treadle._models import Call, SpanKind, SpanRecord
 from treadle._run_metrics import RunMetrics
@@ -37,7 +36,6 @@ __all__ = [
     "attempt_span_id",
     "call_fields",
     "current_call",
-    "export_is_wanted",
     "new_trace_ids",
     "parse_traceparent",
     "step_span_id",
@@ -65,31 +63,6 @@ class TraceStart:
     flags: int
 
 
-def export_is_wanted(environ: Mapping[str, str]) -> bool:
-    """Whether the standard variables ask for an export of traces or metrics."""
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return False
-    exporters = {environ.get(name, "").strip().lower() for name in ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER")}
-    if exporters - {"", "none"}:
-        return True
-    if environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none":
-        return False
-    return any(name.startswith("OTEL_EXPORTER_OTLP_") and value.strip() for name, value in environ.items())
-
-
-class Provider(Protocol):
-    """The road to an SDK, made by ``_sdk_spans`` when the process has a provider."""
-
-    def sampled(self, name: str, kind: SpanKind, trace_id: str, parent: TraceParent | None, attributes: Attributes) -> int:
-        """Ask the provider's sampler about a run; 1 or 0."""
-
-    def attempt(self, stamps: Stamps, call: Call) -> AttemptSpan:
-        """An AttemptSpan that is a live span of the SDK."""
-
-    def emit(self, span: SpanRecord) -> None:
-        """Give a finished span to the SDK, backdated, under its recorded ids."""
-
-
 class RunTracing:
     """Tracing of one run in this process; make one for each run that is driven, and one for each worker.
 
@@ -97,11 +70,19 @@ class RunTracing:
         now: The clock that stamps live spans, seconds since the epoch.
         random: Where new ids come from.
         worker: ``host:pid`` of this process, for ``cicd.worker.id``.
+        provider: A tracer provider; None takes the process's, when an SDK has set one.
     """
 
-    def __init__(self, *, now: Callable[[], float] = time.time, random: Bits = random, worker: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float] = time.time,
+        random: Bits = random,
+        worker: str = "",
+        provider: object | None = None,
+    ) -> None:
         self._stamps = Stamps(now, random, worker)
-        self._provider = _process_provider()
+        self._provider = _road(provider if provider is not None else _process_provider(), self._stamps)
 
     @property
     def is_live(self) -> bool:
@@ -144,15 +125,25 @@ class RunTracing:
 
     def attempt(self, call: Call) -> AttemptSpan:
         """A context manager for the time in which user code performs ``call``; its span is current meanwhile."""
-        return AttemptSpan(self._stamps, call) if self._provider is None else self._provider.attempt(self._stamps, call)
+        return NO_SPAN if self._provider is None else self._provider.attempt(call)
+
+    def client_span(
+        self, call: Call, name: str, kind: SpanKind, attributes: Attributes, keep: Callable[[SpanRecord], object]
+    ) -> ClientSpan:
+        """What ``ctx.span`` is: a context manager around a call to a service, yielding the attributes to add to.
+
+        Args:
+            call: The attempt that makes it.
+            name: Of the span, low in cardinality.
+            kind: Of the span.
+            attributes: Its first attributes.
+            keep: Receives the finished record, for ``Outcome.spans``.
+        """
+        return ClientSpan(self._stamps, self._provider, call, name, kind, attributes, keep)
 
     def emit(self, span: SpanRecord) -> None:
         """Give a span that the log finished to the SDK, unless this process sent it live."""
-        if self._provider is None:
-            return
-        if span.span_id in self._stamps.sent:
-            self._stamps.sent.discard(span.span_id)
-        else:
+        if self._provider is not None:
             self._provider.emit(span)
 
     def _flags(self, workflow: str, trace_id: str, parent: TraceParent | None, run_id: str, trigger: str) -> int:
@@ -189,19 +180,25 @@ def _ambient_parent() -> TraceParent | None:
     )
 
 
-def _process_provider() -> Provider | None:
-    """The road to the process's SDK, when one has set a provider; nobody can have before the API was imported."""
+def _process_provider() -> object | None:
+    """The process's tracer provider; nobody can have set one before the API was imported."""
     if "opentelemetry.trace" not in sys.modules:
         return None
     from opentelemetry import trace  # imported by somebody already
 
     provider = trace.get_tracer_provider()
-    if type(provider).__module__.startswith("opentelemetry.trace"):
-        return None  # the API's own stand-in: nobody has set one
+    # The API's own stand-in: nobody has set one.
+    return None if type(provider).__module__.startswith("opentelemetry.trace") else provider
+
+
+def _road(provider: object | None, stamps: Stamps) -> Provider | None:
+    """The road to ``provider``, when it is an SDK's."""
+    if provider is None:
+        return None
     if hasattr(provider, "sampler") and hasattr(provider, "id_generator"):
         from treadle._sdk_spans import SdkProvider  # imports the SDK, which this provider has imported
 
-        return SdkProvider.of(provider)
+        return SdkProvider.of(provider, stamps)
     _warn_of(type(provider).__qualname__)
     return None
 
