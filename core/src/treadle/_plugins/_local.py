@@ -25,9 +25,12 @@ def read_folder(folder: Path) -> Iterator[Claim | MetadataFault]:
         return
     for file in sorted(folder.glob("[!_]*.py")):
         try:
-            tree = ast.parse(file.read_bytes(), str(file))
+            tree = ast.parse(file.read_text(encoding="utf-8-sig"), str(file))
+        except UnicodeDecodeError:
+            yield MetadataFault(LOCAL, f"{file.parent.name}/{file.name} is not UTF-8")
+            continue
         except (OSError, SyntaxError, ValueError, RecursionError) as error:
-            line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+            line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
             yield MetadataFault(LOCAL, f"{file.parent.name}/{file.name}{line} cannot be read ({error.args[0]})")
             continue
         yield from _marked(tree, file)

@@ -11,7 +11,7 @@ from types import NoneType, UnionType
 import attrs
 
 from treadle._config import Config, Table, suggest
-from treadle._contracts import ContractError, class_hints, contract_for
+from treadle._contracts import ContractError, contract_for
 from treadle._secrets import Secret
 from treadle.errors import ConfigError, ConfigInvalidError, Fault, TreadleError
 
@@ -115,10 +115,10 @@ def _parameters(cls: type) -> Iterator[tuple[str, tuple[object, bool]]]:
 def _hints(cls: type) -> dict[str, object]:
     """The types of the constructor's parameters, forward references resolved."""
     if attrs.has(cls):
-        resolved = class_hints(cls)
+        resolved = typing.get_type_hints(cls, include_extras=True)
         return {field.alias or field.name: resolved.get(field.name, object) for field in attrs.fields(cls)}
     if dataclasses.is_dataclass(cls):
-        return class_hints(cls)
+        return typing.get_type_hints(cls, include_extras=True)
     parameters = inspect.signature(cls, eval_str=True).parameters.values()
     return {each.name: each.annotation for each in parameters if each.annotation is not each.empty}
 
