@@ -160,7 +160,7 @@ def test_core_imports_only_what_its_requirements_name() -> None:
 def _import_name(requirement: str) -> str:
     """``opentelemetry-api>=1.30`` is imported as ``opentelemetry``."""
     distribution = requirement.partition(">")[0].partition("[")[0].strip()
-    return {"opentelemetry-api": "opentelemetry", "ruamel.yaml": "ruamel"}.get(distribution, distribution)
+    return {"opentelemetry-api": "opentelemetry", "pyyaml": "yaml"}.get(distribution, distribution)
 
 
 PLUGIN_FILES = sorted([*ROOT.glob("plugins/*/src/**/*.py"), *ROOT.glob("contrib/*/src/**/*.py")])

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = ["treadle", "treadle.errors", "treadle.hookspecs", "treadle.ports", "treadle.testing"]
-LAZY = ["click", "jinja2", "rich", "ruamel.yaml", "opentelemetry.sdk"]
+LAZY = ["click", "jinja2", "rich", "yaml", "opentelemetry.sdk"]
 
 
 @pytest.mark.parametrize("module", PUBLIC)

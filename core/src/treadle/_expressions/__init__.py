@@ -78,7 +78,9 @@ def parse_expression(source: str) -> Expression:
     return expression
 
 
-_KEYWORDS = frozenset(("true", "false", "none", "null", "True", "False", "None", "not", "and", "or", "if", "else", "in", "is"))
+KEYWORDS = frozenset(("true", "false", "none", "null", "True", "False", "None", "not", "and", "or", "if", "else", "in", "is"))
+"""Words with a meaning of their own in expressions."""
+
 _LOOK_UP = re.compile(r"\s*([A-Za-z_]\w*)((?:\.[A-Za-z_]\w*)*)\s*", re.ASCII)
 
 
@@ -88,7 +90,7 @@ def _parse(source: str) -> Expression:
         raise ExpressionError(source, f"longer than {MAX_SOURCE:,} characters", "compute parts of it in a step of their own")
     plain = _LOOK_UP.fullmatch(source)
     # Most expressions are a plain look-up: they need no parser, nor Jinja's import.
-    if plain is not None and plain[1] not in _KEYWORDS and plain[2].count(".") <= 50:
+    if plain is not None and plain[1] not in KEYWORDS and plain[2].count(".") <= 50:
         root, path = plain[1], tuple(plain[2].split(".")[1:])
         return Expression(source, (Reference(root, path),), chain(root, path))
     if not source.strip():

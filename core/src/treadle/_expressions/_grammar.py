@@ -5,6 +5,7 @@ Nothing here runs Jinja's compiler, filters or runtime. Each node becomes a clos
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -108,8 +109,9 @@ def _parse(source: str) -> nodes.Expr:
 
 
 def _sentence(error: TemplateSyntaxError) -> str:
-    message = (error.message or "it cannot be parsed").replace("end of print statement", "the end")
-    return message.replace("end of template", "the end").rstrip(".")
+    message = (error.message or "it cannot be parsed").rstrip(".")
+    message = re.sub(r"unexpected '?end of (print statement|template)'?", "it ends too early", message)
+    return re.sub(r"got '?end of (print statement|template)'?", "but it ends", message)
 
 
 # -- compiling ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,230 @@
+"""The keys of a workflow file: one table that the loader reads by and the JSON Schema for editors is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+from treadle._expressions import KEYWORDS
+
+JsonSchema = dict[str, object]
+
+STEP_ID = r"[A-Za-z_][A-Za-z0-9_-]*"
+"""How the id of a step is spelled."""
+
+NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+"""How an input, a secret, an output or the item of a ``foreach`` is spelled: expressions can look it up with a dot."""
+
+INPUT_TYPES = ("string", "integer", "number", "boolean", "array", "object")
+"""JSON types of inputs; without one any value will do."""
+
+RESERVED_NAMES = frozenset(("inputs", "steps", "run", "index", "secrets")) | KEYWORDS
+"""What the item of a ``foreach`` cannot be called."""
+
+
+@attrs.frozen
+class Key:
+    """One key of the file.
+
+    Attributes:
+        name: As it is written.
+        kind: Which values it takes, a name in ``KINDS``; empty when this version does not have the key yet.
+        description: What it means, shown by editors.
+    """
+
+    name: str
+    kind: str
+    description: str
+
+
+@attrs.frozen
+class Table:
+    """The keys of one kind of mapping in the file.
+
+    Attributes:
+        what: How messages call the mapping: ``a step``.
+        keys: By name, in the order in which they are written.
+        required: Keys that must be there.
+        aliases: What people write who know another tool -> the key that they mean.
+    """
+
+    what: str
+    keys: Mapping[str, Key]
+    required: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = attrs.field(factory=dict)
+
+
+def _table(
+    what: str, *keys: Key, later: str = "", required: tuple[str, ...] = (), aliases: Mapping[str, str] | None = None
+) -> Table:
+    unsupported = [Key(name, "", "Not supported yet.") for name in later.split()]
+    return Table(what, {key.name: key for key in (*keys, *unsupported)}, required, aliases or {})
+
+
+WORKFLOW = _table(
+    "a workflow",
+    Key("name", "name", "Name of the workflow, shown in runs and traces."),
+    Key("version", "text", "Version of the workflow, as text."),
+    Key("description", "text", "What the workflow is for."),
+    Key("labels", "texts", "Free labels: name to text."),
+    Key("syntax", "syntax", "'braces' also accepts {{ }} for expressions; otherwise only ${{ }}."),
+    Key("inputs", "inputs", "What a run is given: name to type, required, default, description. Checked before the start."),
+    Key("secrets", "secrets", "Names of the secrets that steps may take with ${{ secrets.NAME }}."),
+    Key("defaults", "defaults", "What holds for every step that says nothing else."),
+    Key("engine", "name", "Engine that performs the calls; the default is local."),
+    Key("store", "name", "Store that keeps the records of runs."),
+    Key("max_parallel", "count", "Most calls at once; the default is 10."),
+    Key("on_error", "on_error", "After a failed step: stop (default; nothing new starts) or continue (other branches go on)."),
+    Key(
+        "max_failures",
+        "max_failures",
+        "With on_error: continue, stop after this many failed steps, or this percent like '25%'.",
+    ),
+    Key("steps", "steps", "The steps by id; their order does not matter."),
+    Key("finally", "steps", "Steps that always run, after all others."),
+    Key("outputs", "outputs", "What the run answers: name to value."),
+    later="timeout budget concurrency priority triggers",
+    required=("name", "steps"),
+    aliases={"jobs": "steps", "tasks": "steps", "params": "inputs", "id": "name"},
+)
+
+STEP = _table(
+    "a step",
+    Key("uses", "uses", "Name of the executor, like http.request."),
+    Key("with", "with", "Inputs of the executor; texts may hold ${{ }}."),
+    Key("needs", "needs", "Steps that come first, for order only: references in expressions imply their own."),
+    Key("when", "condition", "Bare expression; the step is skipped when it is false."),
+    Key("foreach", "foreach", "A list, or an expression for one: the step runs once for each item."),
+    Key("as", "item_name", "Name of the item within a foreach; the default is item."),
+    Key("max_parallel", "count", "Most items of the foreach at once."),
+    Key("clients", "texts", "Which configured client serves a need of the executor: need to client."),
+    Key("retry", "retry", "How failed attempts are repeated."),
+    Key("timeout", "duration", "Deadline of one attempt."),
+    Key(
+        "on_error", "on_error", "stop or continue; the default is the workflow's. With continue a failed step's output is null."
+    ),
+    later="parallel choose wait workflow needs_rule batch isolation on_interrupt fallback compensate cache rate_limit budget"
+    " concurrency priority max_failures steps",
+    aliases={
+        "args": "with",
+        "depends_on": "needs",
+        "dependsOn": "needs",
+        "executor": "uses",
+        "if": "when",
+        "inputs": "with",
+        "loop": "foreach",
+        "params": "with",
+        "retries": "retry",
+        "run": "uses",
+        "runIf": "when",
+        "task": "uses",
+        "type": "uses",
+        "withItems": "foreach",
+    },
+)
+
+DEFAULTS = _table(
+    "defaults",
+    Key("timeout", "duration", "Deadline of one attempt of each step."),
+    Key("retry", "retry", "How failed attempts of each step are repeated."),
+    later="isolation",
+    aliases={"retries": "retry"},
+)
+
+INPUT = _table(
+    "an input",
+    Key("type", "input_type", "JSON type of the value; without one any value will do."),
+    Key("required", "flag", "Whether a run must be given it; by default exactly when there is no default."),
+    Key("default", "value", "Taken when a run is not given it."),
+    Key("description", "text", "What it is for."),
+)
+
+TABLES = {"workflow": WORKFLOW, "step": STEP, "defaults": DEFAULTS, "input": INPUT}
+
+_DURATION: JsonSchema = {
+    "description": "A duration: '90s', '5m', '1h30m', '2d', '250ms', ISO 8601 like 'PT5M', or a number of seconds.",
+    "oneOf": [{"type": "string", "pattern": r"^\s*[0-9P][0-9A-Za-z. ]*$"}, {"type": "number", "exclusiveMinimum": 0}],
+}
+_WORDS: JsonSchema = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+_RETRY: JsonSchema = {
+    "description": "How failed attempts are repeated.",
+    "type": "object",
+    "properties": {
+        "max_attempts": {"type": "integer", "minimum": 1, "description": "Attempts in all, the first included."},
+        "retries": {"type": "integer", "minimum": 0, "description": "The same, the first attempt not included."},
+        "base": {"$ref": "#/$defs/duration", "description": "Wait after the first attempt."},
+        "factor": {"type": "number", "minimum": 1, "description": "What each further wait is multiplied by."},
+        "max_delay": {"$ref": "#/$defs/duration", "description": "Longest wait."},
+        "jitter": {"type": "number", "minimum": 0, "maximum": 1, "description": "Random part added to a wait."},
+        "delays": {
+            "type": "array",
+            "items": {"$ref": "#/$defs/duration"},
+            "description": "Explicit waits; the last one repeats.",
+        },
+        "retry_on": {**_WORDS, "description": "Types of errors that are retried."},
+        "no_retry_on": {**_WORDS, "description": "Types of errors that are not; wins over retry_on."},
+        "on_invalid": {"type": "boolean", "description": "Whether an invalid output is retried."},
+        "preset": {"type": "string", "description": "Numbers by name: layered, durable, tool or pipeline."},
+    },
+    "additionalProperties": False,
+}
+
+
+def _named(values: JsonSchema, spelled: str) -> JsonSchema:
+    return {"type": "object", "propertyNames": {"pattern": f"^{spelled}$"}, "additionalProperties": values}
+
+
+KINDS: dict[str, JsonSchema] = {
+    "text": {"type": "string"},
+    "name": {"type": "string", "minLength": 1, "maxLength": 200},
+    "texts": {"type": "object", "additionalProperties": {"type": "string"}},
+    "syntax": {"enum": ["braces"]},
+    "flag": {"type": "boolean"},
+    "count": {"type": "integer", "minimum": 1},
+    "on_error": {"enum": ["stop", "continue"]},
+    "max_failures": {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d{1,3}(\.\d+)?%$"}]},
+    "duration": {"$ref": "#/$defs/duration"},
+    "retry": {"$ref": "#/$defs/retry"},
+    "uses": {"type": "string", "pattern": r"^[^\s${}]+$"},
+    "condition": {"type": ["string", "boolean"]},
+    "item_name": {"type": "string", "pattern": f"^{NAME}$", "not": {"enum": sorted(RESERVED_NAMES)}},
+    "needs": _WORDS,
+    "secrets": {"type": "array", "items": {"type": "string", "pattern": f"^{NAME}$"}, "uniqueItems": True},
+    "input_type": {"enum": list(INPUT_TYPES)},
+    "value": {},
+    "with": {"type": "object"},
+    "foreach": {"type": ["array", "string"]},
+    "outputs": _named({}, NAME),
+    "inputs": _named({"$ref": "#/$defs/input"}, NAME),
+    "defaults": {"$ref": "#/$defs/defaults"},
+    "steps": _named({"$ref": "#/$defs/step"}, STEP_ID),
+}
+"""Kind of value -> its JSON Schema; the loader has a reader of the same name for each."""
+
+
+def workflow_schema() -> JsonSchema:
+    """JSON Schema (2020-12) of a workflow file, for editors. What needs a look at the whole file is the loader's to check."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "treadle workflow",
+        **_mapping_schema(WORKFLOW),
+        "$defs": {
+            "step": {**_mapping_schema(STEP), "required": ["uses"], "dependentRequired": _only_with_foreach()},
+            "input": _mapping_schema(INPUT),
+            "defaults": _mapping_schema(DEFAULTS),
+            "duration": _DURATION,
+            "retry": _RETRY,
+        },
+    }
+
+
+def _only_with_foreach() -> dict[Literal["as", "max_parallel"], list[str]]:
+    return {"as": ["foreach"], "max_parallel": ["foreach"]}
+
+
+def _mapping_schema(table: Table) -> JsonSchema:
+    properties = {key.name: {"description": key.description, **KINDS[key.kind]} for key in table.keys.values() if key.kind}
+    schema: JsonSchema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**schema, "required": list(table.required)} if table.required else schema

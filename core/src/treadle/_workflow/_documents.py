@@ -1,0 +1,261 @@
+"""Text of a workflow file to plain data and back: YAML, JSON, TOML."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Callable
+
+import attrs
+
+from treadle._models import Json
+from treadle._workflow._places import Places, TextPositions, Unreadable
+from treadle.errors import Fault, NotSupportedError
+
+MAX_BYTES = 4 << 20
+"""Size of a file."""
+
+
+@attrs.frozen
+class Document:
+    """What a text says.
+
+    Attributes:
+        data: Plain data; None when a fault hides it.
+        positions: Where things are.
+        faults: What is wrong with the text itself.
+        is_readable: Whether ``data`` is what the text says, faults apart.
+    """
+
+    data: Json
+    positions: TextPositions
+    faults: tuple[Fault, ...]
+    is_readable: bool
+
+
+def read_document(text: str, format: str, *, file: str = "") -> Document:
+    """Read a text.
+
+    Args:
+        text: The whole text.
+        format: ``yaml``, ``json`` or ``toml``.
+        file: Name of the file, for the faults.
+    """
+    read, locate = FORMATS[format]
+    faults: list[Fault] = []
+    data, is_readable = None, True
+    try:
+        if len(text) > MAX_BYTES:
+            raise Unreadable(Fault(f"the file is larger than {MAX_BYTES >> 20} MiB"))
+        data = read(text, faults)
+    except Unreadable as error:
+        faults.append(error.fault)
+        is_readable = False
+    placed = tuple(attrs.evolve(fault, file=file) for fault in faults)
+    return Document(data, TextPositions(text, locate), placed, is_readable)
+
+
+# -- YAML, whose parser is imported only for a file that needs it --------------------------------------------------------
+
+
+def _read_yaml(text: str, faults: list[Fault]) -> Json:
+    from treadle._workflow._yaml import read_yaml  # brings PyYAML, which a run from Python should not pay for
+
+    return read_yaml(text, faults)
+
+
+def _locate_yaml(text: str) -> Places:
+    from treadle._workflow._yaml import locate_yaml  # brings PyYAML, which a run from Python should not pay for
+
+    return locate_yaml(text)
+
+
+def write_yaml(data: Json) -> str:
+    """YAML that reads back as the same data."""
+    from treadle._workflow import _yaml  # brings PyYAML, which a run from Python should not pay for
+
+    return _yaml.write_yaml(data)
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------------
+
+_JSON_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|([{}\[\],:])|[^\s{}\[\],:"]+', re.DOTALL)
+
+
+def _read_json(text: str, faults: list[Fault]) -> Json:
+    has_doubles = False
+
+    def unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+        nonlocal has_doubles
+        result = dict(pairs)
+        has_doubles = has_doubles or len(result) != len(pairs)
+        return result
+
+    try:
+        data: Json = json.loads(text, object_pairs_hook=unique, parse_constant=_no_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise Unreadable(Fault(f"not JSON: {error.msg}", line=error.lineno, column=error.colno)) from None
+    except RecursionError:
+        raise Unreadable(Fault("nested too deeply")) from None
+    except ValueError as error:  # a number: too many digits, infinite or NaN
+        raise Unreadable(Fault(f"not JSON: {error}")) from None
+    if has_doubles:  # only now is it worth finding out where
+        _JsonLocator(text, faults).locate()
+    return data
+
+
+def _no_constant(name: str) -> Json:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return number
+
+
+def _locate_json(text: str) -> Places:
+    return _JsonLocator(text, []).locate()
+
+
+class _JsonLocator:
+    """Finds where each key of a valid JSON text is, and the keys that are there twice."""
+
+    def __init__(self, text: str, faults: list[Fault]) -> None:
+        self._text, self._faults = text, faults
+
+    def locate(self) -> Places:
+        """The places; of a text that is not valid, what comes before the fault."""
+        root: Places = {}
+        places, stack, is_mapping, key = root, list[tuple[Places, bool]](), False, ""
+        inner: Places = root
+        line, line_start, position = 1, 0, 0
+        expects_key = False
+        for token in _JSON_TOKEN.finditer(self._text):
+            start = token.start()
+            breaks = self._text.count("\n", position, start)
+            if breaks:
+                line, line_start = line + breaks, self._text.rfind("\n", 0, start) + 1
+            position = start
+            here = (line, start - line_start + 1)
+            sign = token[2]
+            if sign == "{" or sign == "[":
+                if not is_mapping and stack:
+                    inner = _append(places, here)
+                stack.append((places, is_mapping))
+                places, is_mapping, expects_key = inner, sign == "{", sign == "{"
+            elif sign == "}" or sign == "]":
+                if not stack:
+                    break
+                places, is_mapping = stack.pop()
+            elif sign == ",":
+                expects_key = is_mapping
+            elif sign == ":":
+                expects_key = False
+            elif expects_key and token[1] is not None:
+                key = json.loads(token[0])
+                inner = {}
+                if key in places:
+                    self._faults.append(
+                        Fault(
+                            f"the key {key[:60]!r} is there twice", remedy="keep one of the two", line=here[0], column=here[1]
+                        )
+                    )
+                else:
+                    places[key] = (*here, inner)
+            elif not is_mapping and stack:
+                _append(places, here)
+        return root
+
+
+def _append(places: Places, here: tuple[int, int]) -> Places:
+    inner: Places = {}
+    places[len(places)] = (*here, inner)
+    return inner
+
+
+# -- TOML --------------------------------------------------------------------------------------------------------------
+
+_TOML_PLACE = re.compile(r"\(at line (\d+), column (\d+)\)|\(at end of document\)")
+_TOML_KEY = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
+_TOML_KEYS = rf"{_TOML_KEY}(?:[ \t]*\.[ \t]*{_TOML_KEY})*"
+_TOML_LINE = re.compile(rf"^[ \t]*(?:\[({_TOML_KEYS})\]|({_TOML_KEYS})[ \t]*=)", re.MULTILINE)
+
+
+def _read_toml(text: str, faults: list[Fault]) -> Json:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = _TOML_PLACE.search(str(error))
+        line, column = (int(place[1]), int(place[2])) if place and place[1] else (text.count("\n") + 1, 1)
+        message = _TOML_PLACE.sub("", str(error)).strip()
+        raise Unreadable(Fault(f"not TOML: {message}", line=line, column=column)) from None
+    except RecursionError:
+        raise Unreadable(Fault("nested too deeply")) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise Unreadable(Fault(f"not TOML: {error}")) from None
+
+
+def _locate_toml(text: str) -> Places:
+    """Where keys are, by their lines: what stands in inline tables and lists has the place of its key."""
+    root: Places = {}
+    table: list[str] = []
+    line = position = 0
+    for found in _TOML_LINE.finditer(text):
+        start = found.start(1 if found[1] else 2)
+        line += text.count("\n", position, start)
+        position = start
+        here = (line + 1, start - text.rfind("\n", 0, start))
+        keys = [_toml_key(key) for key in re.findall(_TOML_KEY, found[1] or found[2])]
+        if found[1]:
+            table = keys
+            _set_place(root, table, here)
+        else:
+            _set_place(root, [*table, *keys], here)
+    return root
+
+
+def _toml_key(spelled: str) -> str:
+    if spelled.startswith('"'):
+        try:
+            return str(json.loads(spelled))
+        except ValueError:
+            return spelled[1:-1]
+    return spelled[1:-1] if spelled.startswith("'") else spelled
+
+
+def _set_place(root: Places, keys: list[str], here: tuple[int, int]) -> None:
+    places = root
+    for key in keys[:-1]:
+        places = places.setdefault(key, (*here, {}))[2]
+    if keys[-1] not in places:
+        places[keys[-1]] = (*here, {})
+
+
+def write_toml(data: dict[str, Json]) -> str:
+    """TOML that reads back as the same data.
+
+    Raises:
+        NotSupportedError: It holds a null, which TOML cannot say, or ``tomli-w`` is not installed.
+    """
+    try:
+        import tomli_w  # optional: few people write TOML by program
+    except ImportError:
+        raise NotSupportedError(
+            "Writing TOML needs the package tomli-w.", "Run 'pip install treadle[toml]', or write YAML."
+        ) from None
+    try:
+        return tomli_w.dumps(data, multiline_strings=False)
+    except TypeError as error:
+        raise NotSupportedError(f"TOML cannot say this workflow: {error}.", "Write YAML or JSON, which have null.") from None
+
+
+FORMATS: dict[str, tuple[Callable[[str, list[Fault]], Json], Callable[[str], Places]]] = {
+    "yaml": (_read_yaml, _locate_yaml),
+    "json": (_read_json, _locate_json),
+    "toml": (_read_toml, _locate_toml),
+}
+"""Format -> what reads a text, and what finds where things are in it."""

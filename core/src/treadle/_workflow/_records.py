@@ -1,0 +1,129 @@
+"""The parts of a workflow as frozen records, and how each is written back as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+from treadle._durations import format_duration, parse_duration
+from treadle._models import Json, RetryPolicy
+from treadle._retries import parse_retry
+
+OnError = Literal["stop", "continue"]
+
+
+@attrs.frozen
+class InputSpec:
+    """What a run may be given under one name.
+
+    Attributes:
+        type: One of the JSON types, or empty for any.
+        required: Whether a run must be given it.
+        default: Its value otherwise; None when there is none.
+        description: What it is for.
+    """
+
+    type: str = ""
+    required: bool = True
+    default: Json = None
+    description: str = ""
+
+    def to_dict(self) -> dict[str, Json]:
+        """Plain data that reads back the same."""
+        data: dict[str, Json] = {"type": self.type} if self.type else {}
+        if self.default is not None:
+            data["default"] = self.default
+        elif not self.required:
+            data["required"] = False
+        return {**data, "description": self.description} if self.description else data
+
+
+@attrs.frozen
+class Defaults:
+    """What holds for every step that says nothing else.
+
+    Attributes:
+        timeout_s: Deadline of one attempt.
+        retry: How failed attempts are repeated.
+    """
+
+    timeout_s: float | None = None
+    retry: RetryPolicy | None = None
+
+    def to_dict(self) -> dict[str, Json]:
+        """Plain data that reads back the same."""
+        data: dict[str, Json] = {} if self.timeout_s is None else {"timeout": duration_data(self.timeout_s)}
+        return data if self.retry is None else {**data, "retry": retry_data(self.retry)}
+
+
+@attrs.frozen
+class Step:
+    """One declared unit of a workflow.
+
+    Attributes:
+        id: Its key under ``steps`` or ``finally``.
+        uses: Name of the executor.
+        with_: Inputs of the executor; texts may hold expressions.
+        needs: Steps that come first, as written; references imply more.
+        when: Bare source of the condition, or None.
+        foreach: A list or a text that is one expression, or None.
+        as_: Name of the item within a ``foreach``.
+        max_parallel: Most items at once.
+        clients: Need -> name of the client.
+        timeout_s: Deadline of one attempt.
+        retry: How failed attempts are repeated; None takes the workflow's default.
+        on_error: None takes the workflow's.
+    """
+
+    id: str
+    uses: str
+    with_: Mapping[str, Json] = attrs.field(factory=dict)
+    needs: tuple[str, ...] = ()
+    when: str | None = None
+    foreach: Json | None = None
+    as_: str = "item"
+    max_parallel: int | None = None
+    clients: Mapping[str, str] = attrs.field(factory=dict)
+    timeout_s: float | None = None
+    retry: RetryPolicy | None = None
+    on_error: OnError | None = None
+
+    def to_dict(self) -> dict[str, Json]:
+        """Plain data that reads back the same, without the id."""
+        data: dict[str, Json] = {
+            "uses": self.uses,
+            "with": self.with_,
+            "needs": list(self.needs),
+            "when": self.when,
+            "foreach": self.foreach,
+            "as": None if self.as_ == "item" else self.as_,
+            "max_parallel": self.max_parallel,
+            "clients": dict(self.clients),
+            "retry": None if self.retry is None else retry_data(self.retry),
+            "timeout": None if self.timeout_s is None else duration_data(self.timeout_s),
+            "on_error": self.on_error,
+        }
+        # A foreach over an empty list is no step without a foreach.
+        return {key: value for key, value in data.items() if value is not None and (value not in ([], {}) or key == "foreach")}
+
+
+def duration_data(seconds: float) -> Json:
+    """A duration as people write it, when that reads back the same; else the number of seconds."""
+    text = format_duration(seconds)
+    return text if parse_duration(text) == seconds else seconds
+
+
+def retry_data(policy: RetryPolicy) -> dict[str, Json]:
+    """A retry policy as the file has it: ``max_attempts``, and what differs from what that alone means."""
+    data: dict[str, Json] = {"max_attempts": policy.max_attempts}
+    plain = parse_retry(data)
+    for name in ("base", "factor", "max_delay", "jitter", "retry_on", "no_retry_on", "on_invalid"):
+        field = f"{name}_s" if name in ("base", "max_delay") else name
+        value = getattr(policy, field)
+        if value != getattr(plain, field):
+            data[name] = duration_data(value) if field.endswith("_s") else list(value) if isinstance(value, tuple) else value
+    if policy.delays_s is not None:
+        data["delays"] = [duration_data(delay) for delay in policy.delays_s]
+    return data
