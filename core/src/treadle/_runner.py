@@ -13,7 +13,6 @@ from typing import TypeVar, cast
 import anyio
 import anyio.to_thread
 
-from treadle._attempt_span import AttemptSpan
 from treadle._bind import BoundExecutor
 from treadle._clients import ClientHosts
 from treadle._log_records import current_call
@@ -64,14 +63,15 @@ def key_of(call: Call) -> Key:
 class RunContext:
     """The context of one call; what executors see of it is ``ports.Context``."""
 
-    __slots__ = ("_log", "_runner", "_span", "arguments", "call", "inputs", "threads")
+    __slots__ = ("_log", "_runner", "arguments", "call", "inputs", "spans", "threads")
 
-    def __init__(self, call: Call, runner: Runner, span: AttemptSpan) -> None:
+    def __init__(self, call: Call, runner: Runner) -> None:
         self.call = call
         self.arguments: tuple[object, ...] = ()
         self.inputs: dict[str, object] = {}
+        self.spans: list[SpanRecord] = []
         self.threads = 0
-        self._runner, self._span = runner, span
+        self._runner = runner
         self._log: logging.LoggerAdapter[logging.Logger] | None = None
 
     @property
@@ -124,12 +124,7 @@ class RunContext:
         self, name: str, *, kind: SpanKind = "client", attributes: Mapping[str, object] | None = None
     ) -> AbstractContextManager[dict[str, object]]:
         """A span for a call to a service, child of this attempt."""
-        return self._span.client_span(name, kind=kind, attributes=attributes)
-
-    @property
-    def spans(self) -> tuple[SpanRecord, ...]:
-        """The client-call spans so far."""
-        return self._span.spans
+        return self._runner.tracing.client_span(self.call, name, kind, attributes or {}, self.spans.append)
 
     async def run_sync(self, function: Callable[[], T]) -> T:
         """Run ``function`` in a worker thread with this context copied; for ``def`` executors."""
@@ -180,10 +175,10 @@ class Runner:
         started_at = self._clock.now()
         current_call.set(call)
         with self.tracing.attempt(call) as span:
-            context = RunContext(call, self, span)
+            context = RunContext(call, self)
             try:
                 output = await self._work(scope, call, context)
-                outcome = Outcome("completed", output, None, None, started_at, self._clock.now(), False, span.spans)
+                outcome = Outcome("completed", output, None, None, started_at, self._clock.now(), False, tuple(context.spans))
             except BaseException as error:  # foreign code is entered here
                 outcome = self._conclude(call, context, error, started_at)
             span.end(outcome)
@@ -235,7 +230,7 @@ class Runner:
     async def _arguments(self, bound: BoundExecutor, call: Call, context: RunContext) -> tuple[object, ...]:
         clients = call.clients
         return tuple(
-            [context if need is None else await self._hosts.get(clients.get(need.name, need.name)) for need in bound.positions]
+            [context if need is None else await self._hosts.get(clients.get(need.name, need.name)) for need in bound.positional]
         )
 
     def _with_secrets(self, call: Call) -> Mapping[str, Json]:
@@ -287,7 +282,7 @@ class Runner:
         else:
             proposal = propose(call, error, self._ask_retry)
         info = describe_error(error, self._secret_values(call))
-        spans = context.spans if context else ()
+        spans = tuple(context.spans) if context else ()
         return Outcome(status, None, info, proposal, started_at, self._clock.now(), is_detached, spans)
 
     def _ask_retry(self, call: Call, error: Exception) -> RetryAfter | GiveUp | None:
