@@ -5,19 +5,10 @@ Every call is checked, retried, traced and recorded. Start with ``run`` and ``Wo
 
 from __future__ import annotations
 
-from treadle._app import RunHandle, arun, run
-from treadle._executor import Executor, client, executor
-from treadle._loader import load_workflow
-from treadle._models import GiveUp, Issue, RetryAfter
-from treadle._plan import Plan, make_plan
-from treadle._plugins import Registry
-from treadle._results import RunResult
-from treadle._secrets import Secret
+import importlib
+from typing import TYPE_CHECKING
+
 from treadle._version import __version__
-from treadle._workflow import Workflow
-from treadle.errors import PermanentError, TransientError, TreadleError
-from treadle.hookspecs import hookimpl
-from treadle.ports import Context, SyncContext
 
 __all__ = [
     "Context",
@@ -44,3 +35,59 @@ __all__ = [
     "make_plan",
     "run",
 ]
+
+# Names are imported on first use: `import treadle` and `treadle --help` must not pay for the engine. The checkers' view of
+# the same list stands below; a test holds the two together.
+_HOMES = {
+    "Context": "treadle.ports",
+    "Executor": "treadle._executor",
+    "GiveUp": "treadle._models",
+    "Issue": "treadle._models",
+    "PermanentError": "treadle.errors",
+    "Plan": "treadle._plan",
+    "Registry": "treadle._plugins",
+    "RetryAfter": "treadle._models",
+    "RunHandle": "treadle._app",
+    "RunResult": "treadle._results",
+    "Secret": "treadle._secrets",
+    "SyncContext": "treadle.ports",
+    "TransientError": "treadle.errors",
+    "TreadleError": "treadle.errors",
+    "Workflow": "treadle._workflow",
+    "arun": "treadle._app",
+    "client": "treadle._executor",
+    "executor": "treadle._executor",
+    "hookimpl": "treadle.hookspecs",
+    "load_workflow": "treadle._loader",
+    "make_plan": "treadle._plan",
+    "run": "treadle._app",
+}
+
+if TYPE_CHECKING:
+    from treadle._app import RunHandle, arun, run
+    from treadle._executor import Executor, client, executor
+    from treadle._loader import load_workflow
+    from treadle._models import GiveUp, Issue, RetryAfter
+    from treadle._plan import Plan, make_plan
+    from treadle._plugins import Registry
+    from treadle._results import RunResult
+    from treadle._secrets import Secret
+    from treadle._workflow import Workflow
+    from treadle.errors import PermanentError, TransientError, TreadleError
+    from treadle.hookspecs import hookimpl
+    from treadle.ports import Context, SyncContext
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'treadle' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted(__all__)
