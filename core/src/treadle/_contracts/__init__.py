@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from treadle._contracts._compiler import Compiler, type_text, unresolvable
+from treadle._contracts._compiler import Compiler, is_hashable, type_text, unresolvable
 from treadle._contracts._docstrings import described_names, summary
 from treadle._contracts._nodes import (
     NO_DEFAULT,
@@ -146,9 +146,7 @@ def contract_for(type_: object) -> Contract:
     Raises:
         BindError: The type has no JSON form, or a name in it cannot be resolved.
     """
-    try:
-        hash(type_)
-    except TypeError:  # like Annotated with a list in it
+    if not is_hashable(type_):
         return Contract(type_)
     # Equal types may differ in what counts here: ``int | str`` equals ``str | int``.
     return _cached_contract(type_, repr(type_))

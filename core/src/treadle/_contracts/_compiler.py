@@ -8,13 +8,15 @@ import datetime
 import decimal
 import enum
 import functools
+import operator
 import pathlib
 import re
+import sys
 import types
 import typing
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Literal, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, cast
 
 import attrs
 
@@ -55,6 +57,15 @@ def type_text(type_: object) -> str:
     return re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?:<locals>\.)?(?=[A-Za-z_])", "", str(type_))
 
 
+def is_hashable(type_: object) -> bool:
+    """Whether a type can be looked up; ``Annotated`` with a list in it cannot."""
+    try:
+        hash(type_)
+    except TypeError:
+        return False
+    return True
+
+
 def unresolvable(owner: str, error: NameError) -> BindError:
     """The error for an annotation that names what is not there when the program runs."""
     return BindError(
@@ -78,7 +89,7 @@ class Compiler:
         """
         if isinstance(type_, typing.TypeVar):
             return self._variable(type_, variables)
-        simple = _SIMPLE.get(type_) if isinstance(type_, Hashable) else None
+        simple = _SIMPLE.get(type_) if is_hashable(type_) else None
         if simple is not None:
             return simple()
         origin, arguments = typing.get_origin(type_), typing.get_args(type_)
@@ -106,7 +117,7 @@ class Compiler:
     def _alias(self, type_: object, variables: _Variables) -> Node:
         if type_ not in self._known:
             self._known[type_] = alias = AliasNode(str(type_))
-            alias.wrap(self.node(getattr(type_, "__value__", object), variables))
+            alias.wrap(self.node(_alias_value(type_), variables))
         return self._known[type_]
 
     def _annotated(self, inner: object, notes: Iterable[object], variables: _Variables) -> Node:
@@ -197,7 +208,8 @@ def _scalar(kind: type, words: str, json_type: str) -> Callable[[], Node]:
 
 
 def _text(kind: type, words: str, parse: Callable[[str], object], form: str) -> Callable[[], Node]:
-    write = getattr(kind, "isoformat", str)
+    # Called on the value itself: ``date.isoformat`` would silently cut a datetime.
+    write: Callable[[Any], str] = operator.methodcaller("isoformat") if hasattr(kind, "isoformat") else str
     return lambda: TextNode(kind, words, parse, write, form)
 
 
@@ -272,6 +284,16 @@ def _no_json_form(type_: object) -> BindError:
     if type_ in (bytes, bytearray, memoryview):
         remedy = "Use str: decode the bytes, or write them as base64."
     return BindError(f"The type {type_text(type_)} has no JSON form.", remedy)
+
+
+def _alias_value(type_: object) -> object:
+    """What an alias stands for; before Python 3.12 it may be written as text."""
+    names = vars(sys.modules.get(getattr(type_, "__module__", ""), typing))
+    holder = types.SimpleNamespace(__annotations__={"value": getattr(type_, "__value__", object)})
+    try:
+        return typing.get_type_hints(holder, names, include_extras=True)["value"]
+    except NameError as error:
+        raise unresolvable(str(type_), error) from error
 
 
 # -- classes -------------------------------------------------------------------------------------------------------------
