@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import subprocess
@@ -49,6 +50,17 @@ def test_public_modules_hide_everything_else(module: str) -> None:
 
     assert all(hasattr(loaded, name) for name in loaded.__all__)
     assert not [name for name in loaded.__all__ if name.startswith("_") and name != "__version__"]
+
+
+def test_the_face_tells_type_checkers_what_it_imports_late() -> None:
+    """What ``treadle`` gives on first use is what editors and type checkers see, name by name."""
+    tree = ast.parse((ROOT / "core" / "src" / "treadle" / "__init__.py").read_text("utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    spelled = {alias.name: str(node.module) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    face = importlib.import_module("treadle")
+
+    assert set(spelled) | {"__version__"} == set(face.__all__)
+    assert all(getattr(face, name) is getattr(importlib.import_module(home), name) for name, home in spelled.items())
 
 
 def test_every_other_module_is_private() -> None:
