@@ -12,7 +12,7 @@ import anyio.to_thread
 import attrs
 from treadle import Secret, client, executor
 from treadle.errors import ConfigError, PermanentError
-from treadle.ports import Context
+from treadle.ports import Context, SpanKind
 
 from treadle_http._messages import (
     HttpConnectionError,
@@ -44,6 +44,9 @@ class HttpClient(Protocol):
     @property
     def instrumented(self) -> bool:
         """Whether an instrumentation of the HTTP library makes a client span of each request itself."""
+
+    def resolve(self, url: str) -> str:
+        """The absolute form of a URL that may be relative to ``base_url``; as it is when it is no URL."""
 
     async def send(self, request: HttpRequest) -> HttpResult:
         """Send a request and read the whole answer.
@@ -174,8 +177,9 @@ async def request(
         expect_status=None if expect_status is None else frozenset(expect_status),
     )
     # One client span per request: where an instrumentation makes it, ours is the logical call around it.
-    kind = "internal" if http.instrumented else "client"
-    with ctx.span(_span_name(outgoing.method), kind=kind, attributes=_span_attributes(outgoing)) as attributes:
+    kind: SpanKind = "internal" if http.instrumented else "client"
+    attributes = _span_attributes(outgoing.method, http.resolve(url))
+    with ctx.span(_span_name(outgoing.method), kind=kind, attributes=attributes) as attributes:
         try:
             result = await http.send(outgoing)
         except HttpStatusError as error:
@@ -214,14 +218,14 @@ def _span_name(method: str) -> str:
     return method if method in _METHODS else "HTTP"
 
 
-def _span_attributes(outgoing: HttpRequest) -> dict[str, object]:
+def _span_attributes(method: str, url: str) -> dict[str, object]:
     """Semantic-convention names; the URL without user and query, where secrets are."""
     attributes: dict[str, object] = {
-        "http.request.method": outgoing.method if outgoing.method in _METHODS else "_OTHER",
-        "url.full": shown_url(outgoing.url),
+        "http.request.method": method if method in _METHODS else "_OTHER",
+        "url.full": shown_url(url),
     }
     try:
-        parts = urlsplit(outgoing.url)
+        parts = urlsplit(url)
         host, port = parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:
         return attributes

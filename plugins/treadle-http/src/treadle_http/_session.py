@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from contextlib import aclosing, suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import anyio
@@ -86,6 +87,13 @@ class Session:
         transport = httpx2.AsyncHTTPTransport.handle_async_request
         return hasattr(transport, "__wrapped__")
 
+    def resolve(self, url: str) -> str:
+        """The absolute form of a URL that may be relative to ``base_url``; as it is when it is no URL."""
+        try:
+            return str(self.client.build_request("GET", url).url)
+        except (httpx2.InvalidURL, UnicodeEncodeError):
+            return url
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self.client.aclose()
@@ -100,27 +108,28 @@ class Session:
             PermanentError: The request cannot be sent, or the answer not be taken.
         """
         request.check()
+        outgoing = self._build(request)
+        request = attrs.evolve(request, url=str(outgoing.url))  # Errors name the whole URL.
         timeout_s = self.limits.timeout_s if request.timeout_s is None else request.timeout_s
         with anyio.move_on_after(timeout_s) as deadline:
-            return await self._translated(request)
+            return await self._translated(request, outgoing)
         assert deadline.cancelled_caught, "only the deadline leaves the block without a result"
         raise HttpTimeoutError(request.method, request.url, timeout_s)
 
-    async def _translated(self, request: HttpRequest) -> HttpResult:
+    async def _translated(self, request: HttpRequest, outgoing: httpx2.Request) -> HttpResult:
         """The exchange, with the library's errors as ours."""
         try:
-            return await self._exchange(request)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            return await self._exchange(request, outgoing)
+        except httpx2.HTTPError as error:
             raise _translate(request, error) from error
 
-    async def _exchange(self, request: HttpRequest) -> HttpResult:
+    async def _exchange(self, request: HttpRequest, outgoing: httpx2.Request) -> HttpResult:
         began = time.monotonic()
-        outgoing = self._build(request)
         for _ in range(self.limits.max_redirects + 1):
             # An explicit empty Auth: else the library would make credentials of a user in a redirect's URL.
             response = await self.client.send(outgoing, auth=httpx2.Auth(), stream=True)
             try:
-                if response.next_request is None or _is_meant(request, response.status_code):
+                if not response.has_redirect_location or _is_meant(request, response.status_code):
                     return await self._received(request, response, began)
                 outgoing = self._next(outgoing, response.next_request)
             finally:
@@ -141,6 +150,8 @@ class Session:
                     outgoing.headers.update(self.headers)
                 outgoing.headers.update(request.headers)
                 return outgoing
+        except httpx2.InvalidURL as error:
+            raise HttpPermanentError(f"{shown_url(request.url)!r} is not a URL: {error}.", "Correct it.") from error
         except UnicodeEncodeError as error:
             raise HttpPermanentError(
                 f"{request.method} {shown_url(request.url)}: {error.object[error.start]!r} cannot be sent.",
@@ -152,11 +163,12 @@ class Session:
             "A relative URL needs 'base_url' in [clients.http].",
         )
 
-    def _next(self, sent: httpx2.Request, following: httpx2.Request) -> httpx2.Request:
+    def _next(self, sent: httpx2.Request, following: httpx2.Request | None) -> httpx2.Request:
         """The request after a redirect: what says who we are goes no further than the host it was meant for."""
-        if following.url.scheme not in ("http", "https"):
+        if following is None or following.url.scheme not in ("http", "https"):
+            where = "to no URL" if following is None else f"to {following.url.scheme}:"
             raise HttpPermanentError(
-                f"{shown_url(str(sent.url))} redirects to {following.url.scheme}:, which is not followed.", "Ask the final URL."
+                f"{shown_url(str(sent.url))} redirects {where}, which is not followed.", "Tell whoever runs the service."
             )
         if not _is_same_site(sent.url, following.url):
             for name in list(following.headers):
@@ -191,31 +203,27 @@ class Session:
 
     async def _body(self, response: httpx2.Response) -> bytes:
         body = bytearray()
-        async for chunk in _chunks(response):  # The library unpacks in pieces of at most 1 MiB.
-            body += chunk
-            if len(body) > self.limits.max_bytes:
-                raise HttpPermanentError(
-                    f"{shown_url(str(response.url))} answered more than {self.limits.max_bytes:,} bytes.",
-                    "Ask for less, or raise 'max_bytes' of the client.",
-                )
+        async with aclosing(response.aiter_bytes()) as chunks:  # Unpacked in pieces of at most 1 MiB.
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > self.limits.max_bytes:
+                    raise HttpPermanentError(
+                        f"{shown_url(str(response.url))} answered more than {self.limits.max_bytes:,} bytes.",
+                        "Ask for less, or raise 'max_bytes' of the client.",
+                    )
         return bytes(body)
 
 
 async def _beginning(response: httpx2.Response) -> bytes:
     """Enough of a body to see what the service complains about; its own failure does not hide the status."""
     body = b""
-    try:
-        async for chunk in _chunks(response):
-            body += chunk
-            if len(body) > _EXCERPT_BYTES:
-                break
-    except httpx2.HTTPError:
-        pass
+    with suppress(httpx2.HTTPError):
+        async with aclosing(response.aiter_bytes()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > _EXCERPT_BYTES:
+                    break
     return body[:_EXCERPT_BYTES]
-
-
-def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
-    return response.aiter_bytes()
 
 
 def _text(response: httpx2.Response, body: bytes) -> str:
@@ -254,7 +262,7 @@ def _is_same_site(sent: httpx2.URL, following: httpx2.URL) -> bool:
     return sent.origin == following.origin or (upgrade and sent.host == following.host)
 
 
-def _translate(request: HttpRequest, error: httpx2.HTTPError | httpx2.InvalidURL) -> Exception:
+def _translate(request: HttpRequest, error: httpx2.HTTPError) -> Exception:
     why = _reason(error)
     if _is_untrusted(error):
         return HttpPermanentError(

@@ -1,0 +1,217 @@
+"""What the tests of this plugin share: both event loops, the context of one call, and a web service."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl, urlsplit
+
+import attrs
+import pytest
+from treadle.ports import Call, SpanKind
+
+
+@attrs.define
+class OneCall:
+    """The context of a single call, for executors that are called as plain functions."""
+
+    call: Call
+    spans: list[dict[str, object]] = attrs.field(factory=list)
+
+    @property
+    def run_id(self) -> str:
+        return self.call.run_id
+
+    @property
+    def step(self) -> str:
+        return self.call.path
+
+    @property
+    def index(self) -> int | None:
+        return self.call.index
+
+    @property
+    def attempt(self) -> int:
+        return self.call.attempt
+
+    @property
+    def variant(self) -> str:
+        return self.call.variant
+
+    @property
+    def idempotency_key(self) -> str:
+        return self.call.idempotency_key
+
+    @property
+    def traceparent(self) -> str:
+        return self.call.traceparent
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        return logging.LoggerAdapter(logging.getLogger("test"))
+
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        self.log.info("%s of %s %s", done, total, message)
+
+    @contextlib.contextmanager
+    def span(
+        self, name: str, *, kind: SpanKind = "client", attributes: Mapping[str, object] | None = None
+    ) -> Iterator[dict[str, object]]:
+        seen = {"name": name, "kind": kind, **(attributes or {})}
+        self.spans.append(seen)
+        yield seen
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def ctx() -> OneCall:
+    return OneCall(
+        Call(
+            run_id="run-1",
+            workflow="demo",
+            path="build/compile",
+            executor="http.request",
+            inputs={},
+            index=3,
+            attempt=2,
+            trace_id="0af7651916cd43dd8448eb211c80319c",
+            span_id="b7ad6b7169203331",
+            trace_flags=1,
+        )
+    )
+
+
+class Handler(BaseHTTPRequestHandler):
+    """A service whose paths misbehave in one way each; every request is noted."""
+
+    protocol_version = "HTTP/1.1"
+    server: Service
+
+    def handle_any(self) -> None:
+        length = int(self.headers.get("content-length", 0))
+        parts = urlsplit(self.path)
+        seen = {
+            "method": self.command,
+            "path": parts.path,
+            "query": parse_qsl(parts.query, keep_blank_values=True),
+            "headers": {name.lower(): value for name, value in self.headers.items()},
+            "body": self.rfile.read(length).decode(),
+        }
+        self.server.seen.append(seen)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            getattr(self, "answer_" + parts.path.strip("/").split("/")[0].replace("-", "_"), self.answer_missing)(seen)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = do_BREW = handle_any
+
+    def say(self, status: int, body: bytes | str = b"", **headers: str) -> None:
+        content = body.encode() if isinstance(body, str) else body
+        self.send_response(status)
+        for name, value in {"content_length": str(len(content)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def answer_missing(self, seen: dict[str, object]) -> None:
+        self.say(404, f"nothing at\x1b[31m {self.path}")
+
+    def answer_echo(self, seen: dict[str, object]) -> None:
+        self.say(200, json.dumps(seen), content_type="application/json; charset=utf-8", set_cookie="session=1")
+
+    def answer_text(self, seen: dict[str, object]) -> None:
+        self.say(200, "grün".encode("latin-1"), content_type="text/plain; charset=latin-1", x_many="a")
+
+    def answer_status(self, seen: dict[str, object]) -> None:
+        query = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
+        extra = {"retry_after": query["after"]} if "after" in query else {}
+        self.say(int(query["code"]), "the reason", **extra)
+
+    def answer_json(self, seen: dict[str, object]) -> None:
+        query = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
+        self.say(200, query["body"], content_type=query.get("type", "application/json"))
+
+    def answer_to(self, seen: dict[str, object]) -> None:
+        query = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
+        self.say(int(query.get("code", 302)), "moved", location=query["url"])
+
+    def answer_loop(self, seen: dict[str, object]) -> None:
+        self.say(302, location="/loop")
+
+    def answer_bomb(self, seen: dict[str, object]) -> None:
+        self.say(200, gzip.compress(bytes(200_000_000), 9), content_encoding="gzip")
+
+    def answer_large(self, seen: dict[str, object]) -> None:
+        self.say(200, bytes(5_000_000))
+
+    def answer_broken(self, seen: dict[str, object]) -> None:
+        self.say(200, b"not packed", content_encoding="gzip")
+
+    def answer_trickle(self, seen: dict[str, object]) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "1000")
+        self.end_headers()
+        for _ in range(100):
+            self.wfile.write(b"x")
+            time.sleep(0.05)  # the slowness is the point
+
+    def answer_slow(self, seen: dict[str, object]) -> None:
+        self.server.release.wait(5)
+        self.say(200)
+
+    def answer_hangup(self, seen: dict[str, object]) -> None:
+        self.close_connection = True
+
+    def answer_short(self, seen: dict[str, object]) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "1000")
+        self.end_headers()
+        self.wfile.write(b"only this")
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Not to standard error."""
+
+
+class Service(ThreadingHTTPServer):
+    """Handler's requests, on a free port."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, object]] = []
+        self.release = threading.Event()
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@pytest.fixture
+def services() -> Iterator[tuple[Service, Service]]:
+    """Two services, which are two origins."""
+    with Service() as one, Service() as two:
+        threads = [threading.Thread(target=service.serve_forever, args=(0.01,)) for service in (one, two)]
+        for thread in threads:
+            thread.start()
+        yield one, two
+        for service in (one, two):
+            service.release.set()
+            service.shutdown()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.fixture
+def service(services: tuple[Service, Service]) -> Service:
+    return services[0]
