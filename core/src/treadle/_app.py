@@ -277,8 +277,8 @@ class _Session:
         return partial(
             RunCreated,
             run_id=run_id,
-            workflow=workflow.to_dict(),
-            workflow_hash=workflow.hash,
+            workflow=self.plan.document,
+            workflow_hash=self.plan.hash,
             inputs=self.inputs,
             trace_id=trace.trace_id,
             root_span_id=trace.root_span_id,

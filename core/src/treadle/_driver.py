@@ -12,7 +12,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -54,10 +54,11 @@ _YIELD_AFTER_S = 0.01
 class _Active:
     """A call that a worker performs."""
 
-    __slots__ = ("call", "is_interrupted", "scope", "started_at")
+    __slots__ = ("call", "is_interrupted", "key", "scope", "started_at")
 
     def __init__(self, call: Call, scope: anyio.CancelScope, started_at: float) -> None:
         self.call, self.scope, self.started_at = call, scope, started_at
+        self.key = key_of(call)
         self.is_interrupted = False
 
 
@@ -231,18 +232,19 @@ class Driver:
             # One scope serves many calls: only a cancelled one has to be replaced.
             with anyio.CancelScope() as scope:
                 while True:
-                    call = await self._next_call()
-                    active = self._active[key_of(call)] = _Active(call, scope, self._clock.now())
+                    call = self._ready.popleft() if self._ready else await self._next_call()
+                    active = _Active(call, scope, self._clock.now())
+                    self._active[active.key] = active
                     if call.timeout_s is not None:
-                        self._set_timer(active.started_at + call.timeout_s, "deadline", key_of(call))
+                        self._set_timer(active.started_at + call.timeout_s, "deadline", active.key)
                     outcome = None
-                    outcome = await _in_own_context(self._engine.perform(call))
+                    outcome = await _Contextual(self._engine.perform(call))
                     if scope.cancel_called:
                         break  # leave the scope before the next await
                     await self._conclude(active, outcome)
             assert active is not None, "only a running call's scope is cancelled"
             if outcome is None:
-                error = self._runner.interruptions.pop(key_of(active.call), None) or CallCancelledError("cancelled")
+                error = self._runner.interruptions.pop(active.key, None) or CallCancelledError("cancelled")
                 outcome = self._runner.failure(active.call, error, started_at=active.started_at)
             await self._conclude(active, outcome)
 
@@ -259,7 +261,7 @@ class Driver:
 
     async def _conclude(self, active: _Active, outcome: Outcome) -> None:
         call = active.call
-        key = key_of(call)
+        key = active.key
         if self._active.get(key) is not active:
             self._stuck.discard(call.item)
             _log.warning("%s ended after it was given up; its outcome (%s) is not used", call.item, outcome.status)
@@ -341,15 +343,15 @@ class Driver:
         self._most_workers += 1
 
 
-class _Contextual:
-    """Awaits a coroutine inside a context of its own: what it sets stays in there, and no task is made for it."""
+class _Contextual(Generic[T]):
+    """Awaits a coroutine inside a copy of the current context: what it sets stays in there, and no task is made for it."""
 
     __slots__ = ("_context", "_coroutine")
 
-    def __init__(self, coroutine: Coroutine[object, object, T], context: contextvars.Context) -> None:
-        self._coroutine, self._context = coroutine, context
+    def __init__(self, coroutine: Coroutine[object, object, T]) -> None:
+        self._coroutine, self._context = coroutine, contextvars.copy_context()
 
-    def __await__(self) -> Generator[object, object, object]:
+    def __await__(self) -> Generator[object, object, T]:
         run, coroutine = self._context.run, self._coroutine
         resume: Callable[..., object] = coroutine.send
         value: object = None
@@ -357,15 +359,11 @@ class _Contextual:
             try:
                 asked = run(resume, value)
             except StopIteration as end:
-                return end.value
+                return cast("T", end.value)
             try:
                 resume, value = coroutine.send, (yield asked)
             except BaseException as error:  # a cancellation: it belongs to the coroutine
                 resume, value = coroutine.throw, error
-
-
-async def _in_own_context(coroutine: Coroutine[object, object, T]) -> T:
-    return await _Contextual(coroutine, contextvars.copy_context())  # type: ignore[return-value]  # what it returned
 
 
 def _only(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Protocol
 
 import attrs
@@ -67,7 +68,7 @@ class PlannedStep:
     node: Node
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class Plan:
     """A workflow that can run.
 
@@ -84,6 +85,16 @@ class Plan:
     graph: Graph
     outputs: Mapping[str, Value]
     executors: Mapping[str, BoundExecutor]
+
+    @cached_property
+    def document(self) -> Mapping[str, Json]:
+        """The workflow as plain data, for the log; made once for all runs of the plan."""
+        return self.workflow.to_dict()
+
+    @cached_property
+    def hash(self) -> str:
+        """The workflow's hash."""
+        return self.workflow.hash
 
     @property
     def order(self) -> list[str]:
