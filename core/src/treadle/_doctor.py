@@ -25,7 +25,7 @@ import attrs
 
 from treadle._clients import ClientHosts
 from treadle._config import Config, PluginsConfig
-from treadle._plugins import GIVEN, Claim, Registry
+from treadle._plugins import GIVEN, KINDS, Claim, Registry
 from treadle.errors import ConfigInvalidError, PluginBrokenError, TreadleError
 
 Status = Literal["ok", "broken", "conflict", "blocked", "warning"]
@@ -88,7 +88,7 @@ def diagnose(registry: Registry, *, connect: bool = False, timeout_s: float = 5.
             found.append(_one(claim, status, findings.get(claim, _Finding()), unmet.get(claim.distribution, [])))
         elif (claim.group, claim.name) not in seen:
             seen.add((claim.group, claim.name))
-            found.append(_conflict([each for each in claims if (each.group, each.name) == (claim.group, claim.name)], registry))
+            found.append(_conflict(registry.rivals(claim)))
     found += _unprovided(registry)
     return found + (_connect_all(registry) if connect else [])
 
@@ -121,19 +121,22 @@ def _one(claim: Claim, status: str, finding: _Finding, unmet: Sequence[str]) -> 
     return _diagnosis(claim, "warning" if unmet else "ok", "; ".join(unmet), finding.detail)
 
 
-def _diagnosis(claim: Claim, status: Status, what: str, detail: str = "", name: str = "") -> Diagnosis:
-    name = name or claim.name
-    who = f"{claim.distribution} {claim.version}".strip()
-    line = f"{status}: {name} ({who})" + (f": {what}" if what else "")
-    return Diagnosis(name, claim.group, claim.distribution, claim.version, status, line, detail)
+def _diagnosis(claim: Claim, status: Status, what: str = "", detail: str = "", *, name: str = "") -> Diagnosis:
+    """A diagnosis of a claim, or of the configured client ``name`` that it provides."""
+    subject = f"[{name}]" if name else f"{KINDS[claim.group]} {claim.name}"
+    line = f"{status}: {subject} ({_who(claim)})" + (f": {what}" if what else "")
+    return Diagnosis(name or claim.name, claim.group, claim.distribution, claim.version, status, line, detail)
 
 
-def _conflict(rivals: Sequence[Claim], registry: Registry) -> Diagnosis:
-    allowed = [claim for claim in rivals if registry.status(claim) == "conflict"]
-    who = ", ".join(f"{claim.distribution} {claim.version}".strip() for claim in allowed)
-    name, first = allowed[0].name, allowed[0].distribution
-    line = f'conflict: {name} ({who}): choose one in treadle.toml: [plugins] prefer = {{"{name}" = "{first}"}}'
-    return Diagnosis(name, allowed[0].group, ", ".join(claim.distribution for claim in allowed), "", "conflict", line)
+def _who(claim: Claim) -> str:
+    return f"{claim.distribution} {claim.version}".strip()
+
+
+def _conflict(rivals: Sequence[Claim]) -> Diagnosis:
+    name, group = rivals[0].name, rivals[0].group
+    prefer = f'[plugins] prefer = {{"{name}" = "{rivals[0].distribution}"}}'
+    line = f"conflict: {KINDS[group]} {name} ({', '.join(map(_who, rivals))}): choose one in treadle.toml: {prefer}"
+    return Diagnosis(name, group, ", ".join(claim.distribution for claim in rivals), "", "conflict", line)
 
 
 def _unreadable(distribution: str, why: str) -> Diagnosis:
@@ -143,11 +146,11 @@ def _unreadable(distribution: str, why: str) -> Diagnosis:
 def _unprovided(registry: Registry) -> Iterator[Diagnosis]:
     """What the configuration names and nobody provides."""
     config = registry.config
-    wanted = [("treadle.clients", f"clients.{name}", _kind(config, name)) for name in config.clients]
-    wanted += [("treadle.policies", f"policies.{name}", name) for name in config.plugins.policies]
-    for group, spelled, name in wanted:
+    wanted = [("treadle.clients", f"clients.{name}", f"[clients.{name}]", _kind(config, name)) for name in config.clients]
+    wanted += [("treadle.policies", f"policies.{name}", "[plugins] policies", name) for name in config.plugins.policies]
+    for group, spelled, place, name in wanted:
         if name not in {claim.name for claim in registry.claims(group)}:
-            line = f"broken: {spelled}: the configuration names it, but no installed plugin provides {name!r}"
+            line = f"broken: {place}: no installed plugin provides {KINDS[group]} {name!r}"
             yield Diagnosis(spelled, group, "", "", "broken", line)
 
 
@@ -218,41 +221,42 @@ def _probe_distribution(config: Config, claims: Sequence[Claim], timeout_s: floa
             continue
         answers, ending = _child(config, {"probe": [[claim.group, claim.name] for claim in rest]}, timeout_s, len(rest))
         for claim, answer in zip(rest, answers, strict=False):
-            findings[claim] = _Finding(answer.get("why", ""), answer.get("detail", ""))
+            findings[claim] = _finding(answer)
         if answers and answers[-1].get("late"):
             last = rest[len(answers) - 1]
             stuck[last.module] = findings[last]
         elif len(answers) < len(rest):
-            findings[rest[len(answers)]] = _Finding(f"its import {ending}")
+            findings[rest[len(answers)]] = attrs.evolve(ending, why=f"its import {ending.why}")
     return findings
 
 
-def _child(config: Config, task: Mapping[str, object], timeout_s: float, count: int) -> tuple[list[dict[str, str]], str]:
-    """Run a child and return its answers, one per claim that it got to, and how it ended."""
+def _child(config: Config, task: Mapping[str, object], timeout_s: float, count: int) -> tuple[list[dict[str, str]], _Finding]:
+    """Run a child; its answers, one per claim that it got to, and how it ended if it did so too early."""
     request = json.dumps({"path": sys.path, "config": _pack(config), "timeout_s": timeout_s, **task}, default=str)
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _CHILD],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         cwd=config.root,
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(request.encode(), timeout=_START_S + timeout_s * count)
+        output, noise = process.communicate(request.encode(), timeout=_START_S + timeout_s * count)
+        ended = _ended(process.returncode)
     except subprocess.TimeoutExpired:
         _kill(process)
-        output, _ = process.communicate()
-        return _answers(output), f"took longer than {timeout_s:g} s"
+        output, noise = process.communicate()
+        ended = f"took longer than {timeout_s:g} s"
     finally:
         _kill(process)  # and what the plugin may have started
-    code = process.returncode
-    ended = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended the process with exit code {code}"
-    return _answers(output), ended
+    return [json.loads(line) for line in output.decode().splitlines()], _Finding(ended, noise.decode(errors="replace"))
 
 
-def _answers(output: bytes) -> list[dict[str, str]]:
-    return [json.loads(line) for line in output.decode().splitlines()]
+def _ended(code: int) -> str:
+    if code < 0:
+        return f"was ended by signal {signal.Signals(-code).name}"
+    return f"ended the process with exit code {code}"
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -276,19 +280,22 @@ def _connect_all(registry: Registry) -> list[Diagnosis]:
 
 def _connection(registry: Registry, name: str, claim: Claim) -> Diagnosis:
     if claim.distribution == GIVEN:
-        answers, ending = [attrs.asdict(_try_connect(registry, name))], ""
+        finding = _try_connect(registry, name, CONNECT_S)
     else:
         answers, ending = _child(registry.config, {"connect": name}, CONNECT_S, 1)
-    answer = answers[0] if answers else {"why": f"opening it {ending}"}
-    status: Status = "broken" if answer["why"] else "ok"
-    return _diagnosis(claim, status, answer["why"] or "connected", answer.get("detail", ""), name=f"clients.{name}")
+        finding = _finding(answers[0]) if answers else attrs.evolve(ending, why=f"opening it {ending.why}")
+    status: Status = "broken" if finding.why else "ok"
+    return _diagnosis(claim, status, finding.why or "connected", finding.detail, name=f"clients.{name}")
+
+
+def _finding(answer: Mapping[str, str]) -> _Finding:
+    return _Finding(answer["why"], answer["detail"])
 
 
 def _pack(config: Config) -> dict[str, object]:
     """The configuration as JSON data, for the child."""
-    packed = attrs.asdict(config, recurse=True, filter=attrs.filters.exclude("places"))
     places = [[list(path), list(place)] for path, place in config.places.items()]
-    return {**packed, "root": str(config.root), "file": str(config.file or ""), "places": places}
+    return {**attrs.asdict(config), "root": str(config.root), "file": str(config.file or ""), "places": places}
 
 
 # -- the child's side --------------------------------------------------------------------------------------------------
@@ -309,8 +316,8 @@ def answer(request: Mapping[str, Any]) -> None:
     registry = Registry.discover(_unpack(request["config"]))
     timeout_s: float = request["timeout_s"]
     if "connect" in request:
-        with _deadline(channel, f"did not answer within {timeout_s:g} s", timeout_s + 1):
-            finding = _try_connect(registry, request["connect"])
+        with _deadline(channel, _unanswered(timeout_s), timeout_s + 1):
+            finding = _try_connect(registry, request["connect"], timeout_s)
         _say(channel, finding)
     for group, name in request.get("probe", ()):
         claim = registry.claim(group, name)
@@ -398,14 +405,18 @@ def _trace(error: BaseException | None) -> str:
     return "".join(traceback.format_exception(error)) if error is not None else ""
 
 
-def _try_connect(registry: Registry, name: str) -> _Finding:
+def _try_connect(registry: Registry, name: str, timeout_s: float) -> _Finding:
     try:
-        return anyio.run(_open_and_check, registry.client(name), name)
+        return anyio.run(_open_and_check, registry.client(name), name, timeout_s)
     except TreadleError as error:
         return _Finding(_why(error), _trace(error.__cause__))
     except Exception as error:  # what open() or check() of a stranger raises
         text = str(error).strip().partition("\n")[0]
         return _Finding(f"{type(error).__name__}{': ' if text else ''}{text}", _trace(error))
+
+
+def _unanswered(timeout_s: float) -> str:
+    return f"did not answer within {timeout_s:g} s"
 
 
 @attrs.frozen
@@ -419,8 +430,8 @@ class _Single:
         return self.made
 
 
-async def _open_and_check(client: object, name: str) -> _Finding:
-    with anyio.move_on_after(CONNECT_S) as scope:
+async def _open_and_check(client: object, name: str, timeout_s: float) -> _Finding:
+    with anyio.move_on_after(timeout_s) as scope:
         async with ClientHosts(_Single(client)) as hosts:
             await hosts.get(name)
             check = getattr(client, "check", None)
@@ -428,4 +439,4 @@ async def _open_and_check(client: object, name: str) -> _Finding:
                 await check()
             elif check is not None:
                 await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
-    return _Finding(f"did not answer within {CONNECT_S:g} s") if scope.cancelled_caught else _Finding()
+    return _Finding(_unanswered(timeout_s)) if scope.cancelled_caught else _Finding()

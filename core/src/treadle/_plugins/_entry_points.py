@@ -13,17 +13,20 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
-GROUPS = (
-    "treadle.executors",
-    "treadle.families",
-    "treadle.clients",
-    "treadle.engines",
-    "treadle.stores",
-    "treadle.tracing",
-    "treadle.policies",
-    "treadle.triggers",
-    "treadle.commands",
-)
+KINDS = {
+    "treadle.executors": "executor",
+    "treadle.families": "family",
+    "treadle.clients": "client",
+    "treadle.engines": "engine",
+    "treadle.stores": "store",
+    "treadle.tracing": "tracing",
+    "treadle.policies": "policy",
+    "treadle.triggers": "trigger",
+    "treadle.commands": "command",
+}
+"""Entry-point group -> what one of its names is called."""
+
+GROUPS = tuple(KINDS)
 """The entry-point groups; the entry-point name is the name that users write."""
 
 _VALUE = re.compile(r"(?P<module>\w+(?:\.\w+)*)(?:\s*:\s*(?P<attribute>\w+(?:\.\w+)*))?(?:\s*\[.*\])?")

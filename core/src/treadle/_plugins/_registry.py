@@ -16,7 +16,7 @@ from treadle._bind import BoundExecutor, bind
 from treadle._config import Config, Table, load_config
 from treadle._executor import Executor, client_mark, executor_mark
 from treadle._plugins import _settings
-from treadle._plugins._entry_points import GROUPS, Claim, MetadataFault, normalise, scan
+from treadle._plugins._entry_points import GROUPS, KINDS, Claim, MetadataFault, normalise, scan
 from treadle._plugins._hooks import hook_faults
 from treadle._plugins._importing import entered, load
 from treadle._plugins._local import LOCAL, read_folder
@@ -181,11 +181,16 @@ class Registry:
         """``ok``, ``blocked``, ``conflict`` or ``overruled``, see PluginEntry."""
         if self._is_blocked(claim):
             return "blocked"
-        rivals = self._allowed(claim.group, claim.name)
+        rivals = self.rivals(claim)
         if len(rivals) == 1:
             return "ok"
         chosen = self._preferred(rivals)
         return "conflict" if chosen is None else "ok" if claim is chosen else "overruled"
+
+    def rivals(self, claim: Claim) -> list[Claim]:
+        """Everybody who claims the same name and is not blocked, itself included."""
+        claims = self._claims.get((claim.group, claim.name), [])
+        return sorted((each for each in claims if not self._is_blocked(each)), key=lambda rival: rival.distribution)
 
     def names(self, group: str) -> list[str]:
         """The names of a group that can be used, sorted; of a source only its own, like ``tool.*``."""
@@ -193,9 +198,6 @@ class Registry:
 
     def _is_blocked(self, claim: Claim) -> bool:
         return normalise(claim.distribution) in self._blocked
-
-    def _allowed(self, group: str, name: str) -> list[Claim]:
-        return [claim for claim in self._claims.get((group, name), ()) if not self._is_blocked(claim)]
 
     def _preferred(self, rivals: Sequence[Claim]) -> Claim | None:
         wanted = normalise(self.config.plugins.prefer.get(rivals[0].name, ""))
@@ -208,12 +210,13 @@ class Registry:
             PluginBlockedError: Everybody who claims it is blocked.
             PluginConflictError: Several claim it, and ``prefer`` does not choose.
         """
-        rivals = self._allowed(group, name)
-        if not rivals and (claims := self._claims.get((group, name))):
+        claims = self._claims.get((group, name), [])
+        if not claims:
+            return None
+        rivals = self.rivals(claims[0])
+        if not rivals:
             raise PluginBlockedError(name, claims[0].distribution)
-        if len(rivals) < 2:
-            return rivals[0] if rivals else None
-        chosen = self._preferred(rivals)
+        chosen = rivals[0] if len(rivals) == 1 else self._preferred(rivals)
         if chosen is None:
             raise PluginConflictError(group, name, [claim.distribution for claim in rivals])
         return chosen
@@ -308,7 +311,7 @@ class Registry:
         """
         if name == Executor.family:
             return None
-        claim = self._found("treadle.families", "family", name)
+        claim = self._found("treadle.families", name)
         found = self.load(claim)
         if not isinstance(found, type) or not issubclass(found, Executor):
             raise PluginBrokenError(name, claim.distribution, "it is not a class derived from treadle.Executor")
@@ -323,7 +326,7 @@ class Registry:
             PluginError: It is blocked, in conflict or broken.
         """
         settings = dict(self.config.clients.get(name, {}))
-        claim = self._found("treadle.clients", "client", str(settings.pop("use", name)))
+        claim = self._found("treadle.clients", str(settings.pop("use", name)))
         self.check_client(claim)
         return self._configured(claim, settings, ("clients", name))
 
@@ -348,7 +351,7 @@ class Registry:
 
     def policy(self, name: str) -> object:
         """One policy, active or not, with its settings; errors as for ``policies``."""
-        claim = self._found("treadle.policies", "policy", name)
+        claim = self._found("treadle.policies", name)
         return self._once(("policy", claim), lambda: self._make_policy(claim))
 
     def _make_policy(self, claim: Claim) -> object:
@@ -379,29 +382,29 @@ class Registry:
 
     def store(self, name: str) -> object:
         """What the entry point of a store points to."""
-        return self.load(self._found("treadle.stores", "store", name))
+        return self.load(self._found("treadle.stores", name))
 
     def engine(self, name: str) -> object:
         """What the entry point of an engine points to."""
-        return self.load(self._found("treadle.engines", "engine", name))
+        return self.load(self._found("treadle.engines", name))
 
     def tracing(self, name: str) -> object:
         """What the entry point of a tracing set-up points to."""
-        return self.load(self._found("treadle.tracing", "tracing", name))
+        return self.load(self._found("treadle.tracing", name))
 
     def trigger(self, name: str) -> object:
         """What the entry point of a trigger points to."""
-        return self.load(self._found("treadle.triggers", "trigger", name))
+        return self.load(self._found("treadle.triggers", name))
 
     def command(self, name: str) -> object:
         """What the entry point of a command points to."""
-        return self.load(self._found("treadle.commands", "command", name))
+        return self.load(self._found("treadle.commands", name))
 
-    def _found(self, group: str, kind: str, name: str) -> Claim:
+    def _found(self, group: str, name: str) -> Claim:
         claim = self.claim(group, name)
         if claim is None:
             known = self.names(group)
-            raise PluginNotFoundError(kind, name, known, suggestion=_nearest(name, known))
+            raise PluginNotFoundError(KINDS[group], name, known, suggestion=_nearest(name, known))
         return claim
 
 

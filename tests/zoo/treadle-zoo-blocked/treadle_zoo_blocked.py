@@ -1,0 +1,3 @@
+"""Blocked by the configuration, so this is never reached."""
+
+raise RuntimeError("imported although blocked")

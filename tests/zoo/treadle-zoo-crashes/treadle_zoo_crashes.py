@@ -1,0 +1,6 @@
+"""Ends as a fault in compiled code would."""
+
+import os
+import signal
+
+os.kill(os.getpid(), signal.SIGABRT)

@@ -1,0 +1,3 @@
+"""Its import raises what a person's Ctrl-C raises."""
+
+raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""Its entry point is somebody else's function."""
