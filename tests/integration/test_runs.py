@@ -1,0 +1,262 @@
+"""Whole runs with real plugins: what holds for every workflow, from its file to its result."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections import Counter
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+from treadle import Context, Registry, RunResult, Workflow, arun, executor, load_workflow, run
+from treadle.ports import SpanRecord
+
+SHELL = """
+name: shell
+steps:
+  one: {uses: shell.run, with: {argv: [sleep, "1"]}}
+  two: {uses: shell.run, with: {argv: [sleep, "1"]}}
+  three: {uses: shell.run, with: {argv: [sleep, "1"]}}
+"""
+
+
+def from_file(folder: Path, text: str, inputs: dict[str, object] | None = None) -> RunResult:
+    """Run a workflow file with what is installed."""
+    file = folder / "workflow.yaml"
+    file.write_text(text, "utf-8")
+    return run(load_workflow(file), inputs)
+
+
+def test_independent_steps_run_at_the_same_time(tmp_path: Path) -> None:
+    """Three commands of a second each are done in under one and a half (S0-02, S3-11, S3-78)."""
+    result = from_file(tmp_path, SHELL)
+
+    assert result.status == "completed"
+    assert result.duration_s < 1.5
+
+
+def test_parallel_steps_take_a_fraction_of_the_time_of_serial_ones() -> None:
+    """Four equal steps: at least twice the throughput, at most 60 % of the time (S0-07, S0-50)."""
+
+    @executor("demo.wait")
+    async def wait() -> None:
+        await anyio.sleep(0.1)
+
+    workflow = Workflow("four")
+    for number in range(4):
+        workflow.step(f"step{number}", "demo.wait")
+    serial = run(workflow, registry=Registry.of(wait), max_parallel=1)
+    parallel = run(workflow, registry=Registry.of(wait))
+
+    assert parallel.duration_s <= 0.6 * serial.duration_s
+    assert serial.duration_s / parallel.duration_s >= 2
+
+
+def test_a_failing_command_is_tried_again_as_the_file_says(tmp_path: Path) -> None:
+    """The second attempt finds what the first one left and succeeds (S3-08, S3-20, S3-78)."""
+    text = """
+name: again
+inputs: {folder: {type: string}}
+steps:
+  flaky:
+    uses: shell.run
+    with:
+      cwd: ${{ inputs.folder }}
+      script: test -e been-here || { touch been-here; echo not yet >&2; exit 7; }
+    retry: {max_attempts: 3, base: 10ms, retry_on: [CommandFailedError]}
+"""
+    result = from_file(tmp_path, text, {"folder": str(tmp_path)})
+
+    assert result.status == "completed"
+    assert result.steps["flaky"].attempts == 2
+    failures = [record.entry.outcome.error for record in result.records if record.kind == "AttemptEnded"]
+    assert "not yet" in failures[0].message
+
+
+def test_a_failing_step_leaves_its_siblings_running(tmp_path: Path) -> None:
+    """What was started ends as if nothing had happened beside it; what needed the failed step names it (S3-75, S3-78)."""
+    text = """
+name: isolated
+on_error: continue
+steps:
+  bad: {uses: shell.run, with: {argv: ["false"]}}
+  good: {uses: shell.run, with: {script: sleep 0.1; echo fine}}
+  after: {uses: shell.run, with: {argv: [echo, "${{ steps.bad.output.stdout }}"]}}
+outputs: {said: "${{ steps.good.output.stdout }}"}
+"""
+    result = from_file(tmp_path, text)
+
+    assert result.status == "partial_failure"
+    assert {path: str(step.status) for path, step in result.steps.items()} == {
+        "bad": "failed",
+        "good": "completed",
+        "after": "upstream_failed",
+    }
+    assert result.steps["good"].output["stdout"] == "fine\n"  # type: ignore[index]  # plain data
+    assert "bad" in result.steps["after"].reason
+
+
+def test_an_output_that_breaks_its_contract_is_never_accepted() -> None:
+    """An executor that declares a number and answers {} fails, and nothing that needs it starts (S0-03, S3-18)."""
+
+    @executor("demo.count")
+    async def count() -> int:
+        return {}  # type: ignore[return-value]  # the mistake
+
+    @executor("demo.use")
+    async def use(number: int) -> int:
+        return number
+
+    workflow = Workflow("broken")
+    workflow.step("use", "demo.use", number=workflow.step("count", "demo.count").output)
+    result = run(workflow, registry=Registry.of(count, use))
+
+    assert str(result.steps["count"].status) == "failed"
+    error = result.steps["count"].error
+    assert error is not None
+    assert error.type == "OutputInvalidError"
+    assert result.steps["use"].attempts == 0
+
+
+def test_at_most_ten_calls_at_once_by_default() -> None:
+    """Of 50 ready steps 10 run at any time, neither more nor fewer; another number holds when asked for (S3-12)."""
+    running = Counter[str]()
+    peak = Counter[str]()
+
+    @executor("demo.count")
+    async def count(ctx: Context, /) -> None:
+        running[ctx.run_id] += 1
+        peak[ctx.run_id] = max(peak[ctx.run_id], running[ctx.run_id])
+        await anyio.sleep(0.005)
+        running[ctx.run_id] -= 1
+
+    workflow = Workflow("wide")
+    for number in range(50):
+        workflow.step(f"step{number}", "demo.count")
+    default = run(workflow, registry=Registry.of(count))
+    three = run(workflow, registry=Registry.of(count), max_parallel=3)
+
+    assert peak[default.run_id] == 10
+    assert peak[three.run_id] == 3
+    assert sum(step.attempts for step in default.steps.values()) == 50
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_hundred_runs_at_once_share_nothing(backend: str) -> None:
+    """Each sees its own inputs, its own steps' outputs and its own trace, however they interleave (S3-07)."""
+
+    @executor("demo.slow_echo")
+    async def slow_echo(value: int) -> int:
+        await anyio.sleep(0.001 * (value % 7))
+        return value
+
+    workflow = Workflow("echo")
+    value = workflow.input("value", type="integer")
+    first = workflow.step("first", "demo.slow_echo", value=value)
+    workflow.output("value", workflow.step("second", "demo.slow_echo", value=first.output).output)
+    registry = Registry.of(slow_echo)
+    results: dict[int, RunResult] = {}
+
+    async def start(number: int) -> None:
+        results[number] = await arun(workflow, {"value": number}, registry=registry)
+
+    async def all_at_once() -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(100):
+                group.start_soon(start, number)
+
+    anyio.run(all_at_once, backend=backend)
+
+    assert {number: result.outputs["value"] for number, result in results.items()} == {n: n for n in range(100)}
+    assert len({result.trace_id for result in results.values()}) == 100
+    assert len({result.run_id for result in results.values()}) == 100
+
+
+def test_spans_of_a_run_make_one_tree(tmp_path: Path) -> None:
+    """One trace id for the whole run; each parent_id is a span of the run, but the root's (S0-04)."""
+    result = from_file(tmp_path, SHELL.replace('"1"', '"0"'))
+    spans: dict[str, SpanRecord] = {span.span_id: span for span in result.spans}
+
+    assert len(spans) == 7
+    assert {span.trace_id for span in spans.values()} == {result.trace_id}
+    assert [span.name for span in spans.values() if span.parent_id not in spans] == ["RUN shell"]
+
+
+def test_what_a_run_held_is_freed_when_it_is_over() -> None:
+    """Values and plan of a run live no longer than its result (S3-76)."""
+
+    class Held(list[int]):
+        """Something large that an executor keeps while it works."""
+
+    held: list[weakref.ref[Held]] = []
+
+    @executor("demo.hold")
+    async def hold() -> int:
+        value = Held(range(1000))
+        held.append(weakref.ref(value))
+        return len(value)
+
+    workflow = Workflow("hold")
+    workflow.step("hold", "demo.hold")
+    result = run(workflow, registry=Registry.of(hold))
+    kept = weakref.ref(result)
+    assert result.steps["hold"].output == 1000
+    del result
+    gc.collect()
+
+    assert held[0]() is None
+    assert kept() is None
+
+
+def test_nothing_holds_the_event_loop() -> None:
+    """Plain functions run in threads: the loop goes on every few milliseconds while they block (S3-74)."""
+    longest = 0.0
+    threads = set[int]()
+
+    @executor("demo.block")
+    def block() -> None:
+        threads.add(threading.get_ident())
+        time.sleep(0.1)
+
+    async def watched() -> RunResult:
+        workflow = Workflow("blocking")
+        for number in range(5):
+            workflow.step(f"step{number}", "demo.block")
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch)
+            result = await arun(workflow, registry=Registry.of(block))
+            group.cancel_scope.cancel()
+        return result
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            begun = time.perf_counter()
+            await anyio.lowlevel.checkpoint()
+            longest = max(longest, time.perf_counter() - begun)
+
+    result = anyio.run(watched)
+
+    assert result.status == "completed"
+    assert threading.get_ident() not in threads
+    assert longest < 0.05
+
+
+def test_a_step_in_memory_costs_less_than_a_millisecond() -> None:
+    """Without durability, hooks, checks, records and spans of a step together stay light (S4-27)."""
+
+    @executor("demo.nothing")
+    async def nothing() -> None:
+        return None
+
+    workflow = Workflow("light")
+    for number in range(300):
+        workflow.step(f"step{number}", "demo.nothing")
+    result = run(workflow, registry=Registry.of(nothing))
+
+    assert result.status == "completed"
+    assert result.duration_s / 300 < 0.001
