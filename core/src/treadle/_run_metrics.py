@@ -21,6 +21,7 @@ from treadle._models import (
     StintOpened,
 )
 from treadle._span_projection import error_type, executor_of
+from treadle._version import __version__
 
 __all__ = ["RunMetrics"]
 
@@ -159,7 +160,7 @@ def _instruments(provider: object | None) -> _Instruments | None:
 def _make(provider: object) -> _Instruments:
     from opentelemetry.metrics import MeterProvider  # heavy, and there already when a provider is
 
-    meter = cast("MeterProvider", provider).get_meter(names.SCOPE, names.scope_version(), names.SCHEMA_URL)
+    meter = cast("MeterProvider", provider).get_meter(names.SCOPE, __version__, names.SCHEMA_URL)
 
     def histogram(metric: names.Metric) -> _Histogram:
         buckets = names.BUCKETS_S

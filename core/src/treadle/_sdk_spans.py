@@ -25,6 +25,7 @@ from treadle._attempt_span import NO_SPAN, AttemptSpan, LiveSpan, Stamps, first_
 from treadle._models import Call, Outcome, SpanKind, SpanRecord
 from treadle._span_projection import attempt_ending, call_attributes
 from treadle._trace_parent import TraceParent
+from treadle._version import __version__
 
 __all__ = ["SdkProvider"]
 
@@ -107,7 +108,7 @@ class SdkProvider:
     def of(cls, provider: object, stamps: Stamps) -> SdkProvider | None:
         """The road to ``provider``; None when it makes no tracer of the SDK (it is disabled, or of another make)."""
         known = cast("_HasSampler", provider)
-        tracer = known.get_tracer(names.SCOPE, names.scope_version(), names.SCHEMA_URL)
+        tracer = known.get_tracer(names.SCOPE, __version__, names.SCHEMA_URL)
         if not (hasattr(tracer, "sampler") and hasattr(tracer, "id_generator")):
             return None
         # The provider keeps one tracer per scope, so this one has been ours since the first run.

@@ -6,8 +6,6 @@ with ``treadle.``. A convention that is renamed is renamed here, once.
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.metadata import version
 from typing import Final, Literal
 
 import attrs
@@ -19,12 +17,6 @@ SCOPE: Final = "treadle"
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 """The semantic conventions that the names below follow."""
-
-
-@cache
-def scope_version() -> str:
-    """Version of the instrumentation scope: treadle's own; read once, when the first provider is met."""
-    return version("treadle")
 
 
 # -- attributes ----------------------------------------------------------------------------------------------------------
