@@ -51,7 +51,6 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Mypy, strict, over what ships; pyright, strict, over the public API as its users write it."""
     dev(session, "mypy")
-    dev(session, "mypy", "tests/typing")
     dev(session, "pyright")
 
 

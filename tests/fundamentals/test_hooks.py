@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 
 from treadle import Context, Issue, Registry, RetryAfter, Workflow, executor, hookimpl, run
-from treadle.ports import Call, Record, SpanRecord, Work
+from treadle.ports import Call, Record, RetryScheduled, SpanRecord, Work
 
 GREETING = Workflow("greeting")
 GREETING.output("text", GREETING.step("greet", "demo.greet", name="Ada").output)
@@ -103,7 +103,7 @@ def test_retry_policy_proposes_to_try_again() -> None:
 
     assert (without.status, without.steps["greet"].attempts) == ("failed", 1)
     assert (with_policy.status, with_policy.steps["greet"].attempts) == ("completed", 2)
-    reasons = [record.entry.reason for record in with_policy.records if record.kind == "RetryScheduled"]
+    reasons = [record.entry.reason for record in with_policy.records if isinstance(record.entry, RetryScheduled)]
     assert len(reasons) == 1
     assert "flickers" in reasons[0]
 

@@ -23,7 +23,7 @@ def block(language: str) -> str:
 def test_the_workflow_of_the_readme_runs(tmp_path: Path) -> None:
     """It reads the checkout's log and writes the file that its output names (S3-10)."""
     (tmp_path / "changes.yaml").write_text(block("yaml"), "utf-8")
-    command = [Path(sys.executable).with_name("treadle"), "run", "changes.yaml", "--json", "-i", f"repo={ROOT}"]
+    command = [str(Path(sys.executable).with_name("treadle")), "run", "changes.yaml", "--json", "-i", f"repo={ROOT}"]
 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
 

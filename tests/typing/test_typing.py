@@ -23,7 +23,7 @@ MISTAKES = {
 
 def mypy(file: Path) -> subprocess.CompletedProcess[str]:
     """Check one file as users do, with the configuration of this project."""
-    command = [Path(sys.executable).with_name("mypy"), "--config-file", ROOT / "pyproject.toml", file]
+    command = [Path(sys.executable).with_name("mypy"), Path("--config-file"), ROOT / "pyproject.toml", file]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
