@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import attrs
+
 from treadle._models import (
     DECISIONS,
     AttemptEnded,
@@ -127,6 +129,48 @@ class Conductor:
                 commands.append(command)
         return tuple(commands)
 
+    # -- snapshots, for hosts whose history is bounded
+
+    def dump(self) -> dict[str, Json]:
+        """The whole state as plain JSON data; ``load`` gives an equal conductor."""
+        created = self._created
+        return {
+            "scheduler": self._scheduler.dump(),
+            "created": attrs.asdict(created, recurse=False) if created else None,
+            "stint": self._stint,
+            "outputs": self._copy_outputs(self._outputs),
+            "steps": {path: self._dump_seen(step) for path, step in self._plan.steps.items() if step.id in self._steps},
+            "maps": list[Json](self._items),
+            "errors": {path: [list(pair) for pair in errors.items()] for path, errors in self._errors.items()},
+        }
+
+    @classmethod
+    def load(cls, plan: Plan, data: Mapping[str, Json]) -> Conductor:
+        """Build the conductor that ``dump`` described, of the same plan."""
+        state = cast("dict[str, dict[str, Json]]", data)
+        self = cls(plan)
+        self._scheduler = Scheduler.load(plan.graph, state["scheduler"])
+        self._stint = cast("int", data["stint"])
+        if state["created"]:
+            self._begin(RunCreated(**state["created"]))  # type: ignore[arg-type]  # a dump
+        self._outputs = self._copy_outputs(state["outputs"])
+        for path, seen in cast("dict[str, dict[str, Json]]", state["steps"]).items():
+            self._steps[plan.steps[path].id] = {"output": self._outputs.get(path), **seen}
+        for path, errors in state["errors"].items():
+            self._errors[path] = dict(cast("list[tuple[int, Json]]", errors))
+        for path in state["maps"]:
+            self._items[path] = self._look_up_items(plan.steps[path])
+        return self
+
+    def _copy_outputs(self, outputs: Mapping[str, Json]) -> dict[str, Json]:
+        """Outputs by path; the list of a ``foreach`` is copied, because it may still be filled."""
+        maps = {path for path, step in self._plan.steps.items() if step.node.is_map}
+        return {path: list(cast("list[Json]", value)) if path in maps else value for path, value in outputs.items()}
+
+    def _dump_seen(self, step: PlannedStep) -> dict[str, Json]:
+        """What expressions see of an ended step, without the output, which is kept by path."""
+        return {name: value for name, value in self._steps[step.id].items() if name != "output"}
+
     # -- state
 
     @property
@@ -143,7 +187,9 @@ class Conductor:
         return [command for command in self._scheduler.outstanding() if isinstance(command, Evaluate)]
 
     def _remember(self, fact: Fact) -> None:
-        """Keep the values that a fact brings."""
+        """Keep the values that a fact brings. A late fact brings none: what is stored is never changed."""
+        if not self._scheduler.expects(fact):
+            return
         if isinstance(fact, AttemptEnded):
             self._keep_output(fact)
         elif isinstance(fact, Evaluated):
@@ -197,8 +243,13 @@ class Conductor:
             self._steps[step.id] = seen
 
     def _tell_run_status(self) -> None:
-        """What ``finally`` steps and outputs see as ``run.status``: how the run would end if it ended now."""
+        """What ``finally`` steps and outputs see as ``run.status``."""
         cast("dict[str, Json]", self._names["run"])["status"] = self._scheduler.prospect.value
+
+    def _names_for(self, step: PlannedStep) -> Mapping[str, object]:
+        if step.node.is_finally:
+            self._tell_run_status()
+        return self._names
 
     # -- answers
 
@@ -216,17 +267,15 @@ class Conductor:
             self._tell_run_status()
             return {name: value.render(self._names) for name, value in self._plan.outputs.items()}
         step = self._plan.steps[path]
-        if step.node.is_finally:
-            self._tell_run_status()
         if what == "when" and step.when is not None:
-            return bool(step.when.evaluate(self._names))
+            return bool(step.when.evaluate(self._names_for(step)))
         items = self._items[path] = self._look_up_items(step)
         return len(items)
 
     def _look_up_items(self, step: PlannedStep) -> list[Json]:
         if step.foreach is None:
             return []
-        items = step.foreach.render(self._names)
+        items = step.foreach.render(self._names_for(step))
         shown = str(self._plan.workflow.name) + "." + step.path
         if not isinstance(items, list):
             kind = "null" if items is None else type(items).__name__
@@ -240,9 +289,7 @@ class Conductor:
         created, step = self._created, self._plan.steps[start.path]
         assert created is not None, "RunCreated comes first"
         index = start.index
-        if step.node.is_finally:
-            self._tell_run_status()
-        names: Mapping[str, object] = self._names
+        names = self._names_for(step)
         if index is not None and not step.inputs.is_constant:
             names = {**names, step.item_name: self._items[start.path][index], "index": index}
         try:

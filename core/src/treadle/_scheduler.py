@@ -46,7 +46,9 @@ from treadle._models import (
     Turn,
 )
 
-_BLOCKING = frozenset({"failed", "timed_out", "cancelled", "upstream_failed", "interrupted", "poisoned"})
+_BLOCKING = frozenset({"failed", "timed_out", "upstream_failed", "interrupted", "poisoned"})
+"""States that dependents cannot go on from; what depends on a cancelled step is cancelled itself."""
+
 _FAILED_BY: Mapping[str, StepStatus] = {
     "failed": StepStatus.FAILED,
     "timed_out": StepStatus.TIMED_OUT,
@@ -54,6 +56,19 @@ _FAILED_BY: Mapping[str, StepStatus] = {
 }
 
 _Stage = Literal["pending", "when", "foreach", "ready", "active", "ended"]
+
+_NOTHING, _TOLERATED, _IN_FINALLY, _FATAL = range(4)
+"""How grave a failure is for the run: it goes on, its clean-up failed, or it stops."""
+
+
+@attrs.frozen
+class _Cause:
+    """Why a run does not simply complete: the gravest failure so far, the first among equals."""
+
+    gravity: int = _NOTHING
+    reason: str = ""
+    culprit: str = ""
+    error: ErrorInfo | None = None
 
 
 class _Step:
@@ -132,11 +147,8 @@ class Scheduler:
         self._stopping = ""  # why nothing new starts in the main phase
         self._is_cancelling = False
         self._is_forced = False
-        self._is_failing = False  # a failure stopped the run
-        self._culprit = ""
-        self._error: ErrorInfo | None = None
-        self._has_tolerated = False
-        self._finally_failed = False
+        self._cause = _Cause()
+        self._main_status = ""  # how the run stood when its main phase was over
         self._status: RunStatus | None = None
         self._stint = 0
         self._rules = RULES_VERSION
@@ -166,7 +178,9 @@ class Scheduler:
 
     @property
     def prospect(self) -> RunStatus:
-        """How the run would end if all that is left completed."""
+        """How the run would end if all that is left completed; during ``finally``, how it stood when that began."""
+        if self._phase == "finally":
+            return RunStatus(self._main_status)
         return self._status or self._final_status()
 
     def step_status(self, path: str) -> StepStatus:
@@ -179,6 +193,14 @@ class Scheduler:
     def attempts(self, path: str) -> int:
         """Attempts of a step so far, of all its items."""
         return self._steps[path].attempts
+
+    def expects(self, fact: Fact) -> bool:
+        """Whether a fact answers something that is open; if not, it comes too late and is evidence only."""
+        if isinstance(fact, AttemptEnded):
+            return self._running.get((fact.path, fact.index)) == fact.attempt
+        if isinstance(fact, Evaluated) and fact.what in ("when", "foreach"):
+            return self._steps[fact.path].stage == fact.what
+        return True
 
     def apply(self, fact: Fact) -> Turn:
         """Take a fact in.
@@ -209,7 +231,7 @@ class Scheduler:
             commands.append(Evaluate("", "outputs"))
         commands += [Start(path, index, attempt) for (path, index), attempt in self._running.items()]
         commands += [SetTimer(timer_id, due) for timer_id, (_, _, due) in self._timers.items()]
-        if self._is_cancelling:
+        if self._is_phase_cancelled:
             commands += [Cancel(path, index, attempt, self._stopping) for (path, index), attempt in self._running.items()]
         return tuple(commands)
 
@@ -231,10 +253,8 @@ class Scheduler:
             self._on_outputs(fact)
         elif fact.what == "inputs":
             self._on_unrenderable(fact)
-        else:
-            step = self._steps[fact.path]
-            if step.stage == fact.what:  # else late: the run was stopped meanwhile
-                self._on_condition(step, fact)
+        elif self.expects(fact):  # else late: the run was stopped meanwhile
+            self._on_condition(self._steps[fact.path], fact)
 
     def _on_condition(self, step: _Step, fact: Evaluated) -> None:
         if fact.error is not None:
@@ -260,14 +280,16 @@ class Scheduler:
             self._finish_attempt(self._steps[fact.path], fact.index, attempt, outcome, "its inputs could not be rendered")
 
     def _on_outputs(self, fact: Evaluated) -> None:
+        if self._phase != "outputs":
+            return
         if fact.error is None:
             self._finish(cast("Mapping[str, Json]", fact.value))
         else:
-            self._is_failing, self._culprit, self._error = True, "outputs", fact.error
+            self._blame(_Cause(_FATAL, "an output could not be evaluated", "outputs", fact.error))
             self._finish({})
 
     def _on_attempt_ended(self, fact: AttemptEnded) -> None:
-        if self._running.get((fact.path, fact.index)) == fact.attempt:
+        if self.expects(fact):
             self._finish_attempt(self._steps[fact.path], fact.index, fact.attempt, fact.outcome)
 
     def _on_timer(self, fact: TimerFired) -> None:
@@ -279,13 +301,18 @@ class Scheduler:
             self._enqueue(step)
 
     def _on_cancel(self, fact: CancelRequested) -> None:
+        if self._phase == "outputs" or (self._phase == "finally" and not fact.force):
+            return  # nothing is left to stop, or clean-up goes on; a forced cancel ends it
         self._is_forced |= fact.force
-        if self._phase == "finally" and not fact.force:
-            return  # clean-up goes on; a forced cancel ends it
         self._is_cancelling = True
         if not self._stopping or self._phase == "finally":
             self._stop(fact.reason, "")
         self._commands += [Cancel(path, index, attempt, fact.reason) for (path, index), attempt in self._running.items()]
+
+    @property
+    def _is_phase_cancelled(self) -> bool:
+        """Whether what runs now was told to stop; a graceful cancel leaves ``finally`` alone."""
+        return self._is_cancelling and (self._phase != "finally" or self._is_forced)
 
     # -- attempts
 
@@ -308,7 +335,7 @@ class Scheduler:
     def _refusal(self, step: _Step, attempt: int, outcome: Outcome) -> str:
         """Why there is no further attempt; empty when there is one. Here the scheduler has the last word."""
         if outcome.status == "cancelled":
-            return self._stopping or "it was cancelled"
+            return self._stopping if self._is_phase_cancelled else "it was cancelled, though nobody asked for it"
         if step.is_stopped:
             return f"not retried: {self._stopping or 'another item failed'}"
         if not isinstance(outcome.retry, RetryAfter):
@@ -331,6 +358,8 @@ class Scheduler:
 
     def _give_up(self, step: _Step, index: int | None, attempt: int, outcome: Outcome, reason: str) -> None:
         status = _FAILED_BY[outcome.status]
+        if status is StepStatus.CANCELLED and not self._is_phase_cancelled:
+            status = StepStatus.FAILED
         if index is None:
             self._end(step, status, reason, outcome.error)
             return
@@ -349,7 +378,7 @@ class Scheduler:
     def _end_map(self, step: _Step) -> None:
         if not step.failed_items and not step.dropped and step.cursor == step.count:
             self._end(step, StepStatus.COMPLETED)
-        elif self._is_cancelling or not step.failed_items:
+        elif self._is_phase_cancelled or not step.failed_items:
             self._end(step, StepStatus.CANCELLED, self._stopping, step.error)
         else:
             self._end(step, StepStatus.FAILED, f"{step.failed_items} of {step.count} items failed", step.error)
@@ -424,19 +453,21 @@ class Scheduler:
 
     def _on_failure(self, step: _Step, error: ErrorInfo | None) -> None:
         node = step.node
-        if not self._culprit:
-            self._culprit, self._error = node.path, error
+        reason = f"step {node.path!r} failed"
         if node.on_error == "continue":
-            self._has_tolerated = True
-            return
-        if node.is_finally:
-            self._finally_failed = True
-            return
-        self._failures += 1
-        if self._stopping or not self._is_too_much(node):
-            return
-        self._is_failing = True
-        self._stop(f"step {node.path!r} failed", node.path)
+            self._blame(_Cause(_TOLERATED, reason, node.path, error))
+        elif node.is_finally:
+            self._blame(_Cause(_IN_FINALLY, reason, node.path, error))
+        else:
+            self._failures += 1
+            is_fatal = not self._stopping and self._is_too_much(node)
+            self._blame(_Cause(_FATAL if is_fatal else _TOLERATED, reason, node.path, error))
+            if is_fatal:
+                self._stop(reason, node.path)
+
+    def _blame(self, cause: _Cause) -> None:
+        if cause.gravity > self._cause.gravity:
+            self._cause = cause
 
     def _is_too_much(self, node: Node) -> bool:
         if node.on_error == "stop":
@@ -486,6 +517,7 @@ class Scheduler:
                 self._arrive(self._arrived.popleft())
             self._pump()
             if self._phase == "main" and not self._open_main:
+                self._main_status = self._final_status()
                 self._phase = "finally"
                 if self._open_finally and not self._is_forced:
                     self._release(is_finally=True)
@@ -533,23 +565,18 @@ class Scheduler:
             self._finish({})
 
     def _final_status(self) -> RunStatus:
-        if self._is_failing:
-            return RunStatus.FAILED
-        if self._is_cancelling:
+        gravity = self._cause.gravity
+        if self._is_cancelling and gravity != _FATAL:
             return RunStatus.CANCELLED
-        if self._finally_failed:
+        if gravity in (_FATAL, _IN_FINALLY):
             return RunStatus.FAILED
-        if self._failures or self._has_tolerated:
-            return RunStatus.PARTIAL_FAILURE
-        return RunStatus.COMPLETED
+        return RunStatus.PARTIAL_FAILURE if gravity == _TOLERATED else RunStatus.COMPLETED
 
     def _finish(self, outputs: Mapping[str, Json]) -> None:
         self._phase = "ended"
         self._status = status = self._final_status()
-        reason = self._stopping
-        if not reason and self._culprit:
-            reason = "an output could not be evaluated" if self._culprit == "outputs" else f"step {self._culprit!r} failed"
-        self._records.append(RunEnded(self._at, status, reason, self._culprit, self._error, outputs))
+        cause = _Cause(reason=self._stopping) if status is RunStatus.CANCELLED else self._cause
+        self._records.append(RunEnded(self._at, status, cause.reason, cause.culprit, cause.error, outputs))
         self._commands.append(Finish(status))
 
     # -- snapshots, for hosts whose history is bounded
@@ -564,15 +591,10 @@ class Scheduler:
             "at": self._at,
             "failures": self._failures,
             "stopping": self._stopping,
-            "flags": [
-                self._is_cancelling,
-                self._is_forced,
-                self._is_failing,
-                self._has_tolerated,
-                self._finally_failed,
-            ],
-            "culprit": self._culprit,
-            "error": _dump_error(self._error),
+            "is_cancelling": self._is_cancelling,
+            "is_forced": self._is_forced,
+            "cause": attrs.asdict(self._cause),
+            "main_status": self._main_status,
             "status": self._status.value if self._status else None,
             "ready": [step.node.path for step in self._ready],
             "running": [[path, index, attempt] for (path, index), attempt in self._running.items()],
@@ -585,11 +607,11 @@ class Scheduler:
         """Build the scheduler that ``dump`` described."""
         state = cast("dict[str, object]", data)
         self = cls(graph)
-        for name in ("phase", "max_parallel", "rules", "stint", "at", "failures", "stopping", "culprit"):
+        plain = ("phase", "max_parallel", "rules", "stint", "at", "failures", "stopping", "is_cancelling", "is_forced")
+        for name in (*plain, "main_status"):
             setattr(self, f"_{name}", state[name])
-        flags = cast("list[bool]", state["flags"])
-        self._is_cancelling, self._is_forced, self._is_failing, self._has_tolerated, self._finally_failed = flags
-        self._error = _load_error(state["error"])
+        cause = cast("dict[str, object]", state["cause"])
+        self._cause = _Cause(**{**cause, "error": _load_error(cause["error"])})  # type: ignore[arg-type]  # a dump
         self._status = RunStatus(cast("str", state["status"])) if state["status"] else None
         for path, step in cast("dict[str, dict[str, object]]", state["steps"]).items():
             _load_step(self._steps[path], step)
