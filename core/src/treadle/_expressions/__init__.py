@@ -84,7 +84,7 @@ KEYWORDS = frozenset(("true", "false", "none", "null", "True", "False", "None", 
 _LOOK_UP = re.compile(r"\s*([A-Za-z_]\w*)((?:\.[A-Za-z_]\w*)*)\s*", re.ASCII)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16_384)  # the loader parses first, the plan again: a large file should not pay twice
 def _parse(source: str) -> Expression:
     if len(source) > MAX_SOURCE:
         raise ExpressionError(source, f"longer than {MAX_SOURCE:,} characters", "compute parts of it in a step of their own")

@@ -79,8 +79,12 @@ class _OffsetLexer(Lexer):
 
 
 class _OffsetEnvironment(Environment):
+    def __init__(self) -> None:
+        super().__init__()
+        self._offset_lexer = _OffsetLexer(self)
+
     def _tokenize(self, source: str, name: str | None, filename: str | None = None, state: str | None = None) -> TokenStream:
-        lexer = _OffsetLexer(self)
+        lexer = self._offset_lexer
         return TokenStream(_with_end(lexer.wrap(lexer.tokeniter(source, name, filename, state)), source), name, filename)
 
 

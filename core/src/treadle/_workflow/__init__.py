@@ -12,7 +12,7 @@ from treadle._schema import WORKFLOW, Table
 from treadle._workflow._builder import Expression, StepHandle, written
 from treadle._workflow._documents import write_toml, write_yaml
 from treadle._workflow._reader import Reader, TooManyFaults, fits, suggestion
-from treadle._workflow._records import Defaults, InputSpec, OnError, Step
+from treadle._workflow._records import Defaults, InputSpec, OnError, Step, copied
 from treadle.errors import Fault, WorkflowInvalidError
 
 __all__ = ["Defaults", "Expression", "InputSpec", "Positions", "Step", "StepHandle", "Workflow", "fits"]
@@ -212,7 +212,7 @@ class Workflow:
             "max_failures": self.max_failures,
             "steps": {step.id: step.to_dict() for step in self.steps.values()},
             "finally": {step.id: step.to_dict() for step in self.finally_steps.values()},
-            "outputs": self.outputs,
+            "outputs": copied(self.outputs),
         }
         # max_failures: 0 says something, so only None, empty texts and empty collections are left out.
         return {key: value for key, value in data.items() if value is not None and value not in ("", [], {})}

@@ -11,11 +11,14 @@ from collections.abc import Callable
 import attrs
 
 from treadle._models import Json
-from treadle._workflow._places import Places, TextPositions, Unreadable
+from treadle._workflow._places import MAX_DEPTH, MAX_FAULTS, NOTHING, Places, TextPositions, Unreadable, place_in
 from treadle.errors import Fault, NotSupportedError
 
 MAX_BYTES = 4 << 20
 """Size of a file."""
+
+MAX_TOML_BYTES = 2 << 20
+"""Size of a TOML file: its parser takes more time and memory for each byte than the others."""
 
 
 @attrs.frozen
@@ -126,55 +129,55 @@ class _JsonLocator:
 
     def __init__(self, text: str, faults: list[Fault]) -> None:
         self._text, self._faults = text, faults
+        self._line, self._line_start, self._position = 1, 0, 0
 
     def locate(self) -> Places:
         """The places; of a text that is not valid, what comes before the fault."""
         root: Places = {}
-        places, stack, is_mapping, key = root, list[tuple[Places, bool]](), False, ""
-        inner: Places = root
-        line, line_start, position = 1, 0, 0
+        # What is open: its places, and whether it is a mapping. ``inner`` takes what lies within the value that comes next.
+        places, is_mapping, inner = root, True, root
+        stack: list[tuple[Places, bool]] = []
         expects_key = False
         for token in _JSON_TOKEN.finditer(self._text):
-            start = token.start()
-            breaks = self._text.count("\n", position, start)
-            if breaks:
-                line, line_start = line + breaks, self._text.rfind("\n", 0, start) + 1
-            position = start
-            here = (line, start - line_start + 1)
             sign = token[2]
-            if sign == "{" or sign == "[":
-                if not is_mapping and stack:
-                    inner = _append(places, here)
-                stack.append((places, is_mapping))
-                places, is_mapping, expects_key = inner, sign == "{", sign == "{"
+            if sign is None and expects_key:
+                inner = self._note_key(places, token)
+            elif sign == ":" or sign == ",":
+                expects_key = is_mapping and sign == ","
             elif sign == "}" or sign == "]":
                 if not stack:
                     break
                 places, is_mapping = stack.pop()
-            elif sign == ",":
-                expects_key = is_mapping
-            elif sign == ":":
-                expects_key = False
-            elif expects_key and token[1] is not None:
-                key = json.loads(token[0])
-                inner = {}
-                if key in places:
-                    self._faults.append(
-                        Fault(
-                            f"the key {key[:60]!r} is there twice", remedy="keep one of the two", line=here[0], column=here[1]
-                        )
-                    )
-                else:
-                    places[key] = (*here, inner)
-            elif not is_mapping and stack:
-                _append(places, here)
+            else:
+                if not is_mapping:
+                    inner = {} if sign else NOTHING
+                    places[len(places)] = (*self._place(token), inner)
+                if sign:
+                    stack.append((places, is_mapping))
+                    places, is_mapping = inner, sign == "{"
+                    expects_key = is_mapping
         return root
 
+    def _note_key(self, places: Places, token: re.Match[str]) -> Places:
+        key, inner = str(json.loads(token[0])), Places()
+        line, column = self._place(token)
+        if key in places:
+            if len(self._faults) >= MAX_FAULTS:
+                raise Unreadable(Fault("more faults than these", line=line, column=column))
+            message = f"the key {key[:60]!r} is there twice"
+            self._faults.append(Fault(message, key[:60], "keep one of the two", line=line, column=column))
+        else:
+            places[key] = (line, column, inner)
+        return inner
 
-def _append(places: Places, here: tuple[int, int]) -> Places:
-    inner: Places = {}
-    places[len(places)] = (*here, inner)
-    return inner
+    def _place(self, token: re.Match[str]) -> tuple[int, int]:
+        start = token.start()
+        breaks = self._text.count("\n", self._position, start)
+        if breaks:
+            self._line += breaks
+            self._line_start = self._text.rfind("\n", 0, start) + 1
+        self._position = start
+        return self._line, start - self._line_start + 1
 
 
 # -- TOML --------------------------------------------------------------------------------------------------------------
@@ -182,10 +185,22 @@ def _append(places: Places, here: tuple[int, int]) -> Places:
 _TOML_PLACE = re.compile(r"\(at line (\d+), column (\d+)\)|\(at end of document\)")
 _TOML_KEY = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _TOML_KEYS = rf"{_TOML_KEY}(?:[ \t]*\.[ \t]*{_TOML_KEY})*"
+# The parser takes quadratic time for keys of many parts, so those are looked for first, outside of texts and comments.
+_TOML_TEXT = re.compile(
+    r'''""".*?(?<!\\)"""|\'{3}.*?\'{3}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*''',
+    re.DOTALL,
+)
+_TOML_LONG_KEY = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_DEPTH},}}")
 _TOML_LINE = re.compile(rf"^[ \t]*(?:\[({_TOML_KEYS})\]|({_TOML_KEYS})[ \t]*=)", re.MULTILINE)
 
 
 def _read_toml(text: str, faults: list[Fault]) -> Json:
+    if len(text) > MAX_TOML_BYTES:
+        raise Unreadable(Fault(f"the file is larger than {MAX_TOML_BYTES >> 20} MiB", remedy="write it as YAML or JSON"))
+    long = _TOML_LONG_KEY.search(_TOML_TEXT.sub(_same_length, text))
+    if long:
+        line, column = place_in(text, long.start())
+        raise Unreadable(Fault(f"a key of more than {MAX_DEPTH} parts", line=line, column=column))
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -197,6 +212,10 @@ def _read_toml(text: str, faults: list[Fault]) -> Json:
         raise Unreadable(Fault("nested too deeply")) from None
     except ValueError as error:  # a number of thousands of digits
         raise Unreadable(Fault(f"not TOML: {error}")) from None
+
+
+def _same_length(text: re.Match[str]) -> str:
+    return "q" * len(text[0])
 
 
 def _locate_toml(text: str) -> Places:

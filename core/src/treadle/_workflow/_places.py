@@ -23,6 +23,10 @@ Place = tuple[int, int, Places]
 """Line and column, from 1, and the places within."""
 
 
+NOTHING: Places = {}
+"""What lies within a value that is neither a mapping nor a list; shared, so never filled."""
+
+
 class Unreadable(Exception):
     """The text cannot be read any further."""
 

@@ -34,7 +34,7 @@ class InputSpec:
         """Plain data that reads back the same."""
         data: dict[str, Json] = {"type": self.type} if self.type else {}
         if self.default is not None:
-            data["default"] = self.default
+            data["default"] = copied(self.default)
         elif not self.required:
             data["required"] = False
         return {**data, "description": self.description} if self.description else data
@@ -94,10 +94,10 @@ class Step:
         """Plain data that reads back the same, without the id."""
         data: dict[str, Json] = {
             "uses": self.uses,
-            "with": self.with_,
+            "with": copied(self.with_),
             "needs": list(self.needs),
             "when": self.when,
-            "foreach": self.foreach,
+            "foreach": copied(self.foreach),
             "as": None if self.as_ == "item" else self.as_,
             "max_parallel": self.max_parallel,
             "clients": dict(self.clients),
@@ -107,6 +107,13 @@ class Step:
         }
         # A foreach over an empty list is no step without a foreach.
         return {key: value for key, value in data.items() if value is not None and (value not in ([], {}) or key == "foreach")}
+
+
+def copied(value: Json) -> Json:
+    """Plain data in new containers, so that nobody who changes it changes the workflow."""
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value
 
 
 def duration_data(seconds: float) -> Json:

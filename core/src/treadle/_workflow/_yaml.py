@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import yaml
 
 from treadle._models import Json
-from treadle._workflow._places import MAX_DEPTH, MAX_FAULTS, MAX_NODES, Places, Unreadable, place_in, spell_path
+from treadle._workflow._places import MAX_DEPTH, MAX_FAULTS, MAX_NODES, NOTHING, Places, Unreadable, place_in, spell_path
 from treadle.errors import Fault
 
 # The C parser is twenty times as fast; both give the same events, and only events are taken: nothing is constructed.
@@ -111,27 +111,32 @@ class _Composer:
 
     def _mapping(self, depth: int, places: Places | None) -> dict[str, Json]:
         result: dict[str, Json] = {}
-        for event in self._events:
+        events, path = self._events, self._path
+        path.append("")
+        for event in events:
             if type(event) is yaml.MappingEndEvent:
                 break
             key = self._key(event, depth, result)
-            inner = None if places is None or key is None else _note(places, key, event)
-            self._path.append("?" if key is None else key)
-            value = self._node(next(self._events), depth + 1, inner)
-            self._path.pop()
+            path[-1] = "?" if key is None else key
+            value = next(events)
+            inner = None if places is None or key is None else _note(places, key, event, value)
+            data = self._node(value, depth + 1, inner)
             if key is not None:
-                result[key] = value
+                result[key] = data
+        path.pop()
         return result
 
     def _sequence(self, depth: int, places: Places | None) -> list[Json]:
         result: list[Json] = []
-        for event in self._events:
+        path = self._path
+        path.append(0)
+        for index, event in enumerate(self._events):
             if type(event) is yaml.SequenceEndEvent:
                 break
-            inner = None if places is None else _note(places, len(result), event)
-            self._path.append(len(result))
+            path[-1] = index
+            inner = None if places is None else _note(places, index, event, event)
             result.append(self._node(event, depth + 1, inner))
-            self._path.pop()
+        path.pop()
         return result
 
     def _key(self, event: yaml.Event, depth: int, taken: Mapping[str, Json]) -> str | None:
@@ -154,9 +159,8 @@ class _Composer:
             self._fault(event, "merge keys have no meaning here", "write the keys out")
             return None
         if key in taken:
-            self._path.append(key)
+            self._path[-1] = key
             self._fault(event, f"the key {key[:60]!r} is there twice", "keep one of the two")
-            self._path.pop()
             return None
         return key
 
@@ -220,8 +224,8 @@ class _Composer:
         return Unreadable(Fault(f"not YAML: {message}", remedy=remedy, line=line, column=column))
 
     def _line(self, number: int) -> str:
-        lines = self._text.split("\n", number + 1) if number >= 0 else []
-        return lines[number] if number < len(lines) else ""
+        lines = self._text.split("\n", number + 1)
+        return lines[number] if 0 <= number < len(lines) else ""
 
 
 def _place(event: yaml.Event) -> tuple[int, int]:
@@ -230,8 +234,9 @@ def _place(event: yaml.Event) -> tuple[int, int]:
     return mark.line + 1, mark.column + 1
 
 
-def _note(places: Places, key: str | int, event: yaml.Event) -> Places:
-    inner: Places = {}
+def _note(places: Places, key: str | int, event: yaml.Event, value: yaml.Event) -> Places:
+    """Note where a key or item is; the answer takes what lies within its value."""
+    inner: Places = {} if isinstance(value, yaml.CollectionStartEvent) else NOTHING
     places[key] = (*_place(event), inner)
     return inner
 
