@@ -121,9 +121,9 @@ def test_every_kind_of_plugin_is_looked_at(site: Site) -> None:
         from treadle import Executor, hookimpl
         class Tools:
             def __init__(self, config): ...
-            def names(self): return ["tool.a", "tool.b"]
+            def names(self): return ["mytool.a", "mytool.b"]
             def get(self, name):
-                if name == "tool.b":
+                if name == "mytool.b":
                     raise OSError("b.py is gone")
                 def a() -> int: ...
                 return a
@@ -141,7 +141,7 @@ def test_every_kind_of_plugin_is_looked_at(site: Site) -> None:
     """
     entry_points = """
         [treadle.executors]
-        tool.* = acme_all:Tools
+        mytool.* = acme_all:Tools
         [treadle.families]
         report = acme_all:Family
         reprot = acme_all:Takes
@@ -173,7 +173,7 @@ def test_every_kind_of_plugin_is_looked_at(site: Site) -> None:
         "broken: client acme (acme-all 1.0): treadle.toml:2:1: [clients.acme] size: expected int, got str",
         "broken: client wrong (acme-all 1.0): it is not a client: it has no open()",
         "broken: command acme-command (acme-all 1.0): module 'acme_all' has no 'absent'",
-        "broken: executor tool.* (acme-all 1.0): getting 'tool.b' raises OSError: b.py is gone (acme_all.py:8)",
+        "broken: executor mytool.* (acme-all 1.0): getting 'mytool.b' raises OSError: b.py is gone (acme_all.py:8)",
         "broken: family reprot (acme-all 1.0): it is not a class derived from treadle.Executor",
         "broken: policy limits (acme-all 1.0): treadle.toml: [policies.limits] limit: this setting is required",
         "ok: family report (acme-all 1.0)",

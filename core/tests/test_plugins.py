@@ -26,6 +26,7 @@ from treadle.errors import (
     PluginBlockedError,
     PluginBrokenError,
     PluginConflictError,
+    PluginError,
     PluginNotFoundError,
 )
 from treadle.hookspecs import ExecutorHooks
@@ -386,10 +387,12 @@ class Tools:
         asked.append(config.tools["folder"])
 
     def names(self):
-        return ["tool.upper", "tool.deep.lower"]
+        return ["mytool.upper", "mytool.deep.lower"]
 
     def get(self, name):
         asked.append(name)
+        if name not in self.names():
+            raise KeyError(name)
 
         def work(text: str) -> str:
             """Work."""
@@ -400,42 +403,58 @@ class Tools:
 
 
 def test_a_source_provides_every_name_of_its_prefix(site: Site) -> None:
-    """``tool.*`` is made once, with the configuration, and asked only for ``tool.`` names (S3-16)."""
-    site.lay("acme-tools", {"acme_tools.py": TOOLS}, "[treadle.executors]\ntool.* = acme_tools:Tools\n")
+    """``mytool.*`` is made once, with the configuration, and asked only for ``mytool.`` names (S3-16)."""
+    site.lay("acme-tools", {"acme_tools.py": TOOLS}, "[treadle.executors]\nmytool.* = acme_tools:Tools\n")
     registry = Registry.discover(Config(tools={"folder": "mine"}, root=site.folder))
 
     with pytest.raises(ExecutorNotFoundError):
         registry.executor("other.upper")
     assert "acme_tools" not in sys.modules
-    bound = registry.executor("tool.upper")
-    again = registry.executor("tool.upper")
-    deep = registry.executor("tool.deep.lower")
+    bound = registry.executor("mytool.upper")
+    again = registry.executor("mytool.upper")
+    deep = registry.executor("mytool.deep.lower")
 
-    assert (bound.name, bound.distribution, deep.name) == ("tool.upper", "acme-tools", "tool.deep.lower")
+    assert (bound.name, bound.distribution, deep.name) == ("mytool.upper", "acme-tools", "mytool.deep.lower")
     assert again is bound
-    assert sys.modules["acme_tools"].asked == ["mine", "tool.upper", "tool.deep.lower"]
+    assert sys.modules["acme_tools"].asked == ["mine", "mytool.upper", "mytool.deep.lower"]
 
 
 def test_a_missing_name_of_a_source_suggests_its_names(site: Site) -> None:
     """The names of the source are known once it was asked."""
-    site.lay("acme-tools", {"acme_tools.py": TOOLS}, "[treadle.executors]\ntool.* = acme_tools:Tools\n")
+    site.lay("acme-tools", {"acme_tools.py": TOOLS}, "[treadle.executors]\nmytool.* = acme_tools:Tools\n")
     registry = Registry.discover(Config(tools={"folder": "mine"}, root=site.folder))
 
-    with pytest.raises(ExecutorNotFoundError, match=r"Did you mean 'tool\.upper'\?"):
-        registry.executor("tool.uper")
+    with pytest.raises(ExecutorNotFoundError, match=r"Did you mean 'mytool\.upper'\?"):
+        registry.executor("mytool.uper")
     with pytest.raises(ExecutorNotFoundError):
-        registry.executor("tool.*")
+        registry.executor("mytool.*")
+
+
+def test_a_source_may_say_in_its_own_words_that_a_name_is_missing(site: Site) -> None:
+    """An error of treadle passes as it is."""
+    text = """
+        from treadle.errors import PluginError
+        class Missing(PluginError, LookupError): ...
+        class S:
+            def names(self): return []
+            def get(self, name): raise Missing(f"Tool not found: {name}", "Write it.")
+        source = S()
+    """
+    site.lay("acme-tools", {"acme_tools.py": text}, "[treadle.executors]\nmytool.* = acme_tools:source\n")
+
+    with pytest.raises(PluginError, match=r"^Tool not found: mytool\.x\nWrite it\.$"):
+        site.discover().executor("mytool.x")
 
 
 def test_the_longest_prefix_is_asked_and_an_exact_name_wins(site: Site) -> None:
     """The more special claim decides."""
-    site.lay("acme-tools", {"acme_tools.py": TOOLS}, "[treadle.executors]\ntool.* = acme_tools:Tools\n")
-    site.lay("acme-deep", {"acme_deep.py": TOOLS}, "[treadle.executors]\ntool.deep.* = acme_deep:Tools\n")
-    site.executor("acme-echo", "acme_echo", name="tool.upper")
+    site.lay("acme-tools", {"acme_tools.py": TOOLS}, "[treadle.executors]\nmytool.* = acme_tools:Tools\n")
+    site.lay("acme-deep", {"acme_deep.py": TOOLS}, "[treadle.executors]\nmytool.deep.* = acme_deep:Tools\n")
+    site.executor("acme-echo", "acme_echo", name="mytool.upper")
     registry = Registry.discover(Config(tools={"folder": "mine"}, root=site.folder))
 
-    assert registry.executor("tool.deep.lower").distribution == "acme-deep"
-    assert registry.executor("tool.upper").distribution == "acme-echo"
+    assert registry.executor("mytool.deep.lower").distribution == "acme-deep"
+    assert registry.executor("mytool.upper").distribution == "acme-echo"
 
 
 @pytest.mark.parametrize(
@@ -445,20 +464,20 @@ def test_the_longest_prefix_is_asked_and_an_exact_name_wins(site: Site) -> None:
         ("def source(config): return 3", "it makes no source: no names() and get(name)"),
         ("def source(config): raise OSError('no folder')", "making its source raises OSError: no folder (acme_tools.py:1)"),
         (
-            "class S:\n    def names(self): raise SystemExit(1)\n    def get(self, name): ...\nsource = S()",
-            "getting 'tool.x' ends the process with SystemExit: 1 (acme_tools.py:2)",
+            "class S:\n    def names(self): raise SystemExit(1)\n    def get(self, name): return {}[name]\nsource = S()",
+            "getting 'mytool.x' ends the process with SystemExit: 1 (acme_tools.py:2)",
         ),
         (
-            "class S:\n    def names(self): return ['tool.x']\n    def get(self, name): return {}[name]\nsource = S()",
-            "getting 'tool.x' raises KeyError: 'tool.x' (acme_tools.py:3)",
+            "class S:\n    def names(self): return ['mytool.x']\n    def get(self, name): return {}[name]\nsource = S()",
+            "getting 'mytool.x' raises KeyError: 'mytool.x' (acme_tools.py:3)",
         ),
     ],
 )
 def test_a_source_that_fails_is_a_broken_plugin(site: Site, text: str, expected: str) -> None:
     """Each of its three moments: what it is, making it, asking it."""
-    site.lay("acme-tools", {"acme_tools.py": text}, "[treadle.executors]\ntool.* = acme_tools:source\n")
+    site.lay("acme-tools", {"acme_tools.py": text}, "[treadle.executors]\nmytool.* = acme_tools:source\n")
 
-    assert why(lambda: site.discover().executor("tool.x")) == expected
+    assert why(lambda: site.discover().executor("mytool.x")) == expected
 
 
 # -- clients -------------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class ExecutorSource(Protocol):
         """The full names that it provides, like ``tool.count``."""
 
     def get(self, name: str) -> object:
-        """The executor of that full name; LookupError when there is none."""
+        """The executor of that full name; a LookupError (an error of treadle with its own words, or any) when there is none."""
 
 
 class _Once(Generic[_T]):
@@ -280,12 +280,15 @@ class Registry:
     def _from_source(self, claim: Claim, name: str) -> BoundExecutor:
         source = self.source(claim)
         with entered(claim, on_import=self._slow, doing=f"getting {name!r}"):
-            names = [str(one) for one in source.names()]
-        if name not in names:
-            raise self._no_executor(name, names)
-        with entered(claim, on_import=self._slow, doing=f"getting {name!r}"):
-            found = source.get(name)
-        return self._bind(claim, name, found)
+            try:
+                return self._bind(claim, name, source.get(name))
+            except LookupError as error:
+                if isinstance(error, TreadleError):
+                    raise  # the source says it in its own words
+                names = [str(one) for one in source.names()]
+                if name in names:
+                    raise  # it has the name, so this is a fault of its code
+        raise self._no_executor(name, names)
 
     def source(self, claim: Claim) -> ExecutorSource:
         """The source of a claim such as ``tool.*``; a class or function is called once with the configuration."""
