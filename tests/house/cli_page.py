@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 
 import click
 from treadle._cli import root
+from treadle._cli._root import COMMANDS
 
 HEAD = """\
 # The treadle command
 
-Results go to stdout, everything else to stderr. With `--json` exactly one JSON object is on stdout, whatever executors print; its
-form is in [json/](json/). When a command cannot give its result, that object is an [error](json/error.schema.json) instead.
+Results go to stdout, everything else to stderr. With `--json` exactly one JSON object is on stdout, whatever executors print;
+its form is in [json/](json/). When a command cannot give its result, that object is an [error](json/error.schema.json) instead.
 
 | exit code | meaning |
 |---|---|
@@ -38,22 +38,24 @@ SCHEMAS = {"run": "run", "check": "check", "plan": "plan", "version": "version"}
 
 def page() -> str:
     """The whole page."""
-    return HEAD + "".join(_sections(root, "treadle"))
+    width = {"max_content_width": 100, "terminal_width": 100}
+    context = click.Context(root, info_name="treadle", **width, **root.context_settings)
+    return HEAD + "".join(_sections(root, context))
 
 
-def _sections(group: click.Group, words: str) -> Iterator[str]:
-    context = click.Context(group, info_name=words)
-    for name in group.commands or group.list_commands(context):
+def _sections(group: click.Group, context: click.Context) -> Iterator[str]:
+    # Of the root group only core's own commands: the page says nothing of what is installed beside it.
+    for name in COMMANDS if group is root else group.list_commands(context):
         command = group.get_command(context, name)
-        if command is not None and command.callback is not None and command.callback.__module__.startswith("treadle."):
-            yield _section(command, f"{words} {name}")
-            if isinstance(command, click.Group):
-                yield from _sections(command, f"{words} {name}")
+        assert command is not None
+        inner = click.Context(command, context, name)
+        yield _section(command, inner)
+        if isinstance(command, click.Group):
+            yield from _sections(command, inner)
 
 
-def _section(command: click.Command, words: str) -> str:
-    context = click.Context(command, info_name=words, max_content_width=100, terminal_width=100)
+def _section(command: click.Command, context: click.Context) -> str:
+    words = context.command_path
     schema = SCHEMAS.get(words.removeprefix("treadle "))
     json = f"\n`--json`: [{schema}.schema.json](json/{schema}.schema.json)\n" if schema else ""
-    help_text = textwrap.dedent(command.get_help(context))
-    return f"\n## {words}\n\n```text\n{help_text}\n```\n{json}"
+    return f"\n## {words}\n\n```text\n{command.get_help(context)}\n```\n{json}"

@@ -17,12 +17,12 @@ SCHEMAS = Path(__file__).parents[3] / "docs" / "reference" / "json"
 
 EXECUTORS = '''
 """Executors for the tests of the command line."""
-import asyncio
 import os
 import sys
 import time
 
-from treadle import Context, PermanentError, SyncContext, TransientError, executor
+import anyio
+from treadle import Context, PermanentError, TransientError, executor
 
 
 @executor("demo.echo")
@@ -55,11 +55,18 @@ async def fail(message: str = "no such luck") -> None:
     raise PermanentError(message, "Try something else.")
 
 
+@executor("demo.crash")
+async def crash() -> None:
+    """Fail as a mistake does."""
+    raise LookupError("an unexpected turn")
+
+
 @executor("demo.flaky")
-async def flaky(ctx: Context, /, failures: int = 1) -> int:
-    """Fail a number of times, then work."""
+async def flaky(ctx: Context, /, failures: int = 1, seconds: float = 0.0) -> int:
+    """Fail a number of times, then work for some seconds."""
     if ctx.attempt <= failures:
         raise TransientError(f"attempt {ctx.attempt} did not work")
+    await anyio.sleep(seconds)
     return ctx.attempt
 
 
@@ -76,7 +83,7 @@ async def sleep(seconds: float, started: str = "") -> str:
     """Sleep; say so with a file."""
     if started:
         open(started, "w").close()
-    await asyncio.sleep(seconds)
+    await anyio.sleep(seconds)
     return "slept"
 
 
@@ -103,7 +110,7 @@ async def progress(ctx: Context, /, steps: int = 3) -> int:
     """Say how far it is, and log a line."""
     for done in range(steps):
         ctx.progress(done + 1, steps, "counting")
-        await asyncio.sleep(0.15)
+        await anyio.sleep(0.15)
     ctx.log.info("counted to %s", steps)
     return steps
 '''

@@ -10,7 +10,7 @@ from pathlib import Path
 from treadle._app import check_inputs
 from treadle._expressions._operations import kind_of
 from treadle._workflow import InputSpec, Workflow
-from treadle._workflow._documents import read
+from treadle._workflow._documents import read_document
 from treadle.errors import Fault, InputsInvalidError
 
 _FORMATS = {".json": "json", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml"}
@@ -59,7 +59,7 @@ def _merge(values: dict[str, object], file: str, faults: list[Fault]) -> None:
     except (OSError, UnicodeDecodeError) as error:
         faults.append(Fault(_reason(error), path="--inputs", file=file))
         return
-    document = read(text, _FORMATS[suffix], file=file)
+    document = read_document(text, _FORMATS[suffix], file=file)
     if document.faults:
         faults.extend(document.faults)
     elif isinstance(document.data, dict):
@@ -109,7 +109,7 @@ def typed(key: str, text: str, type_: str) -> object:
     """
     if type_ == "string":
         return text
-    document = read(text, "json")
+    document = read_document(text, "json")
     if not document.faults:
         return document.data
     if not type_:

@@ -87,6 +87,8 @@ def _step_object(made: Plan, path: str) -> dict[str, object]:
             "base_s": step.retry.base_s,
             "factor": step.retry.factor,
             "max_delay_s": step.retry.max_delay_s,
+            "jitter": step.retry.jitter,
+            "delays_s": list(step.retry.delays_s) if step.retry.delays_s is not None else None,
             "only_transient": not step.retry.explicit,
         },
         "clients": dict(step.clients),
@@ -166,4 +168,6 @@ def version(as_json: bool) -> None:
 
 def _plugin_versions() -> dict[str, str]:
     _, registry = discover()
-    return {entry.distribution: entry.version for entry in registry.entries() if entry.distribution}
+    return {
+        name: number for name, number in sorted((entry.distribution, entry.version) for entry in registry.entries()) if number
+    }

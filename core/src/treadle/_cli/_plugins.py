@@ -119,10 +119,17 @@ def _settings(loaded: object) -> list[dict[str, object]]:
     except (TypeError, ValueError):  # a class whose constructor says nothing of itself
         return []
     return [
-        {"name": one.name, "type": inspect.formatannotation(one.annotation), "required": one.default is one.empty}
+        {"name": one.name, "type": _annotation(one), "required": one.default is one.empty}
         for one in parameters
         if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
     ]
+
+
+def _annotation(parameter: inspect.Parameter) -> str:
+    if parameter.annotation is parameter.empty:
+        return "anything"
+    said = parameter.annotation
+    return said if isinstance(said, str) else inspect.formatannotation(said)
 
 
 def _lines(described: Mapping[str, object]) -> Iterator[str]:
@@ -134,12 +141,46 @@ def _lines(described: Mapping[str, object]) -> Iterator[str]:
         value = described.get(key)
         if value:
             yield f"{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
-    for key in ("inputs", "output"):
-        if key in described:
-            yield f"{key}: {json.dumps(described[key], indent=2, ensure_ascii=False)}"
+    yield from _schema_lines("input", described.get("inputs"))
+    if "output" in described:
+        yield f"output: {_type(described['output'])}"
+        yield from _schema_lines("output", _resolved(described["output"]))
     settings = described.get("settings")
     for setting in settings if isinstance(settings, list) else []:
         yield f"setting {setting['name']}: {setting['type']}" + (" (required)" if setting["required"] else "")
+
+
+def _resolved(schema: object) -> object:
+    """The definition that a schema consists of a reference to; any other schema itself."""
+    if not isinstance(schema, dict) or "$ref" not in schema:
+        return schema
+    return schema.get("$defs", {}).get(str(schema["$ref"]).rpartition("/")[2], schema)
+
+
+def _schema_lines(label: str, schema: object) -> Iterator[str]:
+    """The properties of an object's schema, a line each."""
+    if not isinstance(schema, dict):
+        return
+    required = schema.get("required", ())
+    for name, one in schema.get("properties", {}).items():
+        more = " (required)" if label == "input" and name in required else ""
+        more += f" = {json.dumps(one['default'], ensure_ascii=False)}" if one.get("default") is not None else ""
+        yield f"{label} {name}: {_type(one)}{more}"
+
+
+def _type(schema: object) -> str:
+    """A JSON Schema in a few words; --json has all of it."""
+    if not isinstance(schema, dict) or not schema:
+        return "anything"
+    if "enum" in schema or "const" in schema:
+        return " or ".join(json.dumps(one) for one in schema.get("enum", [schema.get("const")]))
+    if "anyOf" in schema:
+        return " or ".join(sorted((_type(one) for one in schema["anyOf"]), key="null".__eq__))
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2]
+    kinds = schema.get("type", "anything")
+    spelled = " or ".join(sorted(kinds, key="null".__eq__)) if isinstance(kinds, list) else str(kinds)
+    return f"{spelled} of {_type(schema['items'])}" if schema.get("items") else spelled
 
 
 @plugins.command()

@@ -37,6 +37,7 @@ class PluginCommand(NamedTuple):
 
     name: str
     distribution: str
+    is_usable: bool
 
 
 class Root(click.Group):
@@ -44,7 +45,7 @@ class Root(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Core's commands in the table's order, then the plugins' by name."""
-        return [*COMMANDS, *(command.name for command in plugin_commands())]
+        return [*COMMANDS, *(command.name for command in _added(ctx) if command.is_usable)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command. One of a plugin that cannot be loaded answers with one line instead."""
@@ -52,7 +53,7 @@ class Root(click.Group):
             module = importlib.import_module(f"treadle._cli.{COMMANDS[cmd_name][0]}")
             command: click.Command = getattr(module, cmd_name)
             return command
-        if any(command.name == cmd_name for command in plugin_commands()):
+        if any(command.name == cmd_name for command in _added(ctx)):
             loader = importlib.import_module("treadle._cli._extensions")
             loaded: click.Command = loader.load(cmd_name)
             return loaded
@@ -62,7 +63,7 @@ class Root(click.Group):
         """As click does, and say what was probably meant."""
         name = args[0]
         known = self.list_commands(ctx)
-        if name in known or name.startswith("-") or ctx.resilient_parsing:
+        if name.startswith("-") or ctx.resilient_parsing or name in {*known, *(command.name for command in _added(ctx))}:
             return super().resolve_command(ctx, args)
         close = difflib.get_close_matches(name, known, 1)
         if close:
@@ -74,17 +75,17 @@ class Root(click.Group):
         """List the commands without importing one."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
-        added = plugin_commands()
+        added = [(command.name, f"from {command.distribution}") for command in _added(ctx) if command.is_usable]
         if added:
             with formatter.section("Commands of plugins"):
-                formatter.write_dl([(command.name, f"from {command.distribution}") for command in added])
+                formatter.write_dl(added)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[click.shell_completion.CompletionItem]:
         """Complete names without importing a command."""
         item = click.shell_completion.CompletionItem
         options = click.Command.shell_complete(self, ctx, incomplete)
         shown = {name: help_text for name, (_, help_text) in COMMANDS.items()}
-        shown |= {command.name: f"from {command.distribution}" for command in plugin_commands()}
+        shown |= {command.name: f"from {command.distribution}" for command in _added(ctx) if command.is_usable}
         return [*(item(name, help=text) for name, text in shown.items() if name.startswith(incomplete)), *options]
 
     def invoke(self, ctx: click.Context) -> None:
@@ -101,13 +102,26 @@ class Root(click.Group):
             ctx.exit(failures.report(error, json_wanted=bool(ctx.meta.get("treadle.json"))))
 
 
-def plugin_commands() -> list[PluginCommand]:
-    """What entry points add, by name; one that takes the name of a command of core is left out."""
-    found = (
-        PluginCommand(entry.name, entry.dist.name if entry.dist else "unknown")
-        for entry in metadata.entry_points(group=PLUGIN_GROUP)
-    )
-    return sorted({command.name: command for command in found if command.name not in COMMANDS}.values())
+def _added(ctx: click.Context) -> list[PluginCommand]:
+    """The commands of plugins; looked for once per command line, and only with care when there may be any."""
+    key = "treadle.plugin_commands"
+    if key not in ctx.meta:
+        extensions = importlib.import_module("treadle._cli._extensions") if _any_claims() else None
+        ctx.meta[key] = [PluginCommand(*found) for found in extensions.listed(COMMANDS)] if extensions else []
+    added: list[PluginCommand] = ctx.meta[key]
+    return added
+
+
+def _any_claims() -> bool:
+    """Whether a distribution may add commands. Finding out exactly imports more than ``treadle --help`` should."""
+    return any(_mentions_commands(distribution) for distribution in metadata.distributions())
+
+
+def _mentions_commands(distribution: metadata.Distribution) -> bool:
+    try:
+        return PLUGIN_GROUP in (distribution.read_text("entry_points.txt") or "")
+    except Exception:  # any file of a stranger may be in any state; the doctor says so
+        return False
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=False)

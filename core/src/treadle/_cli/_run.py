@@ -83,7 +83,7 @@ class Options:
 @click.option("-q", "--quiet", is_flag=True, help="Show only the result, and warnings.")
 @click.option("--no-progress", is_flag=True, help="Plain lines instead of a live display, also on a terminal.")
 @click.pass_context
-def run(ctx: click.Context, **asked: object) -> None:
+def run(ctx: click.Context, /, **asked: object) -> None:
     """Run the workflow in FILE.
 
     Progress goes to stderr, the result to stdout; what steps print goes to stderr too. Ctrl-C once cancels the run

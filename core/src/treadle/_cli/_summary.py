@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import TextIO
 
-from treadle._cli._output import clean, count, first_line, is_terminal, mark, paint, spell
+from treadle._cli._output import MARKS, clean, count, first_line, is_terminal, mark, paint, spell
 from treadle._cli._view import told
 from treadle._results import RunResult
-from treadle.ports import StepResult
+from treadle.ports import MapStarted, StepResult
 
 _SHORT = 200
 _INSPECTED = ("InputsInvalidError", "OutputInvalidError")
@@ -43,13 +43,14 @@ def _counts(result: RunResult) -> str:
     statuses = Counter(str(step.status) for step in result.steps.values())
     if set(statuses) <= {"completed"}:
         return count(len(result.steps), "step")
-    return ", ".join(f"{number} {status}" for status, number in statuses.items())
+    return ", ".join(f"{statuses[status]} {status}" for status in sorted(statuses, key=list(MARKS).index))
 
 
 def _causes(result: RunResult) -> Iterator[tuple[str, str]]:
     """The root cause with its remedy first, then the other steps that failed by themselves."""
     if result.status == "completed":
         return
+    maps = {entry.path for entry in result.entries if isinstance(entry, MapStarted)}
     culprit = result.steps.get(result.culprit)
     if culprit is None or not (culprit.error or culprit.reason):
         why = told(result.error) or first_line(result.reason)
@@ -58,20 +59,17 @@ def _causes(result: RunResult) -> Iterator[tuple[str, str]]:
         if result.error and result.error.remedy:
             yield "remedy", first_line(result.error.remedy)
     else:
-        yield from _cause(culprit)
+        yield "cause", f"{culprit.path}: {_why(culprit, maps)}"
+        if culprit.error and culprit.error.remedy:
+            yield "remedy", first_line(culprit.error.remedy)
     for path, step in result.steps.items():
         if path != result.culprit and step.status in _BAD:
-            yield "also", f"{path}: {_why(step)}"
+            yield "also", f"{path}: {_why(step, maps)}"
 
 
-def _cause(step: StepResult) -> Iterator[tuple[str, str]]:
-    yield "cause", f"{step.path}: {_why(step)}"
-    if step.error and step.error.remedy:
-        yield "remedy", first_line(step.error.remedy)
-
-
-def _why(step: StepResult) -> str:
-    tries = f" (after {count(step.attempts, 'attempt')})" if step.attempts > 1 else ""
+def _why(step: StepResult, maps: Set[str]) -> str:
+    # The attempts of a foreach are those of all its items: they explain nothing.
+    tries = f" (after {count(step.attempts, 'attempt')})" if step.attempts > 1 and step.path not in maps else ""
     return (told(step.error) or first_line(step.reason) or str(step.status)) + tries
 
 

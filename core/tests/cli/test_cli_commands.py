@@ -1,0 +1,399 @@
+"""Every command but ``run``: what looks at files, plugins and treadle itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import jsonschema
+import pytest
+from click.testing import CliRunner
+from treadle._cli import root
+from treadle._cli._root import COMMANDS
+
+Fits = Callable[[str, str], dict[str, object]]
+
+FLOW = """
+name: flow
+steps:
+  first: {uses: demo.echo, with: {text: one}, timeout: 90s}
+  each: {uses: demo.odd, foreach: "${{ [1, 3] }}", as: number, with: {number: "${{ number }}"}, max_parallel: 2}
+  last:
+    uses: demo.upper
+    when: steps.first.output == "one" & steps.first.output != "<two>"
+    with: {text: "${{ steps.first.output }}"}
+    needs: [each]
+    retry: {max_attempts: 5, base: 1s}
+finally:
+  clean: {uses: demo.echo}
+  tell: {uses: demo.echo, needs: [clean]}
+"""
+
+
+class Treadle(Protocol):
+    """The fixture: the command in a folder."""
+
+    folder: Path
+    environ: Mapping[str, str]
+
+    def __call__(self, *words: str, stdin: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]: ...
+
+    def write(self, name: str, text: str) -> str: ...
+
+
+@pytest.fixture
+def flow(treadle: Treadle) -> str:
+    """A workflow with a map, a condition and two last steps."""
+    return treadle.write("flow.yaml", FLOW.replace(" & ", " and "))
+
+
+# -- the group itself -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"]])
+def test_help_lists_every_command(words: list[str]) -> None:
+    """Both spellings show all commands with what they do, and the exit codes."""
+    shown = CliRunner().invoke(root, words)
+
+    assert shown.exit_code == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in shown.output
+    assert "75 store unavailable" in " ".join(shown.output.split())
+
+
+def test_the_table_of_commands_says_what_the_commands_say() -> None:
+    """The short help that is shown without importing a command is the command's own."""
+    for name, (_, help_text) in COMMANDS.items():
+        command = root.get_command(root.make_context("treadle", [], resilient_parsing=True), name)
+        assert command is not None
+        assert command.get_short_help_str(200) == help_text
+
+
+def test_help_imports_neither_engine_nor_rich() -> None:
+    """``treadle --help`` stays quick: it imports click and nothing heavy."""
+    script = (
+        "import sys\n"
+        "from treadle._cli import root\n"
+        "root.main(['--help'], standalone_mode=False)\n"
+        "print(sorted({'anyio', 'rich', 'jinja2', 'ruamel', 'attrs', 'treadle._app'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("plna", "Did you mean 'plan'?"), ("nothing", "No such command 'nothing'."), ("--vresion", "--vresion")],
+)
+def test_a_misspelt_command_is_exit_code_2_with_a_suggestion(treadle: Treadle, word: str, said: str) -> None:
+    """What was probably meant is named."""
+    done = treadle(word)
+
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_file_in_the_place_of_a_command_is_understood(treadle: Treadle, flow: str) -> None:
+    """``treadle flow.yaml`` says how to run it."""
+    assert "treadle run flow.yaml" in treadle(flow).stderr
+
+
+def test_the_completion_script_completes_commands_without_importing_them(treadle: Treadle) -> None:
+    """The script of each shell is printed; completing 'pl' answers plan and plugins."""
+    for shell in ("bash", "zsh", "fish"):
+        assert "_TREADLE_COMPLETE" in treadle("completion", shell).stdout
+    asked = {"_TREADLE_COMPLETE": "bash_complete", "COMP_WORDS": "treadle pl", "COMP_CWORD": "1"}
+
+    assert treadle(**asked).stdout.split() == ["plain,plan", "plain,plugins"]
+
+
+# -- commands of plugins --------------------------------------------------------------------------------------------------
+
+
+def install(folder: Path, name: str, entry_points: str, modules: Mapping[str, str]) -> None:
+    """Put a distribution into a folder, as an installer would."""
+    info = folder / f"{name.replace('-', '_')}-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n", "utf-8")
+    (info / "entry_points.txt").write_text(entry_points, "utf-8")
+    (info / "RECORD").write_text("".join(f"{module}.py,,\n" for module in modules), "utf-8")
+    for module, text in modules.items():
+        (folder / f"{module}.py").write_text(text, "utf-8")
+
+
+GREET = """
+import click
+
+@click.command()
+@click.argument("who")
+def greet(who):
+    click.echo(f"hello {who}")
+
+not_a_command = 5
+"""
+
+
+@pytest.fixture
+def extended(treadle: Treadle) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command with plugins that add commands: one that works, one whose import fails, one that is no command."""
+    site = treadle.folder / "site"
+    lines = "[treadle.commands]\ngreet = acme_greet:greet\nodd = acme_greet:not_a_command\nrun = acme_greet:greet\n"
+    install(site, "acme-greet", lines, {"acme_greet": GREET})
+    install(
+        site,
+        "acme-broken",
+        "[treadle.commands]\nbroken = acme_broken:command\n",
+        {"acme_broken": "print('imported')\nraise RuntimeError('out of order')\n"},
+    )
+
+    def call(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return treadle(*words, PYTHONPATH=str(site), **environ)
+
+    return call
+
+
+def test_commands_of_plugins_are_listed_without_an_import(
+    extended: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """--help names them with their distribution, also the broken one; core's names cannot be taken."""
+    done = extended("--help")
+
+    listed = done.stdout.partition("Commands of plugins:")[2].splitlines()
+    assert done.returncode == 0
+    assert [line.split() for line in listed if line] == [
+        ["broken", "from", "acme-broken"],
+        ["greet", "from", "acme-greet"],
+        ["odd", "from", "acme-greet"],
+    ]
+    assert "imported" not in done.stdout + done.stderr
+
+
+def test_a_command_of_a_plugin_runs(extended: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """It is loaded when it is used, with its own arguments."""
+    assert extended("greet", "you").stdout == "hello you\n"
+
+
+@pytest.mark.parametrize(("name", "said"), [("broken", "out of order"), ("odd", "not a click command")])
+def test_a_broken_command_of_a_plugin_is_said_and_nothing_more(
+    extended: Callable[..., subprocess.CompletedProcess[str]], name: str, said: str
+) -> None:
+    """The error names command, distribution and reason; no traceback; the other commands still work."""
+    done = extended(name)
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-2].startswith(f"Error: {name!r} of acme-") or done.stderr.startswith(f"Error: {name!r}")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert extended("version").returncode == 0
+
+
+def test_a_blocked_plugin_adds_no_command(extended: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """--help does not list it; using it says that it is blocked."""
+    block = {"TREADLE_PLUGINS__BLOCK": '["acme-greet"]'}
+    done, used = extended("--help", **block), extended("greet", "you", **block)
+
+    assert "greet" not in done.stdout
+    assert used.returncode == 2
+    assert "is blocked by the configuration" in used.stderr
+
+
+# -- check, plan, graph, schema, version ------------------------------------------------------------------------------------
+
+
+def test_check_says_ok_with_counts(treadle: Treadle, flow: str, fits: Fits) -> None:
+    """Exit code 0; as an object with --json."""
+    done, as_json = treadle("check", flow), treadle("check", flow, "--json")
+
+    assert done.stdout == "✓ ok: flow (5 steps, 3 executors, 4 levels)\n"
+    assert fits(as_json.stdout, "check") == {"ok": True, "file": flow, "workflow": "flow", "steps": 5, "faults": []}
+    assert done.returncode == as_json.returncode == 0
+
+
+def test_check_lists_every_fault(treadle: Treadle, fits: Fits) -> None:
+    """Exit code 2, a line each with its place; as an object with --json."""
+    file = treadle.write(
+        "bad.yaml",
+        "name: bad\nsteps:\n  a: {uses: demo.nope}\n  b: {uses: demo.odd, with: {number: text}}\n"
+        "  c: {uses: demo.echo, needs: [d]}\n",
+    )
+    done, as_json = treadle("check", file), treadle("check", file, "--json")
+
+    verdict = fits(as_json.stdout, "check")
+    faults = verdict["faults"]
+    assert isinstance(faults, list)
+    assert done.returncode == as_json.returncode == 2
+    assert (verdict["ok"], done.stdout) == (False, "")
+    assert len(faults) >= 1
+    for fault in faults:
+        assert f"bad.yaml:{fault['line']}:{fault['column']}: {fault['path']}: {fault['message']}" in done.stderr
+
+
+def test_plan_shows_order_and_executors(treadle: Treadle, flow: str, fits: Fits) -> None:
+    """Levels, needs, who provides what, timeouts and retries; the same as an object."""
+    done, as_json = treadle("plan", flow), treadle("plan", flow, "--json")
+
+    made = fits(as_json.stdout, "plan")
+    assert made["levels"] == [["first", "each"], ["last"], ["finally/clean"], ["finally/tell"]]
+    assert made["order"] == ["first", "each", "last", "finally/clean", "finally/tell"]
+    steps = made["steps"]
+    assert isinstance(steps, dict)
+    assert steps["last"]["needs"] == ["first", "each"] or steps["last"]["needs"] == ["each", "first"]
+    assert (steps["first"]["timeout_s"], steps["each"]["foreach"], steps["each"]["max_parallel"]) == (90, True, 2)
+    assert (steps["last"]["retry"]["max_attempts"], steps["last"]["retry"]["only_transient"]) == (5, False)
+    row = next(line for line in done.stdout.splitlines() if " each " in line and "for each number" in line)
+    assert row.split()[:3] == ["1", "each", "demo.odd"]
+    assert "1m30s" in done.stdout
+    assert "3 if transient" in done.stdout
+
+
+def test_graph_draws_steps_arrows_and_finally(treadle: Treadle, flow: str) -> None:
+    """Mermaid text: boxes with executor, condition and loop, every need an arrow, ``finally`` apart, nothing unescaped."""
+    done = treadle("graph", flow)
+
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert lines[0] == "flowchart TD"
+    assert 's0["<b>first</b><br/>demo.echo"]' in lines
+    assert 's1[["<b>each</b><br/>demo.odd<br/>for each number"]]' in lines
+    last = next(line for line in lines if line.startswith("s2"))
+    assert last.startswith('s2{{"<b>last</b><br/>demo.upper<br/>when steps.first.output == #34;one#34; and')
+    assert last.count('"') == 2
+    assert {"s0 --> s2", "s1 --> s2", "s3 --> s4", "s2 -.-> finally", "subgraph finally", "end"} <= set(lines)
+    assert lines.index("subgraph finally") < lines.index("s3 --> s4") < lines.index("end")
+
+
+def test_graph_needs_no_plugin(treadle: Treadle) -> None:
+    """A file can be drawn where its executors are not installed."""
+    done = treadle("graph", treadle.write("w.yaml", "name: w\nsteps: {a: {uses: not.here}}"))
+
+    assert done.returncode == 0
+    assert "not.here" in done.stdout
+
+
+def test_schema_is_a_schema_that_accepts_workflows(treadle: Treadle) -> None:
+    """On stdout or in a file: the same, valid, and it takes a real workflow and refuses a misspelt key."""
+    printed = treadle("schema").stdout
+    written = treadle("schema", "--out", "w.schema.json")
+
+    schema = json.loads(printed)
+    assert json.loads((treadle.folder / "w.schema.json").read_text("utf-8")) == schema
+    assert "Wrote w.schema.json" in written.stderr
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate({"name": "w", "steps": {"a": {"uses": "demo.echo"}}}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"name": "w", "steps": {"a": {"use": "demo.echo"}}}, schema)
+
+
+def test_a_schema_that_cannot_be_written_is_an_error(treadle: Treadle) -> None:
+    """A folder that is not there: exit code 2, a line, no traceback."""
+    done = treadle("schema", "--out", "missing/w.json")
+
+    assert done.returncode == 2
+    assert "missing/w.json: No such file or directory" in done.stderr
+
+
+def test_version_shows_what_is_installed(treadle: Treadle, fits: Fits) -> None:
+    """treadle, Python, platform, plugins; also with a broken configuration."""
+    shown = fits(treadle("version", "--json").stdout, "version")
+    treadle.write("treadle.toml", "nonsense = [")
+    broken = treadle("version")
+
+    assert shown["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert broken.returncode == 0
+    assert broken.stdout.startswith(f"treadle {shown['treadle']}\nCPython")
+    assert "treadle.toml" in broken.stderr
+    assert treadle("--version").stdout == f"treadle {shown['treadle']}\n"
+
+
+# -- plugins ----------------------------------------------------------------------------------------------------------------
+
+
+def test_plugins_list_shows_names_and_imports_nothing(treadle: Treadle, fits: Fits) -> None:
+    """A table, or an object; a module that ends the process on import harms neither."""
+    (treadle.folder / "executors" / "bad.py").write_text(
+        "from treadle import executor\nraise SystemExit('imported')\n@executor('bad.one')\ndef one() -> None:\n    pass\n",
+        "utf-8",
+    )
+    done, as_json = treadle("plugins", "list"), treadle("plugins", "list", "--json")
+    clients = treadle("plugins", "list", "--group", "stores")
+
+    listed = fits(as_json.stdout, "plugins-list")["plugins"]
+    assert isinstance(listed, list)
+    names = {entry["name"] for entry in listed}
+    assert {"demo.echo", "bad.one"} <= names
+    assert done.stdout.split()[:5] == ["kind", "name", "from", "version", "status"]
+    assert "demo.echo" in done.stdout
+    assert "imported" not in done.stderr + as_json.stderr
+    assert "demo.echo" not in clients.stdout
+
+
+def test_plugins_info_explains_an_executor(treadle: Treadle, fits: Fits) -> None:
+    """What it does, takes and gives; an unknown name is exit code 2 with a suggestion."""
+    done, as_json = treadle("plugins", "info", "demo.sleep"), treadle("plugins", "info", "demo.sleep", "--json")
+    unknown = treadle("plugins", "info", "demo.slep")
+
+    shown = fits(as_json.stdout, "plugins-info")["provides"]
+    assert isinstance(shown, list)
+    assert "Sleep; say so with a file." in done.stdout
+    assert "input seconds: number (required)" in done.stdout
+    assert 'input started: string = ""' in done.stdout
+    assert "output: string" in done.stdout
+    assert (shown[0]["async"], shown[0]["group"]) == (True, "treadle.executors")
+    assert unknown.returncode == 2
+    assert "Did you mean 'demo.sleep'?" in unknown.stderr
+
+
+def test_plugins_info_explains_the_settings_of_a_client(treadle: Treadle, fits: Fits) -> None:
+    """A client's docstring and what can be configured."""
+    site = treadle.folder / "site"
+    text = (
+        "from treadle import client\n"
+        "@client('acme')\n"
+        "class Acme:\n"
+        "    '''Talks to acme.'''\n"
+        "    def __init__(self, url: str, timeout_s: float = 1.0) -> None:\n"
+        "        self.url = url\n"
+        "    def open(self):\n"
+        "        raise NotImplementedError\n"
+    )
+    install(site, "acme-client", "[treadle.clients]\nacme = acme_client:Acme\n", {"acme_client": text})
+    done = treadle("plugins", "info", "acme", PYTHONPATH=str(site))
+    as_json = treadle("plugins", "info", "acme", "--json", PYTHONPATH=str(site))
+
+    assert "Talks to acme." in done.stdout
+    assert "setting url: str (required)" in done.stdout
+    assert "setting timeout_s: float" in done.stdout
+    fits(as_json.stdout, "plugins-info")
+
+
+def test_plugins_info_of_a_broken_plugin_is_an_error_object(treadle: Treadle, fits: Fits) -> None:
+    """--json: the reason as an object, exit code 2."""
+    (treadle.folder / "executors" / "bad.py").write_text(
+        "from treadle import executor\nraise OSError('no disk')\n@executor('bad.one')\ndef one() -> None:\n    pass\n", "utf-8"
+    )
+    done = treadle("plugins", "info", "bad.one", "--json")
+
+    error = fits(done.stdout, "error")["error"]
+    assert isinstance(error, dict)
+    assert error["type"] == "PluginBrokenError"
+    assert "no disk" in error["message"]
+    assert done.returncode == 2
+
+
+def test_plugins_doctor_is_exit_code_1_when_something_is_broken(treadle: Treadle, fits: Fits) -> None:
+    """Healthy: 0; a plugin whose import fails: 1, with its line; the same as an object."""
+    only = {"TREADLE_PLUGINS": "none"}
+    healthy = treadle("plugins", "doctor", **only)
+    (treadle.folder / "executors" / "bad.py").write_text(
+        "from treadle import executor\nraise OSError('no disk')\n@executor('bad.one')\ndef one() -> None:\n    pass\n", "utf-8"
+    )
+    broken, as_json = treadle("plugins", "doctor", **only), treadle("plugins", "doctor", "--json", **only)
+
+    assert healthy.returncode == 0, healthy.stdout
+    assert (broken.returncode, as_json.returncode) == (1, 1)
+    assert any("broken" in line and "bad.one" in line and "no disk" in line for line in broken.stdout.splitlines())
+    assert fits(as_json.stdout, "plugins-doctor")["healthy"] is False
