@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cli_page
+import executors_page
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -49,6 +50,7 @@ def schema() -> str:
 PAGES: dict[Path, Callable[[], str]] = {
     REFERENCE / "api.md": api,
     REFERENCE / "cli.md": cli_page.page,
+    REFERENCE / "executors.md": executors_page.page,
     REFERENCE / "workflow.schema.json": schema,
 }
 

@@ -75,7 +75,7 @@ class HttpResult:
     """An answer.
 
     Attributes:
-        status: Like 200.
+        status: The HTTP status, like 200.
         headers: Names in lower case; values of a repeated name joined by ``, ``.
         text: The body as text, by the charset that the answer names, else UTF-8.
         json: The parsed body when the answer says that it is JSON.
