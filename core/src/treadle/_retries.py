@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import logging
 import math
 import re
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from random import random as _random
 from typing import cast
 
@@ -277,7 +280,6 @@ def _names_of(kind: type) -> set[tuple[str, str]]:
 
 _WORDS = re.compile(r"(?<!\w)(timeout|connections?|rate[ -]limit(?:s|ed|ing)?)(?!\w)", re.IGNORECASE)
 _WORD_CODES = (503, 429)
-_REASONS = {503: r"service (?:temporarily )?unavailable", 429: r"too many requests"}
 
 
 def _by_words(error: Exception) -> RetryAfter | None:
@@ -293,11 +295,19 @@ def _by_words(error: Exception) -> RetryAfter | None:
 
 def _says_code(message: str, code: int) -> bool:
     """Whether ``code`` is a status there, not a count: ``HTTP 429`` and ``429 Too Many Requests``, but not ``429 items``."""
-    reason = _REASONS.get(code, r"[a-z ]{3,40}$")
+    return _code_pattern(code).search(message) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def _code_pattern(code: int) -> re.Pattern[str]:
+    try:
+        phrase = HTTPStatus(code).phrase.replace("Service ", "Service (?:Temporarily )?")
+    except ValueError:
+        phrase = "error"
     named = rf"\b(?:http(?:/\d(?:\.\d)?)?|status(?:[ _-]?code)?|response)\W{{0,3}}{code}\b"
-    explained = rf"(?<![\w.]){code}\W{{0,3}}(?:{reason}|(?:client |server )?error\b)"
+    explained = rf"(?<![\w.]){code}\W{{0,3}}(?:{phrase}|(?:client |server )?error\b)"
     alone = rf"(?:^|\b(?:error|code)\W{{1,3}}){code}(?=\W*$|:)"
-    return re.search(f"{named}|{explained}|{alone}", message, re.IGNORECASE) is not None
+    return re.compile(f"{named}|{explained}|{alone}", re.IGNORECASE)
 
 
 # -- what an error says; its attributes are foreign code -------------------------------------------------------------------
@@ -393,7 +403,9 @@ class _RetryReader:
     def read_key(self, key: str, value: Json, changes: dict[str, object]) -> None:
         reader = _READERS.get(key)
         if reader is None:
-            self.fault(str(key), f"retry has no key {key!r}", f"keys: {', '.join([*_READERS, 'preset'])}")
+            close = difflib.get_close_matches(key, [*_READERS, "preset"], n=1)
+            remedy = f"did you mean {close[0]!r}?" if close else f"known: {', '.join([*_READERS, 'preset'])}"
+            self.fault(key, f"retry has no key {key!r}", remedy)
             return
         field, read = reader
         try:
