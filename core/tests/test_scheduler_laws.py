@@ -171,7 +171,7 @@ class World:
                 self.nuisance()
             else:
                 self.progress()
-            if self.shadow is None and self.chance(8):
+            if self.chance(3):
                 self.shadow = Scheduler.load(self.graph, json.loads(json.dumps(self.scheduler.dump())))
         for _ in range(2):
             self.nuisance()
@@ -244,8 +244,8 @@ class World:
 
     def nuisance(self) -> None:
         """Something unasked: a cancel, a new stint, a signal, or a fact that comes twice or too late."""
-        options = ["signal", "stint", "cancel", "force", "unknown timer"]
-        options += ["late attempt"] * bool(self.ended_attempts)
+        options = ["signal", "stint", "cancel", "force", "unknown timer", "unasked outputs"]
+        options += ["late attempt", "late attempt"] * bool(self.ended_attempts)
         options += ["late timer"] * bool(self.fired)
         options += ["late answer"] * bool(self.answered)
         kind = self.pick(options)
@@ -258,9 +258,14 @@ class World:
             self.apply_evidence(SignalReceived(self.now, "hello", {"a": 1}))
         elif kind == "unknown timer":
             self.apply_evidence(TimerFired(self.now, "retry:nobody::1"))
+        elif kind == "unasked outputs":
+            if not any(question.what == "outputs" for question in self.questions):
+                self.apply_evidence(Evaluated(self.now, "", "outputs", {"x": 2}))
         elif kind == "late attempt":
             outcome = self.pick([Outcome("completed", "late"), Outcome("failed", retry=RetryAfter(1.0))])
-            again = attrs.evolve(self.pick(self.ended_attempts), at=self.now, outcome=outcome)
+            # The nastiest: an earlier attempt of an item that runs again.
+            nasty = [ended for ended in self.ended_attempts if (ended.path, ended.index) in self.running]
+            again = attrs.evolve(self.pick(nasty or self.ended_attempts), at=self.now, outcome=outcome)
             if self.running.get((again.path, again.index)) != again.attempt:
                 self.apply_evidence(again)
         elif kind == "late timer":
