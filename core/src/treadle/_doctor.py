@@ -238,7 +238,6 @@ def _child(config: Config, task: Mapping[str, object], timeout_s: float, count: 
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        cwd=config.root,
         start_new_session=True,
     )
     try:

@@ -161,26 +161,35 @@ class PluginError(TreadleError):
 
 
 class ExecutorNotFoundError(PluginError):
-    """A step names an executor that no installed plugin provides."""
+    """A step names an executor that no installed plugin provides.
 
-    def __init__(self, executor: str, installed: Sequence[str], *, suggestion: str = "") -> None:
+    Args:
+        executor: The name.
+        installed: The names that there are.
+        suggestion: The one that was probably meant.
+        note: Why a plugin may not have been found, as a sentence.
+    """
+
+    def __init__(self, executor: str, installed: Sequence[str], *, suggestion: str = "", note: str = "") -> None:
         self.executor, self.installed = executor, tuple(installed)
         hint = f"Did you mean {suggestion!r}? " if suggestion else ""
+        what = f"{note} " if note else ""
         super().__init__(
             f"No installed plugin provides executor {executor!r}.",
-            f"{hint}Installed: {', '.join(installed) or 'none'}. Install a plugin that provides it, or correct 'uses'.",
+            f"{hint}{what}Installed: {', '.join(installed) or 'none'}. Install a plugin that provides it, or correct 'uses'.",
         )
 
 
 class PluginNotFoundError(PluginError):
     """A client, policy, store or other plugin that the configuration or a workflow names and nothing provides."""
 
-    def __init__(self, kind: str, name: str, known: Sequence[str], *, suggestion: str = "") -> None:
+    def __init__(self, kind: str, name: str, known: Sequence[str], *, suggestion: str = "", note: str = "") -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
         hint = f"Did you mean {suggestion!r}? " if suggestion else ""
+        what = f"{note} " if note else ""
         super().__init__(
             f"No installed plugin provides {kind} {name!r}.",
-            f"{hint}Known: {', '.join(known) or 'none'}. Install a plugin that provides it, or correct the name.",
+            f"{hint}{what}Known: {', '.join(known) or 'none'}. Install a plugin that provides it, or correct the name.",
         )
 
 

@@ -261,12 +261,15 @@ class Registry:
 
     def _no_executor(self, name: str, more: Iterable[str]) -> ExecutorNotFoundError:
         known = sorted({*self.names("treadle.executors"), *more})
-        error = ExecutorNotFoundError(name, known, suggestion=_nearest(name, known))
+        return ExecutorNotFoundError(name, known, suggestion=_nearest(name, known), note=self._hidden())
+
+    def _hidden(self) -> str:
+        """Why a plugin that is installed may not have been found, as a sentence; mostly empty."""
         if not self.config.plugins.enabled:
-            error.add_note("Plugins are switched off by TREADLE_PLUGINS=none.")
-        for fault in self.faults:
-            error.add_note(f"{fault.distribution}: {fault.why}")
-        return error
+            return "Plugins are switched off by TREADLE_PLUGINS=none."
+        if self.faults:
+            return f"Not readable: {'; '.join(f'{fault.distribution}: {fault.why}' for fault in self.faults)}."
+        return ""
 
     def _source(self, name: str) -> Claim | None:
         """The source that is asked for a name: the one with the longest prefix of it."""
@@ -407,7 +410,7 @@ class Registry:
         claim = self.claim(group, name)
         if claim is None:
             known = self.names(group)
-            raise PluginNotFoundError(KINDS[group], name, known, suggestion=_nearest(name, known))
+            raise PluginNotFoundError(KINDS[group], name, known, suggestion=_nearest(name, known), note=self._hidden())
         return claim
 
 
