@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import shutil
@@ -20,13 +20,11 @@ LOG = ["log", "-z", "-M", "--numstat", "--no-merges", "--format=%x01%aN%x1f%at"]
 
 
 def load(name: str) -> ModuleType:
-    """A tool's module, as the plugin loads it: from its file."""
-    spec = importlib.util.spec_from_file_location(f"repo_digest_{name}", EXAMPLE / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A tool's module; the folder is a package, as the plugin makes it one."""
+    package = ModuleType("repo_digest_tools")
+    package.__path__ = [str(EXAMPLE / "tools")]
+    sys.modules.setdefault("repo_digest_tools", package)
+    return importlib.import_module(f"repo_digest_tools.{name}")
 
 
 history = load("history").history

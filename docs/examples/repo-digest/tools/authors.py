@@ -2,27 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
-
-class Commit(TypedDict):
-    """One commit, in sums."""
-
-    author: str
-    day: str
-    added: int
-    deleted: int
-
-
-class Author(TypedDict):
-    """One person's part, in sums, with the days of the first and the last commit."""
-
-    author: str
-    commits: int
-    added: int
-    deleted: int
-    first: str
-    last: str
+from ._records import Author, Commit
 
 
 def authors(commits: list[Commit]) -> list[Author]:

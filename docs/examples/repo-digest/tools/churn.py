@@ -2,25 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
-
-class Commit(TypedDict):
-    """One commit, in sums."""
-
-    author: str
-    day: str
-    added: int
-    deleted: int
-
-
-class Month(TypedDict):
-    """One month's commits, in sums."""
-
-    month: str
-    commits: int
-    added: int
-    deleted: int
+from ._records import Commit, Month
 
 
 def churn(commits: list[Commit]) -> list[Month]:

@@ -6,24 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TypedDict
 
-
-class Commit(TypedDict):
-    """One commit, in sums."""
-
-    author: str
-    day: str
-    added: int
-    deleted: int
-
-
-class Change(TypedDict):
-    """What one commit did to one file, under the name that the file has now."""
-
-    path: str
-    author: str
-    added: int
-    deleted: int
-    binary: bool
+from ._records import Change, Commit
 
 
 class History(TypedDict):

@@ -4,25 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-
-class Change(TypedDict):
-    """What one commit did to one file, under the name that the file has now."""
-
-    path: str
-    author: str
-    added: int
-    deleted: int
-    binary: bool
-
-
-class HotFile(TypedDict):
-    """One file's changes, in sums."""
-
-    path: str
-    commits: int
-    authors: int
-    added: int
-    deleted: int
+from ._records import Change, HotFile
 
 
 class HotFiles(TypedDict):

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TypedDict
+
+from ._records import Owned
 
 LINE = re.compile(r"[0-9a-f]{40,64} \d+ \d+( \d+)?")
-
-
-class Share(TypedDict):
-    """How many lines of a file one person touched last."""
-
-    author: str
-    lines: int
-
-
-class Owned(TypedDict):
-    """One file's lines by the person who touched them last, most lines first."""
-
-    path: str
-    lines: int
-    shares: list[Share]
 
 
 def ownership(paths: list[str], blames: list[dict[str, object] | None]) -> list[Owned]:

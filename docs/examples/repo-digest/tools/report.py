@@ -4,55 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TypedDict
+
+from ._records import Author, HotFile, Month, Owned
 
 BAR = 30
 MONTHS = 24
-
-
-class Author(TypedDict):
-    """One person's part, in sums, with the days of the first and the last commit."""
-
-    author: str
-    commits: int
-    added: int
-    deleted: int
-    first: str
-    last: str
-
-
-class Month(TypedDict):
-    """One month's commits, in sums."""
-
-    month: str
-    commits: int
-    added: int
-    deleted: int
-
-
-class HotFile(TypedDict):
-    """One file's changes, in sums."""
-
-    path: str
-    commits: int
-    authors: int
-    added: int
-    deleted: int
-
-
-class Share(TypedDict):
-    """How many lines of a file one person touched last."""
-
-    author: str
-    lines: int
-
-
-class Owned(TypedDict):
-    """One file's lines by the person who touched them last, most lines first."""
-
-    path: str
-    lines: int
-    shares: list[Share]
 
 
 def report(folder: str, authors: list[Author], churn: list[Month], hot: list[HotFile], owned: list[Owned]) -> str:
