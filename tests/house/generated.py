@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 import inspect
+import itertools
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import cli_page
 import executors_page
@@ -31,9 +35,29 @@ def _section(module: str) -> Iterator[str]:
     yield "|---|---|"
     for name in sorted(loaded.__all__):
         value = getattr(loaded, name)
-        documented = inspect.isclass(value) or inspect.isroutine(value)
-        yield f"| `{name}` | {_first_line(value) if documented else f'a constant: `{value!r}`'} |"
+        is_own = (inspect.isclass(value) or inspect.isroutine(value)) and value is not object
+        yield f"| `{name}` | {_first_line(value) if is_own else _constant(name, value)} |"
     yield ""
+
+
+def _constant(name: str, value: object) -> str:
+    """What stands below it in the source; else, of what it is one, or what it holds."""
+    members = value if isinstance(value, tuple) else get_args(value)
+    listed = ", ".join(f"`{getattr(member, '__name__', member)}`" for member in members)
+    return _texts_below().get(
+        name, f"One of {listed}." if get_args(value) else f"All of {listed}." if listed else "A constant."
+    )
+
+
+@functools.cache
+def _texts_below() -> dict[str, str]:
+    """The first line of the text below each assignment of core: what Python keeps no docstring of."""
+    found = {}
+    for file in (ROOT / "core" / "src" / "treadle").rglob("*.py"):
+        for node, below in itertools.pairwise(ast.parse(file.read_text("utf-8")).body):
+            if isinstance(node, ast.Assign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                found[ast.unparse(node.targets[0])] = str(below.value.value).partition("\n")[0].replace("|", "\\|")
+    return found
 
 
 def _first_line(value: object) -> str:

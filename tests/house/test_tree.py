@@ -28,7 +28,7 @@ def tree(*suffixes: str) -> list[Path]:
     return [file for file in files if file.is_file() and (not suffixes or file.suffix in suffixes)]
 
 
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("plugins/*/README.md")]
+PAGES = tree(".md")
 PROJECTS = sorted([ROOT / "pyproject.toml", *ROOT.glob("core/pyproject.toml"), *ROOT.glob("plugins/*/pyproject.toml")])
 
 
@@ -64,7 +64,7 @@ def test_every_page_is_reached_from_the_index() -> None:
         if page.suffix == ".md":
             links = LINK.findall(FENCE.sub("", page.read_text("utf-8")))
             waiting += [(page.parent / link.partition("#")[0]).resolve() for link in links if not re.match(r"[a-z]+:|#", link)]
-    unreached = [page for page in (ROOT / "docs").rglob("*.md") if page not in seen and page.parent not in seen]
+    unreached = [page for page in PAGES if "docs" in page.parts and page not in seen and page.parent not in seen]
 
     assert not unreached
 

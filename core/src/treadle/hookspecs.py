@@ -20,6 +20,7 @@ PROJECT = "treadle"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a method of a policy or sink as the implementation of the hook of its name; takes pluggy's options."""
 
 
 class ExecutorHooks:
