@@ -450,8 +450,27 @@ def test_the_library_is_imported_only_when_a_client_opens() -> None:
     assert said.stdout == "[]\n"
 
 
-async def test_another_authority_can_be_trusted(ctx: Context, tmp_path: Path) -> None:
-    """``ca_file`` names the certificates; a file that is not there fails when the client is opened."""
-    with pytest.raises(OSError, match="No such file"):
-        async with opened(ca_file=str(tmp_path / "none.pem")):
-            pass
+async def test_another_authority_can_be_trusted(tmp_path: Path) -> None:
+    """``ca_file`` names the certificates; a file that is not there, or holds none, fails when the client is opened."""
+    (tmp_path / "empty.pem").write_text("")
+    for settings in ({"ca_file": str(tmp_path / "none.pem")}, {"ca_file": str(tmp_path / "empty.pem")}, {"proxy": "nonsense"}):
+        with pytest.raises(ConfigError, match="'ca_file' or 'proxy'"):
+            async with opened(**settings):
+                pass
+
+
+async def test_a_proxy_is_used_when_the_settings_name_one(ctx: Context, service: Any) -> None:
+    """Every request goes to the proxy, which sees whom it is for."""
+    async with opened(proxy=service.url) as http:
+        result = await request(http, ctx, url="http://somewhere.invalid/echo")
+
+    assert (result.status, service.seen[0]["headers"]["host"]) == (200, "somewhere.invalid")
+
+
+async def test_urls_are_not_logged(ctx: Context, service: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The library would log each URL whole, secrets in its query too."""
+    caplog.set_level("INFO")
+    async with opened() as http:
+        await request(http, ctx, url=f"{service.url}/echo?key=private")
+
+    assert "private" not in caplog.text

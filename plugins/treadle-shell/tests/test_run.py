@@ -60,15 +60,25 @@ async def test_data_never_becomes_code(ctx: Context, hostile: str) -> None:
 
 async def test_inputs_that_are_not_text_arrive_as_json(ctx: Context) -> None:
     """Numbers, booleans, null, lists and objects arrive as JSON text under the name as it is written."""
-    inputs = {"Number": 3, "yes": True, "nothing": None, "list": ["ä", 1], "object": {"a": "b c"}, "plain": "as it is"}
+    inputs = {
+        "Number": 3,
+        "path": "p",
+        "yes": True,
+        "nothing": None,
+        "list": ["ä", 1],
+        "object": {"a": "b c"},
+        "plain": "as it is",
+    }
 
-    result = await run(ctx, script='printf "%s\\n" "$Number" "$yes" "$nothing" "$list" "$object" "$plain"', inputs=inputs)
+    result = await run(
+        ctx, script='printf "%s\\n" "$Number" "$yes" "$nothing" "$list" "$object" "$plain" "$path"', inputs=inputs
+    )
 
-    assert result.stdout.splitlines() == ["3", "true", "null", '["ä", 1]', '{"a": "b c"}', "as it is"]
+    assert result.stdout.splitlines() == ["3", "true", "null", '["ä", 1]', '{"a": "b c"}', "as it is", "p"]
 
 
 @pytest.mark.parametrize(
-    "name", ["PATH", "LD_PRELOAD", "BASH_ENV", "IFS", "PYTHONPATH", "GIT_SSH_COMMAND", "ENV", "TREADLE_RUN_ID", "Path"]
+    "name", ["PATH", "LD_PRELOAD", "BASH_ENV", "IFS", "PYTHONPATH", "GIT_SSH_COMMAND", "ENV", "TREADLE_RUN_ID", "https_proxy"]
 )
 async def test_data_cannot_steer_programs_by_its_name(ctx: Context, name: str) -> None:
     """A mapping from an output that is handed over whole cannot set variables that change what runs."""

@@ -77,6 +77,7 @@ class Http:
         max_bytes: Largest body, after decompression.
         max_redirects: Redirects that are followed.
         ca_file: Certificates (PEM) of authorities to trust instead of the system's.
+        proxy: URL of a proxy for all requests; those that the environment names are not used.
     """
 
     base_url: str = ""
@@ -87,6 +88,7 @@ class Http:
     max_bytes: int = 10_485_760
     max_redirects: int = 5
     ca_file: str = ""
+    proxy: str = ""
 
     def __attrs_post_init__(self) -> None:
         """Refuse what would send secrets to strangers."""
@@ -125,7 +127,11 @@ class Http:
         if self.token is not None:
             headers["authorization"] = f"Bearer {self.token.reveal()}"
         limits = Limits(self.timeout_s, self.max_bytes, self.max_redirects)
-        return Session(open_client(self.base_url, verify=self.ca_file or True), limits, headers)
+        try:
+            pool = open_client(self.base_url, ca_file=self.ca_file, proxy=self.proxy)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"The client's 'ca_file' or 'proxy' cannot be used: {error}.", "Correct the setting.") from error
+        return Session(pool, limits, headers)
 
 
 @executor("http.request", examples=({"url": "https://example.org/"},))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import ssl
 import time
 from collections.abc import Mapping
@@ -55,15 +56,19 @@ class Limits:
     max_redirects: int
 
 
-def open_client(base_url: str, *, verify: bool | str) -> httpx2.AsyncClient:
+def open_client(base_url: str, *, ca_file: str, proxy: str) -> httpx2.AsyncClient:
     """A connection pool that takes nothing from its surroundings: no proxy, no .netrc, no cookies from one call to the next."""
+    library = logging.getLogger("httpx2")
+    if library.level == logging.NOTSET:  # It logs each whole URL, where secrets may be; who wants that sets a level.
+        library.setLevel(logging.WARNING)
     return httpx2.AsyncClient(
         base_url=base_url,
         trust_env=False,
         timeout=None,  # One deadline around the whole call instead: a limit per read never ends a slow trickle.
         follow_redirects=False,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        verify=ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify,
+        verify=ssl.create_default_context(cafile=ca_file) if ca_file else True,
+        proxy=proxy or None,
     )
 
 

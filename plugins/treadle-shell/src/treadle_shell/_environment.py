@@ -34,9 +34,9 @@ MAX_VALUE_BYTES = 131_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Names through which a value could change which program runs or what it loads; data never gets to set them.
 _POWERFUL = re.compile(
-    r"PATH|HOME|SHELL|IFS|ENV|BASH_\w*|SHELLOPTS|PS4|CDPATH|PROMPT_COMMAND|EDITOR|VISUAL|PAGER|LD_\w*|DYLD_\w*|PYTHON\w*|PERL\w*"
-    r"|RUBY\w*|NODE_\w*|JAVA_\w*|_JAVA_\w*|GIT_\w*|SSH_\w*|GCONV_PATH|LOCPATH|NLSPATH|TREADLE_\w*",
-    re.IGNORECASE,
+    r"PATH|HOME|SHELL|IFS|ENV|BASH_\w*|SHELLOPTS|PS4|CDPATH|PROMPT_COMMAND|EDITOR|VISUAL|PAGER|BROWSER|LESS\w*|MAKEFLAGS"
+    r"|LD_\w*|DYLD_\w*|PYTHON\w*|PERL\w*|RUBY\w*|NODE_\w*|NPM_\w*|_?JAVA_\w*|JDK_JAVA_\w*|GIT_\w*|SSH_\w*|GCONV_PATH|LOCPATH"
+    r"|NLSPATH|OPENSSL_\w*|SSL_CERT_\w*|CURL_\w*|TAR_OPTIONS|XDG_\w*|TMPDIR|TREADLE_\w*|TRACEPARENT|(?i:\w+_proxy)"
 )
 
 
