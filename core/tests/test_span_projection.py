@@ -496,6 +496,18 @@ def test_every_attempt_and_every_step_has_exactly_one_span(log: list[Entry]) -> 
 
 
 @given(logs())
+def test_every_name_is_in_the_table(log: list[Entry]) -> None:
+    """What spans, events and links carry is what docs/reference/telemetry.md lists, and nothing else."""
+    spans = project(*log)
+    known = {attribute.name for attribute in names.ATTRIBUTES}
+    used = {name for span in spans for name in span.attributes}
+    used |= {name for span in spans for _, _, attributes in span.events for name in attributes}
+    used |= {name for span in spans for _, _, attributes in span.links for name in attributes}
+    assert used <= known
+    assert {event for span in spans for event, _, _ in span.events} <= {event for event, _, _ in names.EVENTS}
+
+
+@given(logs())
 def test_the_same_log_gives_the_same_spans(log: list[Entry]) -> None:
     """No clock and no chance in it: a process that catches up on a log knows the spans that another one sent."""
     assert project(*log) == project(*log)

@@ -12,9 +12,12 @@ from treadle._version import __version__
 
 __all__ = [
     "Context",
+    "CorrelationFilter",
     "Executor",
     "GiveUp",
     "Issue",
+    "JsonLogFormatter",
+    "OperationLog",
     "PermanentError",
     "Plan",
     "Registry",
@@ -40,9 +43,12 @@ __all__ = [
 # the same list stands below; a test holds the two together.
 _HOMES = {
     "Context": "treadle.ports",
+    "CorrelationFilter": "treadle._log_records",
     "Executor": "treadle._executor",
     "GiveUp": "treadle._models",
     "Issue": "treadle._models",
+    "JsonLogFormatter": "treadle._log_records",
+    "OperationLog": "treadle._operation_log",
     "PermanentError": "treadle.errors",
     "Plan": "treadle._plan",
     "Registry": "treadle._plugins",
@@ -67,7 +73,9 @@ if TYPE_CHECKING:
     from treadle._app import RunHandle, arun, run
     from treadle._executor import Executor, client, executor
     from treadle._loader import load_workflow
+    from treadle._log_records import CorrelationFilter, JsonLogFormatter
     from treadle._models import GiveUp, Issue, RetryAfter
+    from treadle._operation_log import OperationLog
     from treadle._plan import Plan, make_plan
     from treadle._plugins import Registry
     from treadle._results import RunResult
