@@ -9,7 +9,7 @@ import textwrap
 import attrs
 import pytest
 from sites import ECHO, Site
-from treadle import _doctor, client, executor
+from treadle import _doctor, client, executor, hookimpl
 from treadle._config import Config, load_config
 from treadle._doctor import Diagnosis, diagnose, doctor_lines, is_healthy
 from treadle._plugins import Registry
@@ -60,6 +60,16 @@ def test_an_import_that_takes_too_long_says_where_it_hangs(site: Site) -> None:
         "ok: executor acme.echo (acme-slow 1.0)",
     ]
     assert "in wait" in found["acme.a"].detail
+
+
+def test_an_import_that_blocks_the_interpreter_is_given_up_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code that never lets go keeps the child from ending itself; the parent ends it."""
+    monkeypatch.setattr(_doctor, "_START_S", 1.0)
+    site.executor("acme-stuck", "acme_stuck", "import ctypes\nctypes.PyDLL(None).sleep(60)\n")
+
+    found = examine(site, timeout_s=0.5)
+
+    assert found["acme.echo"].line == "broken: executor acme.echo (acme-stuck 1.0): took longer than 0.5 s to import"
 
 
 def test_the_rest_of_a_distribution_is_looked_at_after_its_child_died(site: Site) -> None:
@@ -113,6 +123,18 @@ def test_unmet_requirements_are_warnings_as_long_as_it_works(site: Site) -> None
     told = "; ".join(line for _, line in REQUIRES if line)
 
     assert lines(site) == [f"warning: executor acme.needy (acme-needy 1.0): {told}"]
+
+
+def test_requirements_that_cannot_be_read_are_told(site: Site) -> None:
+    """An old kind of metadata, with a damaged list."""
+    info = site.folder / "acme_egg.egg-info"
+    info.mkdir()
+    (info / "PKG-INFO").write_text("Metadata-Version: 1.0\nName: acme-egg\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[treadle.executors]\nacme.egg = acme_egg:echo\n")
+    (info / "requires.txt").write_bytes(b"\xff\xfe")
+    (site.folder / "acme_egg.py").write_text(ECHO)
+
+    assert lines(site) == ["warning: executor acme.egg (acme-egg 1.0): its requirements cannot be read (UnicodeDecodeError)"]
 
 
 def test_every_kind_of_plugin_is_looked_at(site: Site) -> None:
@@ -307,6 +329,55 @@ class Here:
     def open(self) -> object:
         """No context manager."""
         return 3
+
+
+def test_the_configuration_reaches_the_child_whole(site: Site) -> None:
+    """What the parent packs is what the child unpacks, places and paths included."""
+    (site.folder / "treadle.toml").write_text(
+        '[plugins]\nblock = ["a"]\npolicies = ["b"]\nfolder = "c"\nprefer = {d = "e"}\n'
+        '[clients.f]\nuse = "g"\n[limits]\nh = 1\n'
+    )
+    config = load_config(site.folder, {"TREADLE_STORE__USE": "i"})
+
+    again = _doctor._unpack(json.loads(json.dumps(_doctor._pack(config))))
+
+    assert again == config
+    assert again.places == config.places
+
+
+class Watching:
+    """A policy of this file."""
+
+    @hookimpl
+    def execute(self) -> None:
+        """No opinion."""
+
+
+class Misspelt:
+    """Another one."""
+
+    @hookimpl
+    def exekute(self) -> None:
+        """Never called."""
+
+
+def test_policies_and_clients_from_python_are_looked_at_in_place() -> None:
+    """With the settings that the configuration has for them."""
+    registry = Registry.of(clients=[Configured], policies=[Watching(), Misspelt()], config=Config(clients={"conf": {"x": 1}}))
+
+    assert [each.line for each in diagnose(registry)] == [
+        "broken: client conf (python): [clients.conf] x: unknown setting (known: size)",
+        "ok: policy policy 1 (python)",
+        "broken: policy policy 2 (python): unknown hook 'exekute'; did its author mean 'execute'?",
+    ]
+
+
+@client("conf")
+class Configured(Here):
+    """A client with a setting."""
+
+    def __init__(self, size: int = 1) -> None:
+        self.size = size
 
 
 def test_objects_from_python_are_looked_at_in_place() -> None:

@@ -596,6 +596,34 @@ def test_all_faults_of_settings_are_told_with_their_places(acme: Callable[[str],
     ]
 
 
+def test_data_classes_have_settings_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their fields count as those of attrs classes do; a secret may not hide in a list."""
+    module = """
+        from __future__ import annotations
+        import dataclasses
+        from treadle import Secret
+        @dataclasses.dataclass
+        class Acme:
+            size: int
+            token: Secret | None = None
+            keys: list[Secret] = dataclasses.field(default_factory=list)
+            def open(self): ...
+    """
+    site.lay("acme-client", {"acme_client.py": module}, "[treadle.clients]\nacme = acme_client:Acme\n")
+    monkeypatch.setenv("ACME_TOKEN", "t")
+    good: dict[str, object] = {"size": 3, "token": {"env": "ACME_TOKEN"}}
+
+    made = Registry.discover(Config(clients={"acme": good})).client("acme")
+    with pytest.raises(ConfigInvalidError) as caught:
+        Registry.discover(Config(clients={"acme": {"keys": ["hunter2"]}})).client("acme")
+
+    assert (made.size, made.token.reveal()) == (3, "t")  # type: ignore[attr-defined] # the class of the plugin
+    assert [str(fault) for fault in caught.value.faults] == [
+        "[clients.acme] size: this setting is required",
+        "[clients.acme] keys: secrets may stand alone or in a table of secrets (declare it as Secret or dict[str, Secret])",
+    ]
+
+
 def test_a_class_may_refuse_its_settings(acme: Callable[[str], Registry]) -> None:
     """A validator's own words, under the table's name."""
     registry = acme('[clients.strict]\ndsn = "x"\nsize = 10')

@@ -90,7 +90,8 @@ class ClientHosts:
             Exception: What ``open()`` raised, to everybody who waits for it; the next call tries again.
         """
         host = self._hosts.get(name) or self._start(name)
-        await host.settled.wait()
+        if not host.settled.is_set():  # waiting would give way to other tasks in every call
+            await host.settled.wait()
         if host.error is not None:
             raise host.error
         return host.value

@@ -215,24 +215,23 @@ def _probe_distribution(config: Config, claims: Sequence[Claim], timeout_s: floa
     """Findings for the claims of one distribution; a child that ends early is followed by another for the rest."""
     findings: dict[Claim, _Finding] = {}
     stuck: dict[str, _Finding] = {}
+    late = f"took longer than {timeout_s:g} s to import"
     while rest := [claim for claim in claims if claim not in findings]:
         if rest[0].module in stuck:
             findings[rest[0]] = stuck[rest[0].module]
             continue
-        answers, ending = _child(config, {"probe": [[claim.group, claim.name] for claim in rest]}, timeout_s, len(rest))
-        for claim, answer in zip(rest, answers, strict=False):
-            findings[claim] = _finding(answer)
-        if answers and answers[-1].get("late"):
-            last = rest[len(answers) - 1]
-            stuck[last.module] = findings[last]
-        elif len(answers) < len(rest):
-            findings[rest[len(answers)]] = attrs.evolve(ending, why=f"its import {ending.why}")
+        task = {"probe": [[claim.group, claim.name] for claim in rest], "late": late, "timeout_s": timeout_s}
+        answers, ending = _child(config, task, _START_S + timeout_s * len(rest), doing="its import")
+        findings |= zip(rest, answers, strict=False)
+        if len(answers) < len(rest) and not (answers and answers[-1].why == late):
+            findings[rest[len(answers)]] = ending
+        stuck |= {claim.module: findings[claim] for claim in rest if claim in findings and findings[claim].why == late}
     return findings
 
 
-def _child(config: Config, task: Mapping[str, object], timeout_s: float, count: int) -> tuple[list[dict[str, str]], _Finding]:
+def _child(config: Config, task: Mapping[str, Any], limit_s: float, *, doing: str) -> tuple[list[_Finding], _Finding]:
     """Run a child; its answers, one per claim that it got to, and how it ended if it did so too early."""
-    request = json.dumps({"path": sys.path, "config": _pack(config), "timeout_s": timeout_s, **task}, default=str)
+    request = json.dumps({"path": sys.path, "config": _pack(config), **task}, default=str)
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _CHILD],
         stdin=subprocess.PIPE,
@@ -241,15 +240,16 @@ def _child(config: Config, task: Mapping[str, object], timeout_s: float, count: 
         start_new_session=True,
     )
     try:
-        output, noise = process.communicate(request.encode(), timeout=_START_S + timeout_s * count)
-        ended = _ended(process.returncode)
-    except subprocess.TimeoutExpired:
+        output, noise = process.communicate(request.encode(), timeout=limit_s)
+        why = f"{doing} {_ended(process.returncode)}"
+    except subprocess.TimeoutExpired:  # the plugin keeps even the child's own deadline from being met
         _kill(process)
         output, noise = process.communicate()
-        ended = f"took longer than {timeout_s:g} s"
+        why = task["late"]
     finally:
         _kill(process)  # and what the plugin may have started
-    return [json.loads(line) for line in output.decode().splitlines()], _Finding(ended, noise.decode(errors="replace"))
+    answers = [_Finding(**json.loads(line)) for line in output.decode().splitlines()]
+    return answers, _Finding(why, noise.decode(errors="replace"))
 
 
 def _ended(code: int) -> str:
@@ -281,14 +281,11 @@ def _connection(registry: Registry, name: str, claim: Claim) -> Diagnosis:
     if claim.distribution == GIVEN:
         finding = _try_connect(registry, name, CONNECT_S)
     else:
-        answers, ending = _child(registry.config, {"connect": name}, CONNECT_S, 1)
-        finding = _finding(answers[0]) if answers else attrs.evolve(ending, why=f"opening it {ending.why}")
+        task = {"connect": name, "late": _unanswered(CONNECT_S), "timeout_s": CONNECT_S}
+        answers, ending = _child(registry.config, task, _START_S + CONNECT_S, doing="opening it")
+        finding = answers[0] if answers else ending
     status: Status = "broken" if finding.why else "ok"
     return _diagnosis(claim, status, finding.why or "connected", finding.detail, name=f"clients.{name}")
-
-
-def _finding(answer: Mapping[str, str]) -> _Finding:
-    return _Finding(answer["why"], answer["detail"])
 
 
 def _pack(config: Config) -> dict[str, object]:
@@ -313,15 +310,15 @@ def answer(request: Mapping[str, Any]) -> None:
     channel = os.dup(1)
     os.dup2(2, 1)
     registry = Registry.discover(_unpack(request["config"]))
-    timeout_s: float = request["timeout_s"]
+    late, timeout_s = request["late"], request["timeout_s"]
     if "connect" in request:
-        with _deadline(channel, _unanswered(timeout_s), timeout_s + 1):
+        with _deadline(channel, late, timeout_s + 1):  # the check's own deadline comes first, and is kinder
             finding = _try_connect(registry, request["connect"], timeout_s)
         _say(channel, finding)
     for group, name in request.get("probe", ()):
         claim = registry.claim(group, name)
         assert claim is not None, "the parent asks only for what is there"
-        with _deadline(channel, f"took longer than {timeout_s:g} s to import", timeout_s):
+        with _deadline(channel, late, timeout_s):
             finding = _probe(registry, claim)
         _say(channel, finding)
     os._exit(0)  # threads of plugins must not keep the child
@@ -337,8 +334,8 @@ def _unpack(packed: Mapping[str, Any]) -> Config:
     return Config(**same)
 
 
-def _say(channel: int, finding: _Finding, **more: object) -> None:
-    os.write(channel, (json.dumps({**attrs.asdict(finding), **more}) + "\n").encode())
+def _say(channel: int, finding: _Finding) -> None:
+    os.write(channel, (json.dumps(attrs.asdict(finding)) + "\n").encode())
 
 
 @contextmanager
@@ -348,7 +345,7 @@ def _deadline(channel: int, why: str, timeout_s: float) -> Iterator[None]:
 
     def give_up() -> None:
         frame = sys._current_frames().get(main)
-        _say(channel, _Finding(why, "".join(traceback.format_stack(frame))), late="yes")
+        _say(channel, _Finding(why, "".join(traceback.format_stack(frame))))
         os._exit(1)
 
     timer = threading.Timer(timeout_s, give_up)
