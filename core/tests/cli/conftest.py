@@ -96,6 +96,20 @@ def stubborn(seconds: float, started: str = "") -> str:
     return "slept"
 
 
+@executor("demo.undead")
+async def undead(seconds: float, started: str = "") -> str:
+    """Swallow every attempt to cancel it."""
+    if started:
+        open(started, "w").close()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            await anyio.sleep(seconds)
+        except BaseException:
+            time.sleep(0.001)
+    return "risen"
+
+
 @executor("demo.deaf")
 async def deaf(seconds: float, started: str = "") -> str:
     """Block the event loop."""

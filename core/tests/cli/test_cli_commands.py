@@ -397,3 +397,42 @@ def test_plugins_doctor_is_exit_code_1_when_something_is_broken(treadle: Treadle
     assert (broken.returncode, as_json.returncode) == (1, 1)
     assert any("broken" in line and "bad.one" in line and "no disk" in line for line in broken.stdout.splitlines())
     assert fits(as_json.stdout, "plugins-doctor")["healthy"] is False
+
+
+def test_plugins_info_explains_a_source_of_executors(treadle: Treadle, fits: Fits) -> None:
+    """A name such as ``acme.*`` lists the executors behind it, and each of those can be explained too."""
+    text = (
+        "from treadle import executor\n"
+        "from typing import Literal\n"
+        "@executor('acme.one')\n"
+        "def one(kind: Literal['a', 'b'], parts: list[int] | None = None, rest=None) -> None:\n"
+        "    '''The one.'''\n"
+        "class Source:\n"
+        "    def __init__(self, config):\n"
+        "        pass\n"
+        "    def names(self):\n"
+        "        return ['acme.one']\n"
+        "    def get(self, name):\n"
+        "        return one\n"
+    )
+    site = treadle.folder / "site"
+    install(site, "acme-source", "[treadle.executors]\nacme.* = acme_source:Source\n", {"acme_source": text})
+    environ = {"PYTHONPATH": str(site)}
+    source, one = treadle("plugins", "info", "acme.*", **environ), treadle("plugins", "info", "acme.one", **environ)
+    as_json = [treadle("plugins", "info", name, "--json", **environ).stdout for name in ("acme.*", "acme.one")]
+
+    assert "names: acme.one" in source.stdout, source.stderr
+    assert 'input kind: "a" or "b" (required)' in one.stdout, one.stderr
+    assert "input parts: array of integer or null" in one.stdout
+    assert "input rest: anything" in one.stdout
+    for text in as_json:
+        fits(text, "plugins-info")
+
+
+def test_plugins_list_without_any_plugin_says_what_to_install(treadle: Treadle) -> None:
+    """An empty list is not just silence."""
+    treadle.write("treadle.toml", "")
+    done = treadle("plugins", "list", TREADLE_PLUGINS="none")
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "pip install 'treadle[standard]'" in done.stderr

@@ -138,6 +138,7 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
         (FileNotFoundError(2, "No such file", "x.yaml"), 2),
         (StoreUnavailableError("away"), 75),
         (RunFailedError("failed"), 1),
+        (OSError(28, "No space left on device"), 1),
         (KeyboardInterrupt(), 3),
         (ZeroDivisionError("ours"), 1),
     ],

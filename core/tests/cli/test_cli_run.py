@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -55,6 +57,7 @@ class Treadle(Protocol):
     """The fixture: the command in a folder."""
 
     folder: Path
+    environ: Mapping[str, str]
 
     def __call__(self, *words: str, stdin: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]: ...
 
@@ -230,6 +233,25 @@ def test_a_broken_configuration_is_said_with_its_place(treadle: Treadle) -> None
     assert "treadle.toml" in done.stderr
 
 
+def test_every_missing_secret_is_said_before_anything_starts(treadle: Treadle) -> None:
+    """Exit code 2; each by name, with what to set."""
+    flow = "name: w\nsecrets: [ONE, TWO]\nsteps: {a: {uses: demo.echo, with: {text: '${{ secrets.ONE }} ${{ secrets.TWO }}'}}}"
+    done = treadle("run", treadle.write("w.yaml", flow))
+
+    assert done.returncode == 2
+    assert "Secret 'ONE' has no value" in done.stderr
+    assert "Secret 'TWO' has no value" in done.stderr
+    assert "started" not in done.stderr
+
+
+def test_an_engine_that_cannot_be_had_is_refused(treadle: Treadle) -> None:
+    """Asking for an engine that is not there ends before the run."""
+    done = treadle("run", treadle.write("w.yaml", HELLO.replace("name: hello", "name: hello\nengine: temporal")))
+
+    assert done.returncode == 2
+    assert "temporal" in done.stderr
+
+
 def test_a_store_that_cannot_be_had_is_refused(treadle: Treadle) -> None:
     """Asking for a store that is not there ends before the run; asking for memory silences the hint."""
     file = treadle.write("w.yaml", HELLO)
@@ -366,6 +388,28 @@ def test_a_reader_that_leaves_does_not_fail_the_run(treadle: Treadle) -> None:
     assert process.wait(30) == 0
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_do_not_fail_the_run(treadle: Treadle, closed: str) -> None:
+    """A parent that closed stdin, stdout or stderr gets the exit code all the same."""
+    treadle.write("hello.yaml", HELLO)
+    command = f"{shlex.join([sys.executable, '-m', 'treadle._cli', 'run', 'hello.yaml'])} {closed}"
+    done = subprocess.run(command, shell=True, cwd=treadle.folder, env=treadle.environ, capture_output=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("options", ["", " --json"])
+def test_a_result_that_cannot_be_written_is_an_error(treadle: Treadle, options: str) -> None:
+    """A full disk behind stdout: exit code 1, one line, no traceback."""
+    treadle.write("hello.yaml", HELLO)
+    command = f"{shlex.join([sys.executable, '-m', 'treadle._cli', 'run', 'hello.yaml'])} -q{options} > /dev/full"
+    done = subprocess.run(command, shell=True, cwd=treadle.folder, env=treadle.environ, capture_output=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr == b"Error: No space left on device\n"
+
+
 # -- signals ------------------------------------------------------------------------------------------------------------
 
 
@@ -436,6 +480,22 @@ def test_a_thread_that_does_not_stop_does_not_keep_the_process(treadle: Treadle,
     assert "did not stop when told to" in done.stderr
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_task_that_swallows_its_cancel_does_not_keep_the_process(treadle: Treadle, fits: Fits, backend: str) -> None:
+    """An ``async def`` executor that cannot be cancelled: stopped at once, the run ends without it and is shown whole."""
+    flow = "name: w\nsteps: {it: {uses: demo.undead, with: {seconds: 90, started: started}}}"
+    process = treadle.start("run", treadle.write("w.yaml", flow), "--json", TREADLE_BACKEND=backend)
+    until((treadle.folder / "started").exists)
+
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)  # two signals of one kind at the same moment are one
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+
+    assert (process.returncode, fits(out, "run")["status"]) == (3, "cancelled")
+    assert "it: did not stop when told to" in err
+
+
 def test_a_signal_before_the_run_is_a_cancel_too(treadle: Treadle) -> None:
     """Ctrl-C while plugins are still imported: exit code 3, no traceback."""
     (treadle.folder / "executors" / "slow.py").write_text(
@@ -476,3 +536,46 @@ def test_tracing_without_an_exporter_says_what_to_install(treadle: Treadle) -> N
     assert strict.returncode == 2
     assert "pip install treadle-otlp" in strict.stderr
     assert "treadle-otlp" not in off.stderr + disabled.stderr
+
+
+EXPORTER = """
+import os
+
+class Pipeline:
+    def shutdown(self, timeout_s):
+        if os.environ.get("ACME") == "late":
+            raise OSError("the line is dead")
+        return f"3 spans were not delivered within {timeout_s:g} s"
+
+def setup(*, service_name):
+    if os.environ.get("ACME") == "broken":
+        raise ValueError("no such endpoint")
+    print(f"exporting as {service_name}")
+    return Pipeline()
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("well", "3 spans were not delivered within 2 s"),
+        ("broken", "Tracing is off: ValueError: no such endpoint"),
+        ("late", "Traces may be lost: OSError: the line is dead"),
+    ],
+)
+def test_what_tracing_could_not_deliver_is_one_line(treadle: Treadle, state: str, said: str) -> None:
+    """The exporter's set-up and its 2 s at the end; trouble with it is a line and never the end of the run."""
+    info = treadle.folder / "site" / "acme_otlp-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-otlp\nVersion: 1.0\n", "utf-8")
+    (info / "entry_points.txt").write_text("[treadle.tracing]\notlp = acme_otlp:setup\n", "utf-8")
+    (info / "RECORD").write_text("acme_otlp.py,,\n", "utf-8")
+    (info.parent / "acme_otlp.py").write_text(EXPORTER, "utf-8")
+    treadle.write("treadle.toml", '[plugins]\nfolder = "executors"\nprefer = {otlp = "acme-otlp"}\n')
+    asked = {"OTEL_TRACES_EXPORTER": "otlp", "PYTHONPATH": str(info.parent), "ACME": state}
+    done = treadle("run", treadle.write("w.yaml", HELLO), "--json", **asked)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "completed"
+    assert said in done.stderr.splitlines()
+    assert ("exporting as treadle" in done.stderr) is (state != "broken")

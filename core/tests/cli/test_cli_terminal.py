@@ -98,6 +98,18 @@ def test_a_terminal_shows_active_steps_live_and_keeps_the_finished_ones(treadle:
     assert screen.raw.rindex("\x1b[?25h") > screen.raw.rindex("\x1b[?25l")
 
 
+def test_more_active_steps_than_lines_are_counted(treadle: Treadle) -> None:
+    """Sixty steps at once on thirty lines: the first ones, how many more there are, and the footer is never pushed away."""
+    steps = "\n".join(f"  s{number}: {{uses: demo.sleep, with: {{seconds: 1}}}}" for number in range(60))
+    screen = Screen(treadle, "run", treadle.write("w.yaml", f"name: many\nmax_parallel: 60\nsteps:\n{steps}\n"))
+    screen.close()
+
+    text = ESCAPES.sub("", screen.raw)
+    assert "and 34 more" in text
+    assert "0/60 steps over, 60 running" in text
+    assert "60 steps)" in text
+
+
 def test_no_progress_and_dumb_terminals_get_plain_lines(treadle: Treadle) -> None:
     """--no-progress and TERM=dumb: no cursor movement, the same lines as in a pipe."""
     file = treadle.write("w.yaml", FLOW)

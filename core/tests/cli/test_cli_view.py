@@ -136,10 +136,29 @@ def test_every_way_to_stop_is_a_line() -> None:
     assert said[2:] == [
         "signal go",
         "cancelled by SIGINT",
-        "stopping: cancelled by SIGINT",
         "page: did not stop when told to; its code may still be running",
         "page: timed_out (2.0s): StepTimeoutError: too long",
         "report: upstream_failed: page failed",
+    ]
+
+
+def test_a_stop_says_its_reason_and_cancelled_steps_theirs() -> None:
+    """A failure that stops the run is named; a cancelled step or item shows why, not the error that carried it."""
+    told = ErrorInfo("CallCancelledError", "Step 'page' was cancelled: step 'bad' failed")
+    said = lines(
+        RunView(),
+        CREATED,
+        RunStopping(101.0, "step 'bad' failed", "bad"),
+        ItemEnded(101.0, "page", 3, StepStatus.CANCELLED, 2, "step 'bad' failed", told),
+        StepEnded(101.0, "page", StepStatus.CANCELLED, 4, "step 'bad' failed", told),
+        StepEnded(101.0, "report", StepStatus.CANCELLED),
+    )
+
+    assert said[1:] == [
+        "stopping: step 'bad' failed",
+        "page[3]: cancelled after 2 attempts: step 'bad' failed",
+        "page: cancelled (0.00s, 4 attempts): step 'bad' failed",
+        "report: cancelled",
     ]
 
 

@@ -1,4 +1,4 @@
-"""How the process ends: with its exit code, also when threads are stuck in code that did not stop when told to."""
+"""How the process begins and ends: with all its streams, and with its exit code also when threads are stuck."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import os
 import sys
 import threading
 from typing import NoReturn
+
+
+def open_closed_streams() -> None:
+    """Put nothing in the place of a standard stream that the parent closed, before a file of somebody gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open as long as the process lives
 
 
 def leave(code: int) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 
 import attrs
 
@@ -27,7 +28,8 @@ def report(error: BaseException, *, json_wanted: bool = False) -> int:
     for part in parts:
         say(f"Error: {describe(part)}")
     if json_wanted:
-        write_json(error_object(parts))
+        with suppress(OSError):  # stdout itself may be what is wrong
+            write_json(error_object(parts))
     return max(exit_code(part) for part in parts)
 
 
@@ -48,7 +50,8 @@ def exit_code(error: BaseException) -> int:
         return CANCELLED
     if isinstance(error, RunFailedError):
         return FAILED
-    return USAGE if isinstance(error, TreadleError | OSError) else FAILED
+    # An OSError without a file is not about what the user named: a full disk behind stdout, a lost terminal.
+    return USAGE if isinstance(error, TreadleError) or (isinstance(error, OSError) and error.filename) else FAILED
 
 
 def describe(error: BaseException) -> str:

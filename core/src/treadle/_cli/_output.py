@@ -178,5 +178,5 @@ def _descriptors() -> tuple[int, int] | None:
 def _close(stream: TextIO) -> None:
     try:
         stream.close()
-    except BrokenPipeError:  # the reader has gone; close() has let go of the descriptor all the same
+    except OSError:  # said already when it was written; close() has let go of the descriptor all the same
         return

@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 
 import click
 
-from treadle._cli._ending import leave
+from treadle._cli._ending import leave, open_closed_streams
 
 PLUGIN_GROUP = "treadle.commands"
 
@@ -136,6 +136,7 @@ def root() -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process."""
+    open_closed_streams()
     try:
         answer = root.main(args, prog_name="treadle", standalone_mode=False)
         code = answer if isinstance(answer, int) else 0

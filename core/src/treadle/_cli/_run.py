@@ -32,6 +32,7 @@ from treadle._loader import load_workflow
 from treadle._plan import Plan, make_plan
 from treadle._plugins import Registry
 from treadle._results import RunResult
+from treadle._secrets import resolve
 from treadle._workflow import Workflow
 from treadle.errors import CallCancelledError, ConfigError, NotSupportedError, TreadleError
 from treadle.ports import TracingProvider
@@ -121,6 +122,9 @@ class _Session:
         inputs = _attempt(lambda: gather(workflow, options.pairs, options.input_files), errors)
         backend = _attempt(_backend, errors)
         store = _attempt(lambda: _store(workflow, config), errors)
+        _attempt(lambda: _check_engine(workflow, config), errors)
+        if plan is not None:
+            errors.extend(_missing_secrets(plan, config))
         if errors or plan is None or inputs is None or backend is None:
             raise errors[0] if len(errors) == 1 else ExceptionGroup("The run cannot start", errors)
         if not store and not options.quiet:
@@ -215,6 +219,23 @@ def _store(workflow: Workflow, config: Config) -> str:
     if wanted not in ("", "memory"):
         raise NotSupportedError(f"Store {wanted!r} is not supported yet: runs are kept in memory.", "Use the store 'memory'.")
     return wanted
+
+
+def _check_engine(workflow: Workflow, config: Config) -> None:
+    wanted = workflow.engine or str(config.engine.get("use") or "")
+    if wanted not in ("", "local"):
+        raise NotSupportedError(
+            f"Engine {wanted!r} is not supported yet: runs go on in this process.", "Use the engine 'local'."
+        )
+
+
+def _missing_secrets(plan: Plan, config: Config) -> Iterator[TreadleError]:
+    """Every secret that steps use and that has no value: a run would say only the first."""
+    for name in sorted({name for step in plan.steps.values() for name in step.inputs.secret_names}):
+        try:
+            resolve(name, config, os.environ)
+        except TreadleError as error:
+            yield error
 
 
 def _backend() -> str:

@@ -98,6 +98,7 @@ class RunView:
     ended: dict[str, int] = attrs.field(factory=dict)
     steps: dict[str, StepView] = attrs.field(factory=dict)
     stopping: str = ""
+    cancelled: str = ""
     _errors: dict[tuple[str, int | None], str] = attrs.field(factory=dict)
 
     def apply(self, record: Record) -> list[Change]:
@@ -120,9 +121,9 @@ class RunView:
             case StepEnded() as entry:
                 return self._step_ended(entry)
             case RunStopping() as entry:
-                self.stopping = entry.reason or "stopping"
-                return [Change(entry.at, "run_stopping", "warning", f"stopping: {first_line(entry.reason)}", scrolls=True)]
+                return self._stopping(entry)
             case CancelRequested() as entry:
+                self.cancelled = entry.reason
                 return [Change(entry.at, "cancel_requested", "cancelled", first_line(entry.reason), scrolls=True)]
             case SignalReceived() as entry:
                 return [Change(entry.at, "signal_received", "running", f"signal {entry.name}", scrolls=True)]
@@ -198,9 +199,8 @@ class RunView:
         step.failed += 1
         step.waiting.pop(entry.index, None)
         step.active.pop(entry.index, None)
-        why = told(entry.error) or first_line(entry.reason)
         tries = f" after {count(entry.attempts, 'attempt')}" if entry.attempts > 1 else ""
-        text = f"{_item(entry.path, entry.index)}: {entry.status}{tries}" + (f": {why}" if why else "")
+        text = f"{_item(entry.path, entry.index)}: {entry.status}{tries}{_because(entry)}"
         return [Change(entry.at, "item_ended", entry.status, text, entry.path, entry.index, scrolls=True)]
 
     def _step_ended(self, entry: StepEnded) -> list[Change]:
@@ -214,10 +214,15 @@ class RunView:
         elif entry.attempts > 1:
             details.append(count(entry.attempts, "attempt"))
         text = f"{entry.path}: {entry.status}" + (f" ({', '.join(details)})" if details else "")
-        why = told(entry.error) or first_line(entry.reason)
-        if why and entry.status not in ("completed", "cached"):
-            text += f": {why}"
+        if entry.status not in ("completed", "cached"):
+            text += _because(entry)
         return [Change(entry.at, "step_ended", entry.status, text, entry.path, scrolls=True)]
+
+    def _stopping(self, entry: RunStopping) -> list[Change]:
+        self.stopping = entry.reason or "stopping"
+        if self.cancelled and entry.reason == self.cancelled:
+            return []  # said by the request already
+        return [Change(entry.at, "run_stopping", "warning", f"stopping: {first_line(entry.reason)}", scrolls=True)]
 
     def _run_ended(self, entry: RunEnded) -> Change:
         text = f"run {self.run_id} {entry.status} in {spell(entry.at - self.started_at)}"
@@ -232,6 +237,13 @@ def items_over(step: StepView) -> str:
 def told(error: ErrorInfo | None) -> str:
     """An error in a line: type and first line of its message; empty for none."""
     return f"{error.type}: {first_line(error.message)}" if error else ""
+
+
+def _because(entry: ItemEnded | StepEnded) -> str:
+    """Why a step or item ended as it did: the error, but for a cancel the reason, which says more."""
+    error, reason = told(entry.error), first_line(entry.reason)
+    why = (reason or error) if entry.status == "cancelled" else (error or reason)
+    return f": {why}" if why else ""
 
 
 def _item(path: str, index: int | None) -> str:
