@@ -111,6 +111,14 @@ class Node:
         """Whether ``value`` is of the JSON kind that it wants, so that its issues help."""
         return type(value) in self.kinds
 
+    def may_be(self, value: Json) -> bool:
+        """Whether ``value`` does not tell a class apart that has it in a field; only choices do."""
+        return True
+
+    def likeness(self, value: Json) -> float:
+        """How near ``value`` comes at first sight, from 0; 1 when nothing is seen that speaks against it."""
+        return 1.0 if self.fits(value) else 0.0
+
     def claims(self, value: object) -> bool:
         """Whether ``value`` is an instance that it knows how to read."""
         return False
@@ -188,11 +196,13 @@ class ChoiceNode(Node):
     def structure(self, value: Json, place: Place | None, issues: list[Issue]) -> object:
         if not self.fits(value):
             return _wrong(self.words, value, place, issues)
-        key = (type(value), value)
-        if key in self.choices:
-            return self.choices[key]
+        if self.may_be(value):
+            return self.choices[(type(value), value)]
         issues.append(Issue(f"expected {self.words}, got another {type(value).__name__}", path_text(place)))
         return None
+
+    def may_be(self, value: Json) -> bool:
+        return self.fits(value) and (type(value), value) in self.choices
 
     def schema(self, definitions: Definitions) -> JsonSchema:
         return {"const": self.values[0]} if len(self.values) == 1 else {"enum": self.values}
@@ -402,6 +412,13 @@ class RecordNode(_Container):
             issues.extend(Issue("is missing", path_text((place, name, depth))) for name in missing)
         return self.construct(values, place, issues) if len(issues) == before else None
 
+    def likeness(self, value: Json) -> float:
+        if not isinstance(value, dict):
+            return 0.0
+        matching = [name for name in value if name in self.fields and self.fields[name].node.may_be(value[name])]
+        wanted = value.keys() | self.required
+        return len(matching) / len(wanted) if wanted else 1.0
+
     def construct(self, values: dict[str, object], place: Place | None, issues: list[Issue]) -> object:
         try:
             return self.build(**values)
@@ -444,6 +461,17 @@ class RecordNode(_Container):
 # -- combinations --------------------------------------------------------------------------------------------------------
 
 
+_MOST_DOUBTS = 8
+"""Unions within unions whose members look alike: each level at least doubles the work."""
+
+
+class _Attempt(list[Issue]):
+    """Issues of one member of a union, which is tried below ``level`` doubtful choices."""
+
+    def __init__(self, level: int) -> None:
+        self.level = level
+
+
 class UnionNode(Node):
     """One of several types: the first that the value satisfies."""
 
@@ -454,29 +482,39 @@ class UnionNode(Node):
             self.exact = frozenset[type]().union(*(member.exact for member in members))
 
     def structure(self, value: Json, place: Place | None, issues: list[Issue]) -> object:
-        close: list[list[Issue]] = []
-        for member in self.members:
-            found: list[Issue] = []
+        if type(value) in self.exact:
+            return value
+        likely = [member for member in self.members if member.likeness(value) == 1.0]
+        level = issues.level + 1 if isinstance(issues, _Attempt) else 1
+        if len(likely) > 1 and isinstance(value, (dict, list)) and level > _MOST_DOUBTS:
+            issues.append(Issue(f"cannot be told which of {self.words} it is; add a Literal field to each", path_text(place)))
+            return None
+        failed: list[list[Issue]] = []
+        for member in likely or self.nearest(value):
+            found = _Attempt(level if len(likely) > 1 else level - 1)
             answer = member.structure(value, place, found)
             if not found:
                 return answer
-            if member.fits(value):
-                close.append(found)
-        return self.explain(close, value, place, issues)
-
-    def explain(self, close: list[list[Issue]], value: Json, place: Place | None, issues: list[Issue]) -> object:
-        """Say what is wrong in terms of the members that the value comes near to."""
-        if not close:
+            failed.append(found)
+        if not failed:
             return _wrong(self.words, value, place, issues)
-        if len(close) == 1:
-            issues.extend(close[0])
+        if len(likely) == 1 or sum(member.fits(value) for member in self.members) == 1:
+            issues.extend(failed[0])
         else:
-            nearest = "; ".join(str(issue) for issue in min(close, key=len))
+            nearest = "; ".join(str(issue) for issue in min(failed, key=len))
             issues.append(Issue(f"is none of {self.words}; nearest: {nearest}", path_text(place)))
         return None
 
+    def nearest(self, value: Json) -> list[Node]:
+        """The member that a value which is none of them comes nearest to, to tell what is wrong."""
+        near = [member for member in self.members if member.fits(value)]
+        return [max(near, key=lambda member: member.likeness(value))] if near else []
+
     def fits(self, value: Json) -> bool:
         return any(member.fits(value) for member in self.members)
+
+    def likeness(self, value: Json) -> float:
+        return max(member.likeness(value) for member in self.members)
 
     def claims(self, value: object) -> bool:
         return any(member.claims(value) for member in self.members)
@@ -535,6 +573,9 @@ class NotedNode(Node):
 
     def fits(self, value: Json) -> bool:
         return self.inner.fits(value)
+
+    def likeness(self, value: Json) -> float:
+        return self.inner.likeness(value)
 
     def claims(self, value: object) -> bool:
         return self.inner.claims(value)
