@@ -10,9 +10,11 @@ from collections.abc import Iterator
 MARK = "TREADLE_PROCESS"
 """Environment variable that every descendant inherits; its value is unique to one command."""
 
+_MOST_PASSES = 20
 
-def signal_family(leader: int, mark: str, number: signal.Signals) -> None:
-    """Send a signal to the leader's process group and to every marked process.
+
+def signal_family(leader: int, mark: str, number: signal.Signals) -> int:
+    """Send a signal to the leader's process group and to every marked process outside of it.
 
     The mark finds those that moved to a group or session of their own (``timeout``, ``setsid``, job control). Where there
     is no ``/proc`` only the group is reached.
@@ -22,13 +24,28 @@ def signal_family(leader: int, mark: str, number: signal.Signals) -> None:
             have passed to a stranger.
         mark: Value of the variable MARK.
         number: The signal.
+
+    Returns:
+        How many were found outside of the group.
     """
+    outside = 0
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
     for process in _marked(f"{MARK}={mark}".encode(), leader):
         # By file descriptor: between look-up and signal the id cannot pass to another process.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(process, number)
+            outside += 1
+    return outside
+
+
+def kill_family(leader: int, mark: str) -> None:
+    """Kill the whole family: until nobody is found twice, since somebody may be born while we look."""
+    empty = 0
+    for _ in range(_MOST_PASSES):
+        empty = 0 if signal_family(leader, mark, signal.SIGKILL) else empty + 1
+        if empty == 2:
+            return
 
 
 def reap_group(leader: int) -> bool:

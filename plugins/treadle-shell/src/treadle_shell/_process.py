@@ -15,7 +15,7 @@ import anyio
 import attrs
 
 from treadle_shell._capture import Capture
-from treadle_shell._family import MARK, reap_group, signal_family
+from treadle_shell._family import MARK, kill_family, reap_group, signal_family
 
 GRACE_S = 2.0
 """How long a command may take to end after TERM, before KILL."""
@@ -29,27 +29,35 @@ _CHUNK = 65536
 _POLL_S = 0.02
 
 # The supervisor becomes the command (exec), so the command's process id, exit code and signals are its own. Before that it
-# leaves a watcher in the same process group. The watcher's standard input is a pipe whose other end only treadle holds: it
-# ends when treadle dies in whatever way, and then the watcher kills the family (by way of descriptor 3, since a shell gives
-# its background processes an empty input). It is a grandchild, so that the command never
-# sees a child that it did not start. The mark is exported after the watcher was started, so the watcher does not carry it.
+# leaves a watcher in the same process group, as a grandchild, so that the command never sees a child that it did not start.
+# The watcher reads from a pipe whose other end only treadle holds (by way of descriptor 3, since a shell gives its background
+# processes an empty input). The pipe ends when treadle dies in whatever way; then the watcher kills the family.
 _SUPERVISOR = r"""
-mark=$1 input=$2
+input=$1 sweep=$2
 shift 2
 exec 3<&0
 ( (
     trap '' TERM INT HUP QUIT TSTP TTIN TTOU
-    PATH=/usr/bin:/bin
     read -r _
-    for pass in 1 2 3; do
-        found=$(grep -lsxzF "MARK=$mark" /proc/[0-9]*/environ)
-        [ "$found" ] || break
-        for file in $found; do file=${file#/proc/}; kill -KILL "${file%/environ}"; done
-    done
-    kill -KILL 0
+    exec /usr/bin/env -i PATH=/usr/bin:/bin /bin/sh -c "$sweep" watcher "$MARK"
 ) <&3 3<&- >/dev/null 2>&1 & )
-export MARK="$mark"
 exec "$@" <"$input" 3<&-
+""".replace("MARK", MARK)
+
+# What the watcher becomes, itself without the mark: it kills whoever carries it until nobody is found twice (somebody may have
+# been born while it looked), and then its own group. The group comes last because it includes the watcher; so a member that
+# leaves the group meanwhile is found by its mark.
+_SWEEP = r"""
+empty=0 pass=0
+while [ $empty -lt 2 ] && [ $pass -lt 100 ]; do
+    found=$(grep -lsxzF "MARK=$1" /proc/[0-9]*/environ)
+    empty=$((empty + 1)) pass=$((pass + 1))
+    for file in $found; do
+        empty=0 file=${file#/proc/}
+        kill -KILL "${file%/environ}"
+    done
+done
+kill -KILL 0
 """.replace("MARK", MARK)
 
 
@@ -103,11 +111,11 @@ def _spawned(
         source = _source(stack, stdin)
         mark = secrets.token_hex(16)
         popen = subprocess.Popen(
-            ["/bin/sh", "-c", _SUPERVISOR, "treadle", mark, f"/dev/fd/{source}" if source else os.devnull, *argv],
+            ["/bin/sh", "-c", _SUPERVISOR, "treadle", f"/dev/fd/{source}" if source else os.devnull, _SWEEP, *argv],
             stdin=watched,
             stdout=out_end,
             stderr=err_end,
-            env=env,
+            env={**env, MARK: mark},
             cwd=cwd,
             pass_fds=(source,) if source else (),
             start_new_session=True,
@@ -187,7 +195,7 @@ class _Process:
             signal_family(self._popen.pid, self._mark, signal.SIGTERM)
             with anyio.move_on_after(GRACE_S):
                 await self.finished(GRACE_S)
-            signal_family(self._popen.pid, self._mark, signal.SIGKILL)
+            kill_family(self._popen.pid, self._mark)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._popen.pid, signal.SIGKILL)  # The watcher, and what the command left behind.
         with anyio.move_on_after(GRACE_S) as scope:
