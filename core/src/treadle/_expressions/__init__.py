@@ -149,7 +149,7 @@ def _end_of(text: str, start: int, opened: re.Match[str]) -> int:
         if not depth and text.startswith("}}", position):
             return position
         token = _INSIDE.match(text, position, start + MAX_SOURCE + 2)
-        if token is None:
+        if token is None or token[0] in ("'", '"'):  # a quote that is never closed hides the end
             break
         if token[0] == "{":
             depth += 1

@@ -490,7 +490,7 @@ def _int(value: Json, default: Json = _NO_DEFAULT, base: Json = 10) -> Json:
             return bounded_number(int(value, _whole(base, "int")))
         if isinstance(value, int | float):
             return bounded_number(int(value))
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, Problem):
         pass
     return _or_default(value, default, "whole number")
 
@@ -499,7 +499,7 @@ def _float(value: Json, default: Json = _NO_DEFAULT) -> Json:
     try:
         if isinstance(value, str | int | float):
             return bounded_number(float(value))
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, Problem):
         pass
     return _or_default(value, default, "number")
 

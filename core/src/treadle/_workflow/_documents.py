@@ -205,7 +205,7 @@ def _read_toml(text: str, faults: list[Fault]) -> Json:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         place = _TOML_PLACE.search(str(error))
-        line, column = (int(place[1]), int(place[2])) if place and place[1] else (text.count("\n") + 1, 1)
+        line, column = (int(place[1]), int(place[2])) if place and place[1] else place_in(text, len(text))
         message = _TOML_PLACE.sub("", str(error)).strip()
         raise Unreadable(Fault(f"not TOML: {message}", line=line, column=column)) from None
     except RecursionError:

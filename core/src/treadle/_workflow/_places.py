@@ -69,4 +69,5 @@ def place_in(text: str, offset: int) -> tuple[int, int]:
 
 def spell_path(keys: Iterable[str | int]) -> str:
     """A path as faults have it: ``steps.page.with.url[2]``; long keys are cut."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key[:60]}" for key in keys).removeprefix(".")
+    parts = [f"[{key}]" if isinstance(key, int) else f".{key[:60]}" for key in keys if key != ""]
+    return "".join(parts).removeprefix(".")
