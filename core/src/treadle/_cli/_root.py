@@ -37,7 +37,7 @@ class PluginCommand(NamedTuple):
 
     name: str
     distribution: str
-    is_usable: bool
+    is_usable: bool  # not blocked
 
 
 class Root(click.Group):
@@ -103,25 +103,36 @@ class Root(click.Group):
 
 
 def _added(ctx: click.Context) -> list[PluginCommand]:
-    """The commands of plugins; looked for once per command line, and only with care when there may be any."""
+    """The commands of plugins, by name; looked for once per command line.
+
+    Read here rather than by the registry, whose import would take longer than the rest of ``treadle --help``.
+    """
     key = "treadle.plugin_commands"
     if key not in ctx.meta:
-        extensions = importlib.import_module("treadle._cli._extensions") if _any_claims() else None
-        ctx.meta[key] = [PluginCommand(*found) for found in extensions.listed(COMMANDS)] if extensions else []
+        claims = {claim for distribution in metadata.distributions() for claim in _claims(distribution)}
+        ctx.meta[key] = _merged(sorted(claims)) if claims else []
     added: list[PluginCommand] = ctx.meta[key]
     return added
 
 
-def _any_claims() -> bool:
-    """Whether a distribution may add commands. Finding out exactly imports more than ``treadle --help`` should."""
-    return any(_mentions_commands(distribution) for distribution in metadata.distributions())
+def _merged(claims: Sequence[tuple[str, str]]) -> list[PluginCommand]:
+    """One command per name, with everybody who claims it; using it says which one to choose."""
+    is_blocked = importlib.import_module("treadle._cli._blocking").read()
+    owners: dict[str, list[str]] = {}
+    for name, distribution in claims:
+        owners.setdefault(name, []).append(distribution)
+    return [PluginCommand(name, " and ".join(who), not all(map(is_blocked, who))) for name, who in owners.items()]
 
 
-def _mentions_commands(distribution: metadata.Distribution) -> bool:
+def _claims(distribution: metadata.Distribution) -> list[tuple[str, str]]:
+    """Name and distribution of each command that a distribution adds; core's names cannot be taken."""
     try:
-        return PLUGIN_GROUP in (distribution.read_text("entry_points.txt") or "")
+        if PLUGIN_GROUP not in (distribution.read_text("entry_points.txt") or ""):
+            return []
+        entries = distribution.entry_points.select(group=PLUGIN_GROUP)
+        return [(entry.name, distribution.name) for entry in entries if entry.name not in COMMANDS]
     except Exception:  # any file of a stranger may be in any state; the doctor says so
-        return False
+        return []
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=False)
