@@ -63,7 +63,7 @@ class Provider(Protocol):
     def sampled(self, name: str, kind: SpanKind, trace_id: str, parent: TraceParent | None, attributes: Attributes) -> int:
         """Ask the provider's sampler about a run; 1 or 0."""
 
-    def attempt(self, call: Call) -> AttemptSpan:
+    def attempt(self, call: Call, started_at: float | None) -> AttemptSpan:
         """An AttemptSpan that is a live span of the SDK."""
 
     def client(

@@ -163,9 +163,9 @@ class SdkProvider:
         )
         _finish(live, span.ended_at, span.started_at, span.status, span.status_message, {}, span.events)
 
-    def attempt(self, call: Call) -> AttemptSpan:
+    def attempt(self, call: Call, started_at: float | None) -> AttemptSpan:
         """An AttemptSpan that is a live span of the SDK."""
-        return _LiveAttempt(call, self) if call.trace_id else NO_SPAN
+        return _LiveAttempt(call, self, started_at) if call.trace_id else NO_SPAN
 
     def client(
         self, call: Call, name: str, kind: SpanKind, span_id: str, started_at: float, attributes: Attributes
@@ -277,15 +277,15 @@ class _LiveSpan:
 class _LiveAttempt(AttemptSpan):
     """An attempt's span that the SDK knows while user code runs."""
 
-    __slots__ = ("_call", "_live", "_provider")
+    __slots__ = ("_call", "_live", "_provider", "_started_at")
 
-    def __init__(self, call: Call, provider: SdkProvider) -> None:
-        self._call, self._provider = call, provider
+    def __init__(self, call: Call, provider: SdkProvider, started_at: float | None) -> None:
+        self._call, self._provider, self._started_at = call, provider, started_at
         self._live: LiveSpan
 
     def __enter__(self) -> AttemptSpan:
         call, provider = self._call, self._provider
-        started_at = provider.stamps.now()
+        started_at = provider.stamps.now() if self._started_at is None else self._started_at
         span = provider.start(
             name=names.attempt_span_name(call.path),
             kind="internal",

@@ -123,9 +123,14 @@ class RunTracing:
             flags=self._flags(workflow_name, trace_id, parent, run_id, trigger),
         )
 
-    def attempt(self, call: Call) -> AttemptSpan:
-        """A context manager for the time in which user code performs ``call``; its span is current meanwhile."""
-        return NO_SPAN if self._provider is None else self._provider.attempt(call)
+    def attempt(self, call: Call, started_at: float | None = None) -> AttemptSpan:
+        """A context manager for the time in which user code performs ``call``; its span is current meanwhile.
+
+        Args:
+            call: The attempt.
+            started_at: What its outcome will say, seconds since the epoch; None reads the clock.
+        """
+        return NO_SPAN if self._provider is None else self._provider.attempt(call, started_at)
 
     def client_span(
         self, call: Call, name: str, kind: SpanKind, attributes: Attributes, keep: Callable[[SpanRecord], object]
