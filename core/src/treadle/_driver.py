@@ -6,13 +6,15 @@ So a chain of steps runs in one worker without a switch, and a slow store gets i
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import heapq
 import logging
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from typing import Generic, Literal, TypeVar, cast
+from typing import Generic, Literal, Protocol, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -145,6 +147,8 @@ class Driver:
                 group.cancel_scope.cancel()
         except BaseExceptionGroup as errors:
             raise _only(errors) from None
+        if not self._is_finished:
+            self._raise_stall()
 
     def cancel(self, reason: str, *, is_forced: bool = False) -> None:
         """Ask the run to stop; from the event loop's thread. The result comes as usual."""
@@ -168,13 +172,15 @@ class Driver:
             return
         self._is_draining = True
         try:
-            while self._inbox:
+            while self._inbox and not self._is_finished:
                 records: list[Entry] = []
                 commands: list[Command] = []
                 while self._inbox:
                     turn = self._conductor.apply(self._inbox.popleft())
                     records += turn.records
                     commands += turn.commands
+                    if self._conductor.status is not None:
+                        break  # a log ends with RunEnded; what arrives later is nobody's
                 await self._store.append(self._run_id, self._seq + 1, records)
                 first = self._seq + 1
                 self._seq += len(records)
@@ -203,17 +209,20 @@ class Driver:
         if self._is_finished or self._is_draining or self._inbox or self._ready or self._active:
             return
         if not any(kind == "retry" for _, _, kind, _ in self._timers):
-            raise TreadleError(
-                f"Run {self._run_id} stalled: nothing runs and nothing is waited for.",
-                "This is a fault of treadle; please report it with the workflow.",
-            )
+            self._raise_stall()
+
+    def _raise_stall(self) -> None:
+        raise TreadleError(
+            f"Run {self._run_id} stalled: nothing runs and nothing is waited for.",
+            "This is a fault of treadle; please report it with the workflow.",
+        )
 
     # -- workers
 
     def _start_worker(self) -> None:
         assert self._group is not None, "drive() opens it"
         self._workers += 1
-        self._group.start_soon(self._work)
+        self._group.start_soon(self._keep_working)
 
     def _wake_workers(self) -> None:
         """Make sure that somebody takes each ready call. The caller, if a worker, takes one itself."""
@@ -225,7 +234,19 @@ class Driver:
             self._start_worker()
             wanted -= 1
 
-    async def _work(self) -> None:
+    async def _keep_working(self) -> None:
+        """Work on, though an executor may cancel the task that it ran in long after it returned."""
+        task = _asyncio_task()
+        while True:
+            try:
+                await self._work(task)
+            except anyio.get_cancelled_exc_class():
+                if task is None or anyio.current_effective_deadline() == -math.inf:
+                    raise
+                _log.warning("an executor of run %s cancelled a task that is not its own; it is ignored", self._run_id)
+                await _forget_cancel(task)
+
+    async def _work(self, task: CancellableTask | None) -> None:
         while True:
             active: _Active | None = None
             outcome: Outcome | None = None
@@ -241,6 +262,8 @@ class Driver:
                     outcome = await _Contextual(self._engine.perform(call))
                     if scope.cancel_called:
                         break  # leave the scope before the next await
+                    if task is not None and task.cancelling():
+                        await _forget_cancel(task)
                     await self._conclude(active, outcome)
             assert active is not None, "only a running call's scope is cancelled"
             if outcome is None:
@@ -252,7 +275,12 @@ class Driver:
         while not self._ready:
             event = anyio.Event()
             self._idle.append(event)
-            await event.wait()
+            try:
+                await event.wait()
+            except BaseException:
+                if event in self._idle:
+                    self._idle.remove(event)
+                raise
         return self._ready.popleft()
 
     def _note_end(self, call: Call, outcome: Outcome) -> None:
@@ -364,6 +392,35 @@ class _Contextual(Generic[T]):
                 resume, value = coroutine.send, (yield asked)
             except BaseException as error:  # a cancellation: it belongs to the coroutine
                 resume, value = coroutine.throw, error
+
+
+class CancellableTask(Protocol):
+    """What is used of asyncio's Task."""
+
+    def cancelling(self) -> int:
+        """How many cancels were asked for and not taken back."""
+
+    def uncancel(self) -> int:
+        """Take one back."""
+
+
+def _asyncio_task() -> CancellableTask | None:
+    """The current task on asyncio; None on trio, whose tasks cannot be cancelled by whoever holds them."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return None
+    try:
+        return cast("CancellableTask", asyncio.current_task())
+    except RuntimeError:
+        return None
+
+
+async def _forget_cancel(task: CancellableTask) -> None:
+    """Undo what ``asyncio.current_task().cancel()`` in an executor left on a worker's task."""
+    with contextlib.suppress(anyio.get_cancelled_exc_class()):
+        await anyio.lowlevel.checkpoint()  # it may not have been delivered yet
+    while task.cancelling():
+        task.uncancel()
 
 
 def _only(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -159,12 +159,17 @@ def summarise(entries: Sequence[Entry]) -> RunResult:
 def _steps(entries: Sequence[Entry]) -> Iterator[StepResult]:
     started: dict[str, float] = {}
     outputs: dict[str, Json] = {}
+    running: dict[tuple[str, int | None], int] = {}
     for entry in entries:
         if isinstance(entry, AttemptStarted):
             started.setdefault(entry.path, entry.at)
+            running[entry.path, entry.index] = entry.attempt
         elif isinstance(entry, MapStarted):
             outputs[entry.path] = [None] * entry.count
         elif isinstance(entry, AttemptEnded):
+            if running.get((entry.path, entry.index)) != entry.attempt:
+                continue  # it came too late and is evidence only
+            del running[entry.path, entry.index]
             if entry.outcome.status == "completed":
                 _put(outputs, entry)
         elif isinstance(entry, StepEnded):

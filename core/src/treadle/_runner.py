@@ -174,7 +174,7 @@ class Runner:
         scope = self._scopes[call.executor]
         started_at = self._clock.now()
         current_call.set(call)
-        with self.tracing.attempt(call) as span:
+        with self.tracing.attempt(call, started_at) as span:
             context = RunContext(call, self)
             try:
                 output = await self._work(scope, call, context)
@@ -198,11 +198,17 @@ class Runner:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(math.inf)  # max_parallel is the cap
 
+        cancelled = anyio.get_cancelled_exc_class()
+
         def guarded() -> T:
             try:
                 return function()
             except StopIteration as error:
                 raise RuntimeError("the executor raised StopIteration") from error
+            except Exception:
+                raise
+            except BaseException as error:  # would reach the event loop as if it were the loop's own
+                raise _as_failure(context.call, error, cancelled) from error
             finally:
                 context.threads -= 1
 
@@ -249,20 +255,12 @@ class Runner:
                 self.detached_threads += 1
             status = _interrupted_status(interruption)
             return self._outcome(call, interruption, status, started_at, context=context, is_detached=is_detached)
-        if isinstance(error, anyio.get_cancelled_exc_class()):
+        cancelled = anyio.get_cancelled_exc_class()
+        if isinstance(error, cancelled):
             if anyio.current_effective_deadline() == -math.inf:
                 raise error  # the run itself is being cancelled from outside
             _absorb_own_cancel()
-            foreign: Exception = CallCancelledError(
-                f"Executor {call.executor!r} cancelled itself.", "Return a value or raise an ordinary exception instead."
-            )
-            foreign.__cause__ = error
-        elif isinstance(error, Exception):
-            foreign = error
-        else:
-            foreign = ExecutorExitedError(call.executor, _shown(error))
-            foreign.__cause__ = error
-        return self._outcome(call, foreign, "failed", started_at, context=context)
+        return self._outcome(call, _as_failure(call, error, cancelled), "failed", started_at, context=context)
 
     def _outcome(
         self,
@@ -280,10 +278,16 @@ class Runner:
         elif is_detached and self._scopes[call.executor].bound.effects not in ("none", "idempotent"):
             proposal = GiveUp("its thread still runs and may still have effects")
         else:
-            proposal = propose(call, error, self._ask_retry)
+            proposal = self._propose(call, error)
         info = describe_error(error, self._secret_values(call))
         spans = tuple(context.spans) if context else ()
         return Outcome(status, None, info, proposal, started_at, self._clock.now(), is_detached, spans)
+
+    def _propose(self, call: Call, error: Exception) -> RetryAfter | GiveUp:
+        try:
+            return propose(call, error, self._ask_retry)
+        except BaseException as trouble:  # an author's exception class may do anything when it is looked at
+            return GiveUp(f"{type(error).__name__} cannot be looked at: it raised {type(trouble).__name__}")
 
     def _ask_retry(self, call: Call, error: Exception) -> RetryAfter | GiveUp | None:
         try:
@@ -301,6 +305,20 @@ class Runner:
             except TreadleError:  # that it is missing may be the very error
                 continue
         return values
+
+
+def _as_failure(call: Call, error: BaseException, cancelled: type[BaseException]) -> Exception:
+    """What left an executor, as an exception that may be handed on."""
+    if isinstance(error, Exception):
+        return error
+    failure: TreadleError
+    if isinstance(error, cancelled):
+        remedy = "Return a value or raise an ordinary exception instead."
+        failure = CallCancelledError(f"Executor {call.executor!r} cancelled itself.", remedy)
+    else:
+        failure = ExecutorExitedError(call.executor, _shown(error))
+    failure.__cause__ = error
+    return failure
 
 
 def _interrupted_status(error: TreadleError) -> OutcomeStatus:
@@ -335,20 +353,18 @@ def _replaced(value: Json, path: tuple[str | int, ...], text: str) -> Json:
 
 
 def _shown(error: BaseException) -> str:
-    """``Name: message``, whatever ``__str__`` does."""
-    name = type(error).__name__
-    try:
-        text = str(error)
-    except Exception as broken:  # an author's __str__ may do anything
-        return f"{name} (its message cannot be shown: __str__ raised {type(broken).__name__})"
-    return f"{name}: {text}" if text else name
+    """``Name: message``."""
+    name, message = type(error).__name__, _message(error)
+    return message if message.startswith(name) else f"{name}: {message}"
 
 
 def _message(error: BaseException) -> str:
+    """The message, or the class's name when there is none; whatever ``__str__`` does."""
+    name = type(error).__name__
     try:
-        return str(error) or type(error).__name__
-    except Exception as broken:  # an author's __str__ may do anything
-        return f"{type(error).__name__} (its message cannot be shown: __str__ raised {type(broken).__name__})"
+        return str(error) or name
+    except BaseException as broken:  # an author's __str__ may do anything
+        return f"{name} (its message cannot be shown: __str__ raised {type(broken).__name__})"
 
 
 def describe_error(error: Exception, secrets: list[str]) -> ErrorInfo:
@@ -356,7 +372,7 @@ def describe_error(error: Exception, secrets: list[str]) -> ErrorInfo:
     is_ours = isinstance(error, TreadleError)
     message = error.problem if isinstance(error, TreadleError) else _message(error)
     issues = tuple(getattr(error, "issues", ())) if isinstance(error, OutputInvalidError) else ()
-    retryable = getattr(error, "retryable", None)
+    retryable = _retryable(error)
     return ErrorInfo(
         type=type(error).__name__,
         message=_clean(message, secrets, MAX_MESSAGE),
@@ -367,10 +383,17 @@ def describe_error(error: Exception, secrets: list[str]) -> ErrorInfo:
     )
 
 
+def _retryable(error: Exception) -> object:
+    try:
+        return getattr(error, "retryable", None)
+    except BaseException:  # an author's property may do anything; it said nothing
+        return None
+
+
 def _stack(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))
-    except Exception as broken:  # an author's __str__ or __repr__ may do anything
+    except BaseException as broken:  # an author's __str__ or __repr__ may do anything
         return f"(the traceback cannot be shown: {type(broken).__name__})"
 
 
