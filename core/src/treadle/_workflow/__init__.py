@@ -153,7 +153,8 @@ class Workflow:
             # Both decide how the rest is read, wherever they stand.
             reader.braces = data.get("syntax") == "braces"
             secrets = data.get("secrets")
-            reader.secret_names = tuple(name for name in secrets if isinstance(name, str)) if isinstance(secrets, list) else ()
+            named = secrets if isinstance(secrets, list | tuple) else ()
+            reader.secret_names = tuple(name for name in named if isinstance(name, str))
         self.name, self.file, self._positions = "", file, positions
         read = reader.mapping("", data, WORKFLOW)
         # The readers made each value of its attribute's type; a fault leaves its key out.
