@@ -1,0 +1,222 @@
+"""Virtual time: hours in milliseconds, the same on asyncio and trio."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from treadle import TransientError, executor
+from treadle._models import RetryScheduled, RunStatus, StepStatus
+from treadle._workflow import Workflow
+from treadle.ports import SyncContext
+from treadle.testing import Recorder, VirtualClock, virtual_run
+
+HOUR = 3600.0
+
+
+@executor("nap")
+async def nap(seconds: float) -> float:
+    """Sleep, and say for how long."""
+    await anyio.sleep(seconds)
+    return seconds
+
+
+@executor("busy")
+def busy(seconds: float) -> str:
+    """Work in a thread for real seconds."""
+    time.sleep(seconds)
+    return threading.current_thread().name
+
+
+@executor("moody")
+async def moody(ctx: SyncContext, /, seconds: float) -> int:
+    """Fail for a while, then succeed."""
+    await anyio.sleep(seconds)
+    if ctx.attempt < 3:
+        raise TransientError("not yet")
+    return ctx.attempt
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def real_time() -> Iterator[None]:
+    """A test in virtual time takes next to no real time."""
+    begun = time.monotonic()
+    yield
+    assert time.monotonic() - begun < 1.0
+
+
+@pytest.mark.usefixtures("real_time")
+def test_a_50_hour_workflow_runs_in_under_a_second(backend: str) -> None:
+    """With retries, timeouts and a foreach; 50 hours pass on its clock and in its spans, not on the wall."""
+    workflow = Workflow("long", on_error="continue")
+    first = workflow.step("first", "nap", seconds=20 * HOUR)
+    workflow.step("slow", "nap", seconds=2 * HOUR, timeout="1h", needs=[first], retry={"max_attempts": 1})
+    retry = {"max_attempts": 3, "base": "1h", "max_delay": "4h", "jitter": 0}
+    again = workflow.step("again", "moody", seconds=HOUR, needs=[first], retry=retry)
+    workflow.step("each", "nap", foreach=[5 * HOUR] * 10, seconds="${{ item }}", max_parallel=2, needs=[again])
+    recorder = Recorder()
+
+    result = virtual_run(workflow, executors=[nap, moody], backend=backend, sinks=[recorder])
+
+    # 20 h, then three attempts of an hour with waits of 1 h and 2 h, then ten times 5 h, two at a time.
+    assert result.duration_s == (20 + 3 + 1 + 2 + 25) * HOUR
+    assert {path: step.status.value for path, step in result.steps.items()} == {
+        "first": "completed",
+        "slow": "timed_out",
+        "again": "completed",
+        "each": "completed",
+    }
+    assert result.steps["slow"].duration_s == HOUR
+    assert result.status is RunStatus.PARTIAL_FAILURE
+    root = recorder.span("RUN long")
+    assert root.ended_at - root.started_at == result.duration_s
+
+
+@pytest.mark.usefixtures("real_time")
+def test_a_day_of_sleep_costs_nothing_and_sleepers_wake_in_order(backend: str) -> None:
+    """Ordinary ``anyio.sleep`` in executors, in any number of tasks."""
+    woken: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        await anyio.sleep(seconds)
+        woken.append(seconds)
+
+    async def main() -> float:
+        begun = anyio.current_time()
+        async with anyio.create_task_group() as group:
+            for seconds in (86_400.0, 0.5, 3600.0, 10.0):
+                group.start_soon(sleep, seconds)
+        return anyio.current_time() - begun
+
+    assert VirtualClock().run(main, backend=backend) == pytest.approx(86_400.0)
+    assert woken == [0.5, 10.0, 3600.0, 86_400.0]
+
+
+def test_time_does_not_jump_while_a_thread_works(backend: str) -> None:
+    """A ``def`` executor with a deadline an hour away is not timed out: time runs at the pace of real time meanwhile."""
+    workflow = Workflow("threads")
+    workflow.step("busy", "busy", seconds=0.05, timeout="1h")
+    workflow.step("nap", "nap", seconds=0.01)
+
+    result = virtual_run(workflow, executors=[busy, nap], backend=backend)
+
+    assert result.status is RunStatus.COMPLETED
+    assert 0.05 <= result.duration_s < 10.0
+
+
+def test_a_thread_that_hangs_is_timed_out_at_the_pace_of_real_time(backend: str) -> None:
+    """Deadlines hold in virtual time too."""
+    released = threading.Event()
+
+    @executor("hangs")
+    def hangs() -> None:
+        released.wait(10)
+
+    workflow = Workflow("threads")
+    workflow.step("hangs", "hangs", timeout=0.05, retry={"max_attempts": 1})
+
+    result = virtual_run(workflow, executors=[hangs], backend=backend)
+    released.set()
+
+    assert result.steps["hangs"].status is StepStatus.TIMED_OUT
+    assert 0.05 <= result.duration_s < 5.0
+
+
+def test_patience_lets_time_wait_for_what_it_cannot_see(backend: str) -> None:
+    """With patience an executor's own thread is waited for; the deadline is hours away and stays there."""
+
+    @executor("own")
+    async def own() -> str:
+        await anyio.to_thread.run_sync(time.sleep, 0.02)
+        return "done"
+
+    workflow = Workflow("own")
+    workflow.step("own", "own", timeout="1h")
+
+    result = virtual_run(workflow, executors=[own], backend=backend, clock=VirtualClock(patience_s=0.5))
+
+    assert result.status is RunStatus.COMPLETED
+    assert result.duration_s == 0.0
+
+
+def test_one_clock_serves_run_after_run(backend: str) -> None:
+    """Its time goes on where the last run left it."""
+    clock = VirtualClock(start=1000.0)
+    workflow = Workflow("nap")
+    workflow.step("nap", "nap", seconds=60.0)
+
+    first = virtual_run(workflow, executors=[nap], backend=backend, clock=clock)
+    second = virtual_run(workflow, executors=[nap], backend=backend, clock=clock)
+
+    assert (first.started_at, first.ended_at) == (1000.0, 1060.0)
+    assert (second.started_at, second.ended_at) == (1060.0, 1120.0)
+    assert clock.now() == 1120.0
+
+
+def test_now_may_be_asked_from_a_thread(backend: str) -> None:
+    """Spans of ``def`` executors are stamped there."""
+    clock = VirtualClock(start=500.0)
+
+    @executor("asks")
+    def asks(ctx: SyncContext, /) -> float:
+        with ctx.span("GET"):
+            return clock.now()
+
+    workflow = Workflow("asks")
+    workflow.step("asks", "asks")
+
+    result = virtual_run(workflow, executors=[asks], backend=backend, clock=clock)
+
+    assert 500.0 <= result.steps["asks"].output < 501.0
+
+
+@pytest.mark.parametrize(("attempts", "waits"), [(3, [1.0, 2.0]), (12, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300])])
+def test_waits_between_attempts_double_up_to_their_maximum(backend: str, attempts: int, waits: list[float]) -> None:
+    """Base 1 s, at most 300 s, 3 attempts unless more are asked for: 1 s, 2 s, 4 s ... (S1-46, S1-47, C03)."""
+
+    @executor("down")
+    async def down() -> None:
+        raise TransientError("down")
+
+    workflow = Workflow("down")
+    retry = {"preset": "durable"} if attempts == 3 else {"preset": "durable", "max_attempts": attempts}
+    workflow.step("down", "down", retry=retry)
+    recorder = Recorder()
+
+    result = virtual_run(workflow, executors=[down], backend=backend, sinks=[recorder])
+
+    scheduled = [entry for entry in recorder.entries("RetryScheduled", "down") if isinstance(entry, RetryScheduled)]
+    assert [entry.due - entry.at for entry in scheduled] == waits
+    assert result.steps["down"].attempts == attempts
+    assert result.duration_s == sum(waits)
+
+
+def test_a_recorder_keeps_records_spans_and_progress(backend: str) -> None:
+    """In order, numbered from 1."""
+
+    @executor("tells")
+    async def tells(ctx: SyncContext, /) -> None:
+        ctx.progress(1, 2, "half")
+
+    workflow = Workflow("tells")
+    workflow.step("tells", "tells")
+    recorder = Recorder()
+
+    result = virtual_run(workflow, executors=[tells], backend=backend, sinks=[recorder])
+
+    assert recorder.records == result.records
+    assert [record.seq for record in recorder.records] == list(range(1, len(recorder.records) + 1))
+    assert recorder.spans == result.spans
+    assert recorder.progressed == [("tells", 1, 2, "half")]
+    with pytest.raises(LookupError, match="no span is called 'nothing'; there are: "):
+        recorder.span("nothing")
