@@ -38,8 +38,7 @@ SCHEMAS = {"run": "run", "check": "check", "plan": "plan", "version": "version"}
 
 def page() -> str:
     """The whole page."""
-    width = {"max_content_width": 100, "terminal_width": 100}
-    context = click.Context(root, info_name="treadle", **width, **root.context_settings)
+    context = click.Context(root, info_name="treadle", max_content_width=100, terminal_width=100, **root.context_settings)
     return HEAD + "".join(_sections(root, context))
 
 

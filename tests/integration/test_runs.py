@@ -13,7 +13,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 from treadle import Context, Registry, RunResult, Workflow, arun, executor, load_workflow, run
-from treadle.ports import AttemptEnded, SpanRecord
+from treadle.errors import WorkflowInvalidError
+from treadle.ports import AttemptEnded, RunStatus, SpanRecord, StepStatus
 
 SHELL = """
 name: shell
@@ -261,3 +262,80 @@ def test_a_step_in_memory_costs_less_than_a_millisecond() -> None:
 
     assert result.status == "completed"
     assert result.duration_s / 300 < 0.001
+
+
+def test_a_call_finds_its_executor_through_the_registry() -> None:
+    """The same workflow does what the registry at hand holds under the name (S1-24)."""
+
+    @executor("demo.greet")
+    async def hello() -> str:
+        return "hello"
+
+    @executor("demo.greet")
+    def bonjour() -> str:
+        return "bonjour"
+
+    workflow = Workflow("greet")
+    workflow.output("said", workflow.step("greet", "demo.greet").output)
+
+    assert run(workflow, registry=Registry.of(hello)).outputs == {"said": "hello"}
+    assert run(workflow, registry=Registry.of(bonjour)).outputs == {"said": "bonjour"}
+
+
+def test_steps_see_inputs_outputs_and_errors(tmp_path: Path) -> None:
+    """Inputs are made of the run's inputs, the outputs of what is needed, and the errors of what failed (S3-02, S3-13)."""
+    text = """
+name: seen
+inputs: {word: {type: string}}
+steps:
+  echo: {uses: shell.run, with: {argv: [echo, "${{ inputs.word }}"]}}
+  bad: {uses: shell.run, with: {argv: ["false"]}, on_error: continue}
+  all:
+    uses: shell.run
+    with: {argv: [echo, "${{ steps.echo.output.stdout | trim }}/${{ steps.bad.status }}/${{ steps.bad.error.type }}"]}
+outputs: {said: "${{ steps.all.output.stdout | trim }}"}
+"""
+    result = from_file(tmp_path, text, {"word": "hello"})
+
+    assert result.outputs == {"said": "hello/failed/CommandFailedError"}
+
+
+def test_a_cycle_and_an_unknown_step_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    """The error names the steps of the cycle, and the step that is not there (S3-14)."""
+    text = """
+name: round
+steps:
+  a: {uses: shell.run, with: {argv: [touch, MARK]}}
+  b: {uses: shell.run, with: {argv: [echo]}, needs: [c]}
+  c: {uses: shell.run, with: {argv: [echo]}, needs: [d]}
+  d: {uses: shell.run, with: {argv: [echo]}, needs: [b]}
+""".replace("MARK", str(tmp_path / "started"))
+    with pytest.raises(WorkflowInvalidError) as cycle:
+        from_file(tmp_path, text)
+    with pytest.raises(WorkflowInvalidError) as unknown:
+        from_file(tmp_path, text.replace("needs: [b]", "needs: [aa]"))
+
+    assert "cycle" in str(cycle.value)
+    assert all(name in str(cycle.value).partition("cycle")[2] for name in "bcd")
+    assert "'aa'" in str(unknown.value)
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_run_tolerates_a_part_of_its_steps_failing(tmp_path: Path) -> None:
+    """Of four steps 25% is one: the second failure stops the run, and what had not begun is cancelled (S3-41)."""
+    steps = "".join(f"  step{n}: {{uses: shell.run, with: {{argv: ['false']}}}}\n" for n in range(4))
+    text = f"name: tolerant\nmax_parallel: 1\non_error: continue\nmax_failures: 25%\nsteps:\n{steps}"
+
+    result = from_file(tmp_path, text)
+
+    assert result.status == "failed"
+    assert Counter(str(step.status) for step in result.steps.values()) == {"failed": 2, "cancelled": 2}
+
+
+def test_the_states_are_these() -> None:
+    """One vocabulary for runs and one for steps, in files, records and results (S3-61, S3-62)."""
+    runs = "pending queued running suspended cancelling completed partial_failure failed cancelled timed_out"
+    steps = "pending running retrying completed cached skipped failed upstream_failed cancelled timed_out interrupted poisoned"
+
+    assert [str(status) for status in RunStatus] == runs.split()
+    assert [str(status) for status in StepStatus] == steps.split()
