@@ -18,6 +18,7 @@ from treadle._models import (
     Evaluated,
     EvaluateKind,
     Fact,
+    ItemEnded,
     Json,
     RunCreated,
     RunStatus,
@@ -209,8 +210,6 @@ class Conductor:
                 self._outputs[fact.path] = outcome.output
             else:
                 cast("list[Json]", self._outputs[fact.path])[fact.index] = outcome.output
-        elif fact.index is not None and outcome.error is not None:
-            self._errors.setdefault(fact.path, {})[fact.index] = _describe(outcome.error)
 
     def _begin(self, fact: RunCreated) -> None:
         self._created = fact
@@ -224,8 +223,11 @@ class Conductor:
         self._names = {"inputs": dict(fact.inputs), "steps": self._steps, "run": run}
 
     def _note(self, entry: Entry) -> None:
-        """Make an ended step visible to expressions."""
-        if isinstance(entry, StepEnded):
+        """Make an ended step visible to expressions, with the errors of the items that did not complete."""
+        if isinstance(entry, ItemEnded):
+            if entry.error is not None:
+                self._errors.setdefault(entry.path, {})[entry.index] = _describe(entry.error)
+        elif isinstance(entry, StepEnded):
             step = self._plan.steps[entry.path]
             output = self._outputs.get(entry.path)
             seen: dict[str, Json] = {
@@ -276,12 +278,11 @@ class Conductor:
         if step.foreach is None:
             return []
         items = step.foreach.render(self._names_for(step))
-        shown = str(self._plan.workflow.name) + "." + step.path
         if not isinstance(items, list):
             kind = "null" if items is None else type(items).__name__
-            raise ExpressionError("foreach", f"'foreach' of {shown} gave {kind}, not a list", "Give it a list.")
+            raise ExpressionError(f"foreach of {step.path}", f"it gave {kind}, not a list", "Give it a list.")
         if len(items) > MAX_ITEMS:
-            raise ExpressionError("foreach", f"'foreach' of {shown} gave {len(items)} items", f"At most {MAX_ITEMS}.")
+            raise ExpressionError(f"foreach of {step.path}", f"it gave {len(items)} items", f"Give it at most {MAX_ITEMS}.")
         return items
 
     def _render(self, start: Start, at: float) -> Start | Evaluated:
