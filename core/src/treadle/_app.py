@@ -31,7 +31,7 @@ from treadle._span_projection import SpanProjection
 from treadle._tracing import RunMetrics, RunTracing
 from treadle._version import __version__
 from treadle._workflow import Workflow
-from treadle.errors import ConfigError, Fault, InputsInvalidError
+from treadle.errors import ConfigError, Fault, InputsInvalidError, NotSupportedError
 from treadle.ports import Clock, Store
 
 __all__ = ["RunHandle", "arun", "check_inputs", "new_run_id", "run"]
@@ -142,9 +142,20 @@ async def arun(
     plan = workflow if isinstance(workflow, Plan) else make_plan(workflow, registry)
     values = check_inputs(plan.workflow, inputs or {})
     reveal = _secrets(plan, registry.config)
+    _check_places(plan.workflow, registry.config, store)
     clock = clock or RealClock()
     session = _Session(plan, values, registry, reveal, store or MemoryStore(), clock, sinks)
     return await session.run(max_parallel, trigger, on_start, on_stuck)
+
+
+def _check_places(workflow: Workflow, config: Config, store: Store | None) -> None:
+    """Refuse an engine or a store that is asked for and not there: nothing is silently done elsewhere."""
+    engine = workflow.engine or str(config.engine.get("use") or "")
+    if engine not in ("", "local"):
+        raise NotSupportedError(f"Engine {engine!r} is not supported yet: runs go on in this process.", "Use 'local'.")
+    wanted = workflow.store or str(config.store.get("use") or "")
+    if store is None and wanted not in ("", "memory"):
+        raise NotSupportedError(f"Store {wanted!r} is not supported yet: runs are kept in memory.", "Use 'memory'.")
 
 
 def check_inputs(workflow: Workflow, given: Mapping[str, Json]) -> dict[str, Json]:
@@ -339,7 +350,8 @@ class _Readers:
     def __init__(self, run_id: str, scope: RunScope, tracing: RunTracing) -> None:
         self._run_id, self._scope, self._tracing = run_id, scope, tracing
         self.entries: list[Entry] = []
-        self._projection = SpanProjection() if scope.emit_span is not None or tracing.is_live else None
+        is_known = tracing.take_sent if scope.emit_span is None else None
+        self._projection = SpanProjection(is_known) if scope.emit_span is not None or tracing.is_live else None
         metrics = RunMetrics()
         self._metrics = metrics if metrics.is_active else None
         self._is_quiet = scope.record_event is None and self._projection is None and self._metrics is None

@@ -162,6 +162,8 @@ class _Planner:
     def compile(self) -> None:
         """Parse every expression, resolve every reference and need."""
         workflow = self._workflow
+        if not workflow.steps:
+            self._fault("steps", "a workflow needs at least one step")
         for step in workflow.steps.values():
             self._compile_step(step, f"steps.{step.id}", step.id, is_finally=False)
         for step in workflow.finally_steps.values():
@@ -196,7 +198,8 @@ class _Planner:
     def finish(self) -> Plan:
         """The plan, or all faults."""
         if self._faults:
-            raise WorkflowInvalidError(self._faults, name=self._workflow.name)
+            in_file_order = sorted(self._faults, key=lambda fault: (fault.line, fault.column))
+            raise WorkflowInvalidError(in_file_order, name=self._workflow.name)
         graph = Graph(
             nodes=tuple(step.node for step in self._steps.values()),
             max_parallel=self._workflow.max_parallel or 10,

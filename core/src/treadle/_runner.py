@@ -285,7 +285,7 @@ class Runner:
 
     def _propose(self, call: Call, error: Exception) -> RetryAfter | GiveUp:
         try:
-            return propose(call, error, self._ask_retry)
+            return propose(call, error, self._ask_retry, effects=self._scopes[call.executor].bound.effects)
         except BaseException as trouble:  # an author's exception class may do anything when it is looked at
             return GiveUp(f"{type(error).__name__} cannot be looked at: it raised {type(trouble).__name__}")
 

@@ -110,7 +110,11 @@ class InputsInvalidError(_FaultsError):
 
     def __init__(self, owner: str, faults: Sequence[Fault]) -> None:
         self.owner = owner
-        super().__init__(f"Inputs of {owner} are not valid:", faults, "Pass values of the declared types.")
+        # A single fault stands in the first line, where the summary of a failed step looks.
+        only = f" {faults[0]}" if len(faults) == 1 else ""
+        listed = [] if only else faults
+        super().__init__(f"Inputs of {owner} are not valid:{only}", listed, "Pass values of the declared types.")
+        self.faults = tuple(faults)
 
 
 class ExpressionError(TreadleError):

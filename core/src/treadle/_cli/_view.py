@@ -235,8 +235,13 @@ def items_over(step: StepView) -> str:
 
 
 def told(error: ErrorInfo | None) -> str:
-    """An error in a line: type and first line of its message; empty for none."""
-    return f"{error.type}: {first_line(error.message)}" if error else ""
+    """An error in a line: type and first line of its message, with the last when the first only leads to it; empty for none."""
+    if error is None:
+        return ""
+    text = first_line(error.message)
+    if text.endswith(":"):
+        text = f"{text} {first_line(error.message.rstrip().rpartition(chr(10))[2])}"
+    return f"{error.type}: {text}"
 
 
 def _because(entry: ItemEnded | StepEnded) -> str:

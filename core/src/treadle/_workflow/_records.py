@@ -126,7 +126,9 @@ def retry_data(policy: RetryPolicy) -> dict[str, Json]:
     """A retry policy as the file has it: ``max_attempts``, and what differs from what that alone means."""
     data: dict[str, Json] = {"max_attempts": policy.max_attempts}
     plain = parse_retry(data)
-    for name in ("base", "factor", "max_delay", "jitter", "retry_on", "no_retry_on", "on_invalid"):
+    # Explicit delays stand instead of the formula: the file may not have both.
+    formula = ("base", "factor", "max_delay") if policy.delays_s is None else ()
+    for name in (*formula, "jitter", "retry_on", "no_retry_on", "on_invalid"):
         field = f"{name}_s" if name in ("base", "max_delay") else name
         value = getattr(policy, field)
         if value != getattr(plain, field):
