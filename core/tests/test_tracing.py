@@ -97,8 +97,9 @@ def sdk() -> Sdk:
 class MiniDriver:
     """Drives runs of single-attempt steps as the engine does: records, projection, spans to the SDK."""
 
-    def __init__(self, tracing: RunTracing, header: str = "", *, trigger: str = "cli") -> None:
-        self.tracing, self.projection, self.records = tracing, SpanProjection(), list[SpanRecord]()
+    def __init__(self, tracing: RunTracing, header: str = "", *, trigger: str = "cli", is_sparing: bool = False) -> None:
+        self.tracing, self.records = tracing, list[SpanRecord]()
+        self.projection = SpanProjection(tracing.take_sent if is_sparing else None)
         self.start = tracing.begin("digest", header, run_id="run-1", trigger=trigger)
         self.apply(
             RunCreated(
@@ -184,6 +185,18 @@ def test_the_sdk_has_the_tree_that_the_records_have(sdk: Sdk) -> None:
         assert span.status.is_unset
         assert span.instrumentation_scope is not None
         assert span.instrumentation_scope.name == "treadle"
+
+
+def test_spans_that_went_live_need_no_record(sdk: Sdk) -> None:
+    """With nobody else listening, records of live attempts are not even made; the SDK has the same tree, once."""
+    driver = MiniDriver(sdk.tracing(), is_sparing=True)
+    driver.attempt(error=BOOM)
+    driver.attempt(attempt=2)
+    driver.finish()
+
+    assert [record.name for record in driver.records] == ["page", "RUN digest"]
+    assert [span.name for span in sdk.spans] == ["attempt page", "attempt page", "page", "RUN digest"]
+    assert RunTracing().take_sent("a" * 16) is False
 
 
 def test_user_code_runs_inside_the_attempt(sdk: Sdk) -> None:

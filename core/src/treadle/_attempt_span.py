@@ -71,6 +71,9 @@ class Provider(Protocol):
     ) -> LiveSpan:
         """Start the span of a client call under whatever is current, and make it current."""
 
+    def take_sent(self, span_id: str) -> bool:
+        """Whether this process sent the span live; says so once."""
+
     def emit(self, span: SpanRecord) -> None:
         """Give a finished span to the SDK, backdated, under its recorded ids; once."""
 

@@ -11,7 +11,6 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import cast
 
-import attrs
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -34,17 +33,8 @@ Attributes = Mapping[str, object]
 _KINDS = {kind.name.lower(): kind for kind in trace.SpanKind}
 
 
-@attrs.frozen
-class _Answer:
-    """What the tracer is told about the span that it starts now."""
-
-    trace_id: int
-    span_id: int
-    decision: Decision
-    tracestate: TraceState | None
-
-
-_answer: ContextVar[_Answer | None] = ContextVar("treadle_span_answer", default=None)
+# What the tracer is told about the span that it starts now: trace id, span id, sampling result without attributes.
+_answer: ContextVar[tuple[int, int, Decision, TraceState | None] | None] = ContextVar("treadle_span_answer", default=None)
 
 
 class RecordedIds(IdGenerator):
@@ -56,12 +46,12 @@ class RecordedIds(IdGenerator):
     def generate_span_id(self) -> int:
         """The recorded span id."""
         answer = _answer.get()
-        return self._otherwise.generate_span_id() if answer is None else answer.span_id
+        return self._otherwise.generate_span_id() if answer is None else answer[1]
 
     def generate_trace_id(self) -> int:
         """The recorded trace id."""
         answer = _answer.get()
-        return self._otherwise.generate_trace_id() if answer is None else answer.trace_id
+        return self._otherwise.generate_trace_id() if answer is None else answer[0]
 
 
 class RecordedSampler(Sampler):
@@ -84,7 +74,7 @@ class RecordedSampler(Sampler):
         answer = _answer.get()
         if answer is None:
             return self._otherwise.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
-        return SamplingResult(answer.decision, attributes, answer.tracestate)
+        return SamplingResult(answer[2], attributes, answer[3])
 
     def get_description(self) -> str:
         """For people."""
@@ -101,6 +91,8 @@ class SdkProvider:
         self._parent: TraceParent | None = None
         self._sampler_attributes: dict[str, object] = {}
         self._failed: dict[tuple[str, int | None, str], str] = {}
+        self._trace = ("", 0)
+        self._parents: dict[str, NonRecordingSpan] = {}
         self.open: dict[str, LiveSpan] = {}
         self.sent: set[str] = set()
 
@@ -128,14 +120,21 @@ class SdkProvider:
         self._sampler_attributes = {key: value for key, value in result.attributes.items() if key not in asked}
         return int(result.decision is Decision.RECORD_AND_SAMPLE)
 
+    def take_sent(self, span_id: str) -> bool:
+        """Whether this process sent the span live; says so once."""
+        if span_id not in self.sent:
+            return False
+        self.sent.remove(span_id)
+        return True
+
     def emit(self, span: SpanRecord) -> None:
         """Give a finished span to the SDK, backdated, under its recorded ids; once.
 
         What this process sent live is left out; what is still open here (the driver gave up waiting for it) ends now.
         """
-        if span.span_id in self.sent:
-            self.sent.discard(span.span_id)
-        elif (live := self.open.pop(span.span_id, None)) is not None:
+        if self.take_sent(span.span_id):
+            return
+        if (live := self.open.pop(span.span_id, None)) is not None:
             live.end(
                 span.ended_at,
                 status=span.status,
@@ -201,8 +200,7 @@ class SdkProvider:
         trace_flags: int,
     ) -> trace.Span:
         """A span of the SDK under the given ids, started at ``started_at``; a mere carrier of ids when unsampled."""
-        answer = _Answer(int(trace_id, 16), int(span_id, 16), self.decision(trace_flags), self._tracestate)
-        token = _answer.set(answer)
+        token = _answer.set((self._number(trace_id), int(span_id, 16), self.decision(trace_flags), self._tracestate))
         try:
             return self._tracer.start_span(
                 name,
@@ -234,8 +232,22 @@ class SdkProvider:
 
         Not marked as remote: backends take the child of a remote span for the entry of a service.
         """
-        context = SpanContext(int(trace_id, 16), int(parent_id, 16), False, TraceFlags(trace_flags), self._tracestate)
-        return trace.set_span_in_context(NonRecordingSpan(context))
+        # Steps all have the same parent, and so do the items of a foreach: the last two serve nearly every span.
+        span = self._parents.get(parent_id)
+        if span is None:
+            flags = TraceFlags(trace_flags)
+            span = NonRecordingSpan(SpanContext(self._number(trace_id), int(parent_id, 16), False, flags, self._tracestate))
+            while len(self._parents) > 1:
+                del self._parents[next(iter(self._parents))]
+        else:
+            del self._parents[parent_id]
+        self._parents[parent_id] = span
+        return trace.set_span_in_context(span)
+
+    def _number(self, trace_id: str) -> int:
+        if self._trace[0] != trace_id:
+            self._trace = (trace_id, int(trace_id, 16))
+        return self._trace[1]
 
     def _parent_context(self, span: SpanRecord) -> Context | None:
         if not span.parent_id:

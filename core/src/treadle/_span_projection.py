@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
 
 import attrs
 
@@ -63,26 +63,20 @@ def attempt_ending(outcome: Outcome, ended_at: float) -> Ending:
 def attempt_attributes(
     *,
     run_id: str,
-    workflow: str,
     path: str,
     index: int | None,
-    executor: str,
     attempt: int,
     variant: str,
     worker: str,
     queued_s: float,
 ) -> dict[str, object]:
-    """What an attempt's span carries from its start, live or projected."""
+    """What an attempt's span carries from its start, live or projected; what its step says is not said again."""
     attributes: dict[str, object] = {
-        names.PIPELINE: workflow,
         names.RUN_ID: run_id,
         names.TASK: path,
-        names.TASK_RUN_ID: f"{run_id}/{path}",
         names.ATTEMPT_NUMBER: attempt,
         names.ATTEMPT_QUEUED_S: round(max(0.0, queued_s), 6),
     }
-    if executor:
-        attributes[names.EXECUTOR] = executor
     if index is not None:
         attributes[names.STEP_INDEX] = index
     if variant != "primary":
@@ -96,10 +90,8 @@ def call_attributes(call: Call, *, worker: str, started_at: float) -> dict[str, 
     """``attempt_attributes`` of a call that starts now."""
     return attempt_attributes(
         run_id=call.run_id,
-        workflow=call.workflow,
         path=call.path,
         index=call.index,
-        executor=call.executor,
         attempt=call.attempt,
         variant=call.variant,
         worker=worker,
@@ -138,14 +130,27 @@ class _Open:
     worker: str
 
 
+class _Place(NamedTuple):
+    """Where an attempt stands: its span, its step's, and that of the failed attempt before it, empty for none."""
+
+    span_id: str
+    parent_id: str
+    before: str
+
+
 class SpanProjection:
     """Turns a run's log, entry by entry, into the spans that each entry finishes.
 
     Pure: the same log gives the same spans, so a resumed run is caught up by applying its earlier records and throwing
     their spans away.
+
+    Args:
+        is_known: Asked with the id of an attempt's span: True when whoever receives the spans has it already, so that it
+            need not be made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_known: Callable[[str], bool] | None = None) -> None:
+        self._is_known = is_known
         self._run: RunCreated | None = None
         self._workflow = ""
         self._stints = 0
@@ -153,40 +158,32 @@ class SpanProjection:
         self._last_at = 0.0
         self._steps: dict[str, _Step] = {}
         self._open: dict[tuple[str, int | None, int, str], _Open] = {}
+        # A table rather than a match: this runs for every entry of a traced run.
+        self._handlers: dict[type, Callable[[Any], tuple[SpanRecord, ...]]] = {
+            RunCreated: self._run_created,
+            StintOpened: self._stint_opened,
+            AttemptStarted: self._attempt_started,
+            AttemptEnded: self._attempt_ended,
+            RetryScheduled: self._retry_scheduled,
+            MapStarted: self._map_started,
+            StepEnded: self._step_ended,
+            RunEnded: self._run_ended,
+        }
 
     def apply(self, entry: Entry) -> tuple[SpanRecord, ...]:
         """The spans that ``entry`` finishes, children before parents; most entries finish none."""
-        spans = self._finished_by(entry)
-        self._last_at = max(self._last_at, entry.at)
+        handle = self._handlers.get(type(entry))
+        spans = handle(entry) if handle is not None else ()
+        if entry.at > self._last_at:
+            self._last_at = entry.at
         return spans
-
-    def _finished_by(self, entry: Entry) -> tuple[SpanRecord, ...]:
-        match entry:
-            case AttemptStarted():
-                self._attempt_started(entry)
-            case AttemptEnded():
-                return self._attempt_ended(entry)
-            case StepEnded():
-                return (self._step_ended(entry),)
-            case RetryScheduled():
-                self._retry_scheduled(entry)
-            case MapStarted():
-                self._map_started(entry)
-            case RunCreated():
-                self._run_created(entry)
-            case StintOpened():
-                return self._stint_opened(entry)
-            case RunEnded():
-                return (self._run_ended(entry),)
-            case _:
-                pass
-        return ()
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
-    def _run_created(self, entry: RunCreated) -> None:
+    def _run_created(self, entry: RunCreated) -> tuple[SpanRecord, ...]:
         self._run = entry
         self._workflow = str(entry.workflow.get("name", ""))
+        return ()
 
     def _stint_opened(self, entry: StintOpened) -> tuple[SpanRecord, ...]:
         """Closes the attempts of a process that went away, at the last moment that is known of it."""
@@ -196,7 +193,7 @@ class SpanProjection:
         self._worker = entry.owner
         return tuple(lost)
 
-    def _run_ended(self, entry: RunEnded) -> SpanRecord:
+    def _run_ended(self, entry: RunEnded) -> tuple[SpanRecord, ...]:
         run = self._created()
         result, status = names.RUN_RESULTS[entry.status]
         attributes: dict[str, object] = {
@@ -210,7 +207,7 @@ class SpanProjection:
         }
         if status == "error":
             attributes[names.ERROR_TYPE] = error_type(result, entry.error, otherwise=entry.status.value)
-        return SpanRecord(
+        span = SpanRecord(
             name=names.run_span_name(self._workflow),
             kind=names.run_span_kind(run.parent_span_id, run.trigger),
             trace_id=run.trace_id,
@@ -223,16 +220,18 @@ class SpanProjection:
             attributes=attributes,
             trace_flags=run.trace_flags,
         )
+        return (span,)
 
     # -- steps -----------------------------------------------------------------------------------------------------------
 
-    def _map_started(self, entry: MapStarted) -> None:
+    def _map_started(self, entry: MapStarted) -> tuple[SpanRecord, ...]:
         step = self._step(entry.path)
         step.count = entry.count
         if step.started_at is None:
             step.started_at = entry.at
+        return ()
 
-    def _retry_scheduled(self, entry: RetryScheduled) -> None:
+    def _retry_scheduled(self, entry: RetryScheduled) -> tuple[SpanRecord, ...]:
         events = self._step(entry.path).events
         if len(events) < names.MAX_EVENTS:
             attributes: dict[str, object] = {
@@ -243,26 +242,30 @@ class SpanProjection:
             if entry.index is not None:
                 attributes[names.STEP_INDEX] = entry.index
             events.append((names.RETRY_EVENT, entry.at, attributes))
+        return ()
 
-    def _step_ended(self, entry: StepEnded) -> SpanRecord:
+    def _step_ended(self, entry: StepEnded) -> tuple[SpanRecord, ...]:
         run = self._created()
         step = self._step(entry.path)
         del self._steps[entry.path]
         result, status = names.STEP_RESULTS[entry.status]
-        return SpanRecord(
-            name=names.step_span_name(entry.path),
-            kind="internal",
-            trace_id=run.trace_id,
-            span_id=step.span_id,
-            parent_id=run.root_span_id,
-            started_at=entry.at if step.started_at is None else step.started_at,
-            ended_at=max(entry.at, step.ended_at),
-            status=status,
-            status_message=(_description(entry.error) or entry.reason) if status == "error" else "",
-            attributes=self._step_attributes(entry, step, result, status),
-            events=tuple(step.events),
-            trace_flags=run.trace_flags,
+        # By position: by name costs as much again, for each step of a traced run.
+        span = SpanRecord(
+            names.step_span_name(entry.path),
+            "internal",
+            run.trace_id,
+            step.span_id,
+            run.root_span_id,
+            entry.at if step.started_at is None else step.started_at,
+            max(entry.at, step.ended_at),
+            status,
+            (_description(entry.error) or entry.reason) if status == "error" else "",
+            self._step_attributes(entry, step, result, status),
+            tuple(step.events),
+            (),
+            run.trace_flags,
         )
+        return (span,)
 
     def _step_attributes(self, entry: StepEnded, step: _Step, result: str, status: names.SpanStatus) -> dict[str, object]:
         run_id = self._created().run_id
@@ -287,52 +290,42 @@ class SpanProjection:
 
     # -- attempts --------------------------------------------------------------------------------------------------------
 
-    def _attempt_started(self, entry: AttemptStarted) -> None:
+    def _attempt_started(self, entry: AttemptStarted) -> tuple[SpanRecord, ...]:
         step = self._step(entry.path)
         if step.started_at is None:
             step.started_at = entry.at
         self._open[(entry.path, entry.index, entry.attempt, entry.variant)] = _Open(entry, self._worker)
+        return ()
 
     def _attempt_ended(self, entry: AttemptEnded) -> tuple[SpanRecord, ...]:
         outcome = entry.outcome
         open_ = self._open.pop((entry.path, entry.index, entry.attempt, entry.variant), None)
         released_at = open_.entry.at if open_ else outcome.started_at or entry.at
         ended_at = outcome.ended_at or entry.at
+        started_at = min(outcome.started_at or released_at, ended_at)
+        place = self._place(entry, started_at, ended_at, has_failed=outcome.status in ("failed", "timed_out"))
+        if self._is_known is not None and self._is_known(place.span_id):
+            return outcome.spans
+        worker = open_.worker if open_ else self._worker
         span = self._attempt(
-            entry,
-            worker=open_.worker if open_ else self._worker,
-            released_at=released_at,
-            started_at=min(outcome.started_at or released_at, ended_at),
-            ended_at=ended_at,
-            ending=attempt_ending(outcome, ended_at),
+            entry, place, started_at, ended_at, attempt_ending(outcome, ended_at), worker, queued_s=started_at - released_at
         )
         return (*outcome.spans, span)
 
     def _lost(self, open_: _Open) -> SpanRecord:
+        entry, ended_at = open_.entry, self._last_at
         attributes: dict[str, object] = {names.TASK_RESULT: "error", names.ERROR_TYPE: names.INTERRUPTED}
-        return self._attempt(
-            open_.entry,
-            worker=open_.worker,
-            released_at=open_.entry.at,
-            started_at=open_.entry.at,
-            ended_at=self._last_at,
-            ending=Ending("error", "The process that performed it went away.", attributes, ()),
-        )
+        ending = Ending("error", "The process that performed it went away.", attributes, ())
+        place = self._place(entry, entry.at, ended_at, has_failed=True)
+        return self._attempt(entry, place, entry.at, ended_at, ending, open_.worker, queued_s=0.0)
 
-    def _attempt(
-        self,
-        entry: AttemptStarted | AttemptEnded,
-        *,
-        worker: str,
-        released_at: float,
-        started_at: float,
-        ended_at: float,
-        ending: Ending,
-    ) -> SpanRecord:
+    def _place(self, entry: AttemptStarted | AttemptEnded, started_at: float, ended_at: float, *, has_failed: bool) -> _Place:
+        """Where an attempt stands in the tree; its step and its run stretch to hold it."""
         run = self._created()
         step = self._step(entry.path)
-        # A step holds its attempts even when another machine's clock stamped them.
-        step.started_at = started_at if step.started_at is None else min(step.started_at, started_at)
+        # Even when another machine's clock stamped it.
+        if step.started_at is None or started_at < step.started_at:
+            step.started_at = started_at
         step.ended_at = max(step.ended_at, ended_at)
         self._last_at = max(self._last_at, ended_at)
         span_id = attempt_span_id(
@@ -344,34 +337,46 @@ class SpanProjection:
             attempt=entry.attempt,
             stint=entry.stint,
         )
-        before = step.failed.pop(entry.index, None)
-        if ending.status == "error":
+        before = step.failed.pop(entry.index, "")
+        if has_failed:
             step.failed[entry.index] = span_id
+        return _Place(span_id, step.span_id, before)
+
+    def _attempt(
+        self,
+        entry: AttemptStarted | AttemptEnded,
+        place: _Place,
+        started_at: float,
+        ended_at: float,
+        ending: Ending,
+        worker: str,
+        *,
+        queued_s: float,
+    ) -> SpanRecord:
+        run = self._created()
         started = attempt_attributes(
             run_id=run.run_id,
-            workflow=self._workflow,
             path=entry.path,
             index=entry.index,
-            executor=step.executor,
             attempt=entry.attempt,
             variant=entry.variant,
             worker=worker,
-            queued_s=started_at - released_at,
+            queued_s=queued_s,
         )
         return SpanRecord(
-            name=names.attempt_span_name(entry.path),
-            kind="internal",
-            trace_id=run.trace_id,
-            span_id=span_id,
-            parent_id=step.span_id,
-            started_at=started_at,
-            ended_at=ended_at,
-            status=ending.status,
-            status_message=ending.description,
-            attributes={**started, **ending.attributes},
-            events=ending.events,
-            links=((run.trace_id, before, {names.LINK_KIND: "retry_of"}),) if before else (),
-            trace_flags=run.trace_flags,
+            names.attempt_span_name(entry.path),
+            "internal",
+            run.trace_id,
+            place.span_id,
+            place.parent_id,
+            started_at,
+            ended_at,
+            ending.status,
+            ending.description,
+            {**started, **ending.attributes},
+            ending.events,
+            ((run.trace_id, place.before, {names.LINK_KIND: "retry_of"}),) if place.before else (),
+            run.trace_flags,
         )
 
     # -- look-ups --------------------------------------------------------------------------------------------------------

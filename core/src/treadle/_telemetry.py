@@ -70,12 +70,12 @@ LINK_KIND: Final = "treadle.link.kind"
 
 ATTRIBUTES: Final = (
     Attribute(ACTION, "run", "string", "Always `RUN`."),
-    Attribute(PIPELINE, "run, step, attempt; all metrics", "string", "Name of the workflow."),
+    Attribute(PIPELINE, "run, step; all metrics", "string", "Name of the workflow."),
     Attribute(RUN_ID, "run, step, attempt", "string", "The run's id."),
     Attribute(RUN_RESULT, "run; run metrics", "string", "`success`, `failure`, `error`, `timeout` or `cancellation`."),
     Attribute(RUN_STATE, "run metrics", "string", "Always `executing`."),
     Attribute(TASK, "step, attempt; step metrics", "string", "The step's path, never with an item's index."),
-    Attribute(TASK_RUN_ID, "step, attempt", "string", "`{run id}/{step}`: the step of this run."),
+    Attribute(TASK_RUN_ID, "step", "string", "`{run id}/{step}`: the step of this run."),
     Attribute(
         TASK_RESULT,
         "step, attempt; step metrics",
@@ -95,7 +95,7 @@ ATTRIBUTES: Final = (
     Attribute(STEP_CULPRIT, "step", "string", "For `upstream_failed`: the step whose failure it was."),
     Attribute(STEP_COUNT, "step", "int", "For a `foreach`: the number of items."),
     Attribute(STEP_INDEX, "attempt", "int", "Item of a `foreach`, from 0."),
-    Attribute(EXECUTOR, "step, attempt; step metrics", "string", "Name of the executor."),
+    Attribute(EXECUTOR, "step; step metrics", "string", "Name of the executor."),
     Attribute(ATTEMPT_NUMBER, "attempt; event `retry.scheduled`", "int", "From 1."),
     Attribute(ATTEMPT_QUEUED_S, "attempt", "double", "Seconds from the call's release to its start."),
     Attribute(ATTEMPT_VARIANT, "attempt", "string", "Which executor: `fallback 1`, ...; left out for the primary."),

@@ -146,6 +146,10 @@ class RunTracing:
         """
         return ClientSpan(self._stamps, self._provider, call, name, kind, attributes, keep)
 
+    def take_sent(self, span_id: str) -> bool:
+        """Whether this process sent the span live; then it need not be emitted. Says so once."""
+        return self._provider is not None and self._provider.take_sent(span_id)
+
     def emit(self, span: SpanRecord) -> None:
         """Give a span that the log finished to the SDK, unless this process sent it live."""
         if self._provider is not None:
