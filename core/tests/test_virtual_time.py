@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import anyio
 import anyio.to_thread
 import pytest
-
 from treadle import TransientError, executor
 from treadle._models import RetryScheduled, RunStatus, StepStatus
 from treadle._workflow import Workflow
