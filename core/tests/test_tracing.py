@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     DEFAULT_ON,
-    AlwaysRecordSampler,
+    Decision,
     Sampler,
     SamplingResult,
 )
@@ -499,6 +499,13 @@ def test_the_callers_decision_is_followed() -> None:
     assert RunTracing().begin("digest").flags == 1
 
 
+class RecordOnly(Counting):
+    """Records everything for processors, and samples nothing."""
+
+    def should_sample(self, *question, **more):  # type: ignore[no-untyped-def]  # the SDK's own signature
+        return SamplingResult(Decision.RECORD_ONLY)
+
+
 def test_recorded_but_not_sampled_runs_reach_processors_only() -> None:
     """A sampler that only records (for metrics made from spans) is understood."""
     processed = list[str]()
@@ -507,7 +514,7 @@ def test_recorded_but_not_sampled_runs_reach_processors_only() -> None:
         def on_end(self, span: ReadableSpan) -> None:
             processed.append(span.name)
 
-    sdk = Sdk(AlwaysRecordSampler(ALWAYS_OFF))
+    sdk = Sdk(RecordOnly(ALWAYS_OFF))
     sdk.provider.add_span_processor(Processor(sdk.exporter))
     driver = MiniDriver(sdk.tracing())
     driver.attempt()
@@ -601,22 +608,44 @@ def test_a_provider_of_another_make_is_named_once(caplog: pytest.LogCaptureFixtu
     assert [record.getMessage().split(" is ")[0] for record in caplog.records] == ["The tracer provider ForeignProvider"]
 
 
+class Nothing:
+    """The least that a context manager with an ``end`` can be."""
+
+    def __enter__(self) -> Nothing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return
+
+    def end(self, outcome: object) -> None:
+        """Nothing."""
+
+
+def best_of(one: Callable[[], None]) -> float:
+    """Seconds for one of 2,000, in the best of many rounds: what else the machine does cannot make it faster."""
+    rounds = []
+    for _ in range(30):
+        began = time.perf_counter()
+        for _ in range(2_000):
+            one()
+        rounds.append(time.perf_counter() - began)
+    return min(rounds) / 2_000
+
+
 def test_without_a_provider_an_attempt_costs_next_to_nothing() -> None:
-    """Under 0.5 us per attempt, taken as the best of several rounds, beside an empty context manager."""
-    tracing = RunTracing()
+    """At most three times an empty context manager, which is some tenths of a microsecond."""
+    tracing, nothing = RunTracing(), Nothing()
     call, outcome = call_of(tracing.begin("digest")), Outcome("completed")
 
-    def one() -> None:
+    def traced() -> None:
         with tracing.attempt(call) as span:
             span.end(outcome)
 
-    rounds = []
-    for _ in range(20):
-        began = time.perf_counter()
-        for _ in range(5_000):
-            one()
-        rounds.append((time.perf_counter() - began) / 5_000)
-    assert min(rounds) < 0.5e-6
+    def bare() -> None:
+        with nothing as span:
+            span.end(outcome)
+
+    assert best_of(traced) < 3 * best_of(bare)
 
 
 # -- instrumented libraries ------------------------------------------------------------------------------------------------

@@ -125,12 +125,13 @@ def test_an_exporter_that_raises_has_not_delivered() -> None:
             raise error
         return True
 
-    exporter = Exporter(before)
-    queue = SpanQueue(exporter, SMALL)
+    exporter, raised = Exporter(before), list[Exception]()
+    queue = SpanQueue(exporter, SMALL, raised=raised.append)
     producer(queue)(4)
 
     assert queue.close(10) == 0
     assert len(exporter.names) == 4
+    assert [type(error) for error in raised] == [ZeroDivisionError]
 
 
 def test_closing_is_bounded_and_counts_what_is_left() -> None:

@@ -96,6 +96,7 @@ class Pipeline:
                 limits,
                 is_refused=lambda: trouble.is_final("traces"),
                 delivered=lambda: trouble.forget("traces"),
+                raised=lambda error: trouble.note("traces", error),
             )
             for exporter in span_exporters(self._traces)
         ]

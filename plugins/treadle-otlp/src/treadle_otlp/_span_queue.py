@@ -32,6 +32,7 @@ class SpanQueue(SpanProcessor):
         limits: How much waits.
         is_refused: Whether the last failure was final.
         delivered: Told after each batch that arrived.
+        raised: Told what an exporter raised instead of answering.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class SpanQueue(SpanProcessor):
         *,
         is_refused: Callable[[], bool] = lambda: False,
         delivered: Callable[[], None] = lambda: None,
+        raised: Callable[[Exception], None] = lambda error: None,
     ) -> None:
         self._exporter, self._limits = exporter, limits
-        self._is_refused, self._on_delivered = is_refused, delivered
+        self._is_refused, self._on_delivered, self._on_raised = is_refused, delivered, raised
         self._start_over()
 
     def _start_over(self) -> None:
@@ -160,7 +162,8 @@ class SpanQueue(SpanProcessor):
     def _export(self, batch: list[ReadableSpan]) -> bool:
         try:
             return self._exporter.export(batch) is SpanExportResult.SUCCESS
-        except Exception:  # foreign code: an exporter that raises has not delivered
+        except Exception as error:  # foreign code: an exporter that raises has not delivered
+            self._on_raised(error)
             return False
 
     def _settle(self, batch: list[ReadableSpan], *, is_delivered: bool, is_prompt: bool) -> bool:

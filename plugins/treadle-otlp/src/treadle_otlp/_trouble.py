@@ -18,7 +18,7 @@ _PLAIN = (
     (re.compile(r"connection (?:reset|aborted)|remote end closed", re.IGNORECASE), "the connection was cut"),
 )
 _HTTP = re.compile(r"batch code: (\d{3}), reason: (.*)", re.DOTALL)
-_GRPC = re.compile(r"error code: StatusCode\.(\w+), error details: (.*)", re.DOTALL)
+_GRPC = re.compile(r"error code: StatusCode\.(\w+)(?:, error details: (.*))?", re.DOTALL)
 _TRANSIENT = re.compile(r"Transient error (.*?) encountered while exporting .*?(?:details: (.*))?$", re.DOTALL)
 
 _GRPC_RETRYABLE = {
@@ -56,6 +56,12 @@ class ExportTrouble(logging.Handler):
             with self._guard:
                 self._reasons[signal], self._is_final[signal] = found
 
+    def note(self, signal: str, error: Exception) -> None:
+        """Remember what an exporter raised: it may get through the next time."""
+        text = f"{type(error).__name__}: {error}"
+        with self._guard:
+            self._reasons[signal], self._is_final[signal] = _plain(text) or _short(text), False
+
     def reason(self, signal: str) -> str:
         """The last reason, short; empty when there was none."""
         return self._reasons.get(signal, "")
@@ -75,9 +81,10 @@ class ExportTrouble(logging.Handler):
 def _reason(message: str) -> tuple[str, bool] | None:
     """The short reason that a message gives, and whether it is final; None when it gives none."""
     if http := _HTTP.search(message):
-        return f"{http[1]} {http[2].strip()}", True
+        return f"{http[1]} {http[2]}".strip(), True
     if grpc := _GRPC.search(message):
-        return _plain(grpc[2]) or f"{grpc[1]} {grpc[2].strip()}".strip(), grpc[1] not in _GRPC_RETRYABLE
+        details = (grpc[2] or "").strip()
+        return _plain(details) or f"{grpc[1]} {details}".strip(), grpc[1] not in _GRPC_RETRYABLE
     if transient := _TRANSIENT.search(message):
         text = transient[2] or transient[1]
         return _plain(text) or _short(text), False
