@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import cast
+from typing import TypeVar, cast
 
 import cattrs
 from cattrs.gen import make_dict_unstructure_fn
 
 from treadle import _models as models
 from treadle._models import DECISIONS, FACTS, Call, Entry, GiveUp, Outcome, RetryAfter
+
+T = TypeVar("T")
 
 _BY_KIND: Mapping[str, type] = {cast("str", kind.kind): kind for kind in (*FACTS, *DECISIONS)}  # type: ignore[attr-defined]  # each has a kind
 _RECORDS = (models.Issue, models.ErrorInfo, models.RetryPolicy, models.SecretReference, models.SpanRecord, Outcome, Call)
@@ -54,17 +56,27 @@ def dump_entry(entry: Entry) -> dict[str, object]:
     return {"kind": entry.kind, **_converter.unstructure(entry)}
 
 
-def load_entry(data: Mapping[str, object]) -> Entry:
+def load_entry(data: object) -> Entry:
     """The fact or decision that ``dump_entry`` gave.
 
     Raises:
-        ValueError: Of an unknown kind (written by a newer version), or not of its shape.
+        ValueError: It is no object, of an unknown kind (written by a newer version), or not of its kind's shape.
     """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"a record is an object with a 'kind', not {type(data).__name__}")
     fields = dict(data)
     kind = str(fields.pop("kind", ""))
     if kind not in _BY_KIND:
         raise ValueError(f"unknown kind of record: {kind!r}; it may have been written by a newer version of treadle")
-    return cast("Entry", _converter.structure(fields, _BY_KIND[kind]))
+    return cast("Entry", _load(fields, _BY_KIND[kind]))
+
+
+def _load(data: object, kind: type[T]) -> T:
+    try:
+        return _converter.structure(data, kind)
+    except (cattrs.BaseValidationError, TypeError, ValueError, KeyError) as error:
+        why = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else str(error)
+        raise ValueError(f"not a {kind.__name__}: {why}") from error
 
 
 def dump_line(entry: Entry) -> str:
@@ -73,7 +85,11 @@ def dump_line(entry: Entry) -> str:
 
 
 def load_line(line: str) -> Entry:
-    """The fact or decision of a line."""
+    """The fact or decision of a line.
+
+    Raises:
+        ValueError: As ``load_entry``, or the line is not JSON.
+    """
     return load_entry(json.loads(line))
 
 
@@ -83,10 +99,10 @@ def dump_record(record: Call | Outcome) -> dict[str, object]:
 
 
 def load_call(data: Mapping[str, object]) -> Call:
-    """The call that ``dump_record`` gave."""
-    return _converter.structure(data, Call)
+    """The call that ``dump_record`` gave; a ValueError when it is none."""
+    return _load(data, Call)
 
 
 def load_outcome(data: Mapping[str, object]) -> Outcome:
-    """The outcome that ``dump_record`` gave."""
-    return _converter.structure(data, Outcome)
+    """The outcome that ``dump_record`` gave; a ValueError when it is none."""
+    return _load(data, Outcome)

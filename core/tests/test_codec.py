@@ -1,0 +1,185 @@
+"""Records as JSON and back: what logs, stores and other processes hold."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from treadle._codec import dump_entry, dump_line, dump_record, load_call, load_entry, load_line, load_outcome
+from treadle._models import (
+    DECISIONS,
+    FACTS,
+    AttemptEnded,
+    AttemptStarted,
+    Call,
+    CancelRequested,
+    Entry,
+    ErrorInfo,
+    Evaluated,
+    GiveUp,
+    Issue,
+    ItemEnded,
+    MapStarted,
+    Outcome,
+    RetryAfter,
+    RetryPolicy,
+    RetryScheduled,
+    RunCreated,
+    RunEnded,
+    RunStatus,
+    RunStopping,
+    SecretReference,
+    SignalReceived,
+    SpanRecord,
+    StepEnded,
+    StepStatus,
+    StintOpened,
+    TimerFired,
+)
+
+text = st.text(max_size=12)
+number = st.floats(allow_nan=False, allow_infinity=False)
+count = st.integers(0, 10**6)
+index = st.none() | count
+leaves = st.none() | st.booleans() | st.integers() | number | text
+values = st.recursive(
+    leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3), max_leaves=8
+)
+mappings = st.dictionaries(text, values, max_size=3)
+issues = st.lists(st.builds(Issue, text, text), max_size=2).map(tuple)
+errors = st.none() | st.builds(ErrorInfo, text, text, text, issues, text, st.none() | st.booleans())
+proposals = st.none() | st.builds(RetryAfter, st.none() | number, text) | st.builds(GiveUp, text)
+events = st.lists(st.tuples(text, number, mappings), max_size=2).map(tuple)
+links = st.lists(st.tuples(text, text, mappings), max_size=2).map(tuple)
+kinds = st.sampled_from(["internal", "server", "client", "producer", "consumer"])
+states = st.sampled_from(["unset", "error"])
+spans = st.builds(SpanRecord, text, kinds, text, text, text, number, number, states, text, mappings, events, links, count)
+outcome_states = st.sampled_from(["completed", "failed", "timed_out", "cancelled"])
+some_spans = st.lists(spans, max_size=2).map(tuple)
+outcomes = st.builds(Outcome, outcome_states, values, errors, proposals, number, number, st.booleans(), some_spans)
+words = st.lists(text, max_size=2).map(tuple)
+delays = st.none() | st.lists(number, max_size=3).map(tuple)
+policies = st.builds(RetryPolicy, count, number, number, number, number, delays, words, words, st.booleans(), st.booleans())
+paths = st.lists(text | count, max_size=3).map(tuple)
+parts = st.lists(st.tuples(st.sampled_from(["text", "secret"]), text), max_size=2).map(tuple)
+secrets = st.lists(st.builds(SecretReference, paths, parts), max_size=2).map(tuple)
+texts = st.dictionaries(text, text, max_size=2)
+calls = st.builds(
+    Call,
+    run_id=text,
+    workflow=text,
+    path=text,
+    executor=text,
+    inputs=mappings,
+    index=index,
+    attempt=count,
+    variant=text,
+    generation=count,
+    stint=count,
+    timeout_s=st.none() | number,
+    retry=policies,
+    clients=texts,
+    secrets=secrets,
+    trace_id=text,
+    span_id=text,
+    step_span_id=text,
+    trace_flags=count,
+    queued_at=number,
+)
+run_states, step_states = st.sampled_from(RunStatus), st.sampled_from(StepStatus)
+whats = st.sampled_from(["when", "foreach", "inputs", "outputs"])
+created = st.builds(RunCreated, number, text, mappings, text, mappings, text, text, text, count, count, st.none() | count, text)
+BY_KIND: dict[type, st.SearchStrategy[Entry]] = {
+    RunCreated: created,
+    StintOpened: st.builds(StintOpened, number, count, text, text, texts),
+    Evaluated: st.builds(Evaluated, number, text, whats, values, index, errors),
+    AttemptEnded: st.builds(AttemptEnded, number, text, index, count, outcomes, text, count),
+    TimerFired: st.builds(TimerFired, number, text),
+    SignalReceived: st.builds(SignalReceived, number, text, values),
+    CancelRequested: st.builds(CancelRequested, number, text, st.booleans()),
+    AttemptStarted: st.builds(AttemptStarted, number, text, index, count, text, count),
+    MapStarted: st.builds(MapStarted, number, text, count),
+    RetryScheduled: st.builds(RetryScheduled, number, text, index, count, count, number, text),
+    ItemEnded: st.builds(ItemEnded, number, text, count, step_states, count, text, errors),
+    StepEnded: st.builds(StepEnded, number, text, step_states, count, text, errors, text, count),
+    RunStopping: st.builds(RunStopping, number, text, text),
+    RunEnded: st.builds(RunEnded, number, run_states, text, text, errors, mappings),
+}
+
+
+def test_every_kind_of_record_is_tried() -> None:
+    """A new kind needs its line above."""
+    assert set(BY_KIND) == {*FACTS, *DECISIONS}
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("kind", list(BY_KIND), ids=lambda kind: kind.__name__)
+def test_a_record_reads_back_as_it_was(kind: type, data: st.DataObject) -> None:
+    """Through one line of JSON text."""
+    entry = data.draw(BY_KIND[kind])
+
+    line = dump_line(entry)
+
+    assert "\n" not in line
+    assert load_line(line) == entry
+    assert type(load_line(line)) is kind
+
+
+@settings(max_examples=100, deadline=None)
+@given(call=calls, outcome=outcomes)
+def test_a_call_and_an_outcome_read_back_as_they_were(call: Call, outcome: Outcome) -> None:
+    """They cross process borders as JSON."""
+    assert load_call(json.loads(json.dumps(dump_record(call)))) == call
+    assert load_outcome(json.loads(json.dumps(dump_record(outcome)))) == outcome
+
+
+def test_fields_with_their_default_are_left_out() -> None:
+    """So a field that is added later does not change old lines."""
+    assert dump_entry(StepEnded(1.0, "a", StepStatus.COMPLETED)) == {
+        "kind": "StepEnded",
+        "at": 1.0,
+        "path": "a",
+        "status": "completed",
+    }
+    assert dump_entry(AttemptEnded(1.0, "a", None, 1, Outcome("completed", output=3))) == {
+        "kind": "AttemptEnded",
+        "at": 1.0,
+        "path": "a",
+        "index": None,
+        "attempt": 1,
+        "outcome": {"status": "completed", "output": 3},
+    }
+
+
+def test_a_field_that_a_newer_version_added_is_ignored() -> None:
+    """An older version reads what it knows."""
+    assert load_entry({"kind": "TimerFired", "at": 1.0, "timer_id": "t", "colour": "red"}) == TimerFired(1.0, "t")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            '{"kind":"StepPainted","at":1.0}',
+            "unknown kind of record: 'StepPainted'; it may have been written by a newer version",
+        ),
+        ('{"at":1.0}', "unknown kind of record: ''"),
+        ("[]", "a record is an object with a 'kind', not list"),
+        ('{"kind":"TimerFired","at":1.0}', "not a TimerFired: required field missing @ \\$.timer_id"),
+        ('{"kind":"StepEnded","at":"soon","path":"a","status":"done"}', "not a StepEnded: .*@ \\$.at.*@ \\$.status"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_what_is_no_record_is_a_clear_error(line: str, message: str) -> None:
+    """With every fault and its place."""
+    with pytest.raises(ValueError, match=message):
+        load_line(line)
+
+
+def test_a_value_that_is_no_json_is_not_written() -> None:
+    """NaN would make a line that other readers refuse."""
+    with pytest.raises(ValueError, match="Out of range float"):
+        dump_line(SignalReceived(1.0, "s", float("nan")))
