@@ -54,7 +54,6 @@ from treadle._tracing import (
     attempt_span_id,
     current_call,
     parse_traceparent,
-    step_span_id,
 )
 
 HEADER = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
@@ -135,8 +134,7 @@ class MiniDriver:
             {},
             attempt=attempt,
             trace_id=trace_id,
-            span_id=attempt_span_id(trace_id, root, path, attempt=attempt),
-            step_span_id=step_span_id(trace_id, root, path),
+            root_span_id=root,
             trace_flags=self.start.flags,
             queued_at=now,
         )
@@ -292,7 +290,7 @@ def test_tracers_of_the_same_name_keep_the_providers_ids(sdk: Sdk) -> None:
 
 def call_of(start: TraceStart) -> Call:
     return Call(
-        "run-1", "digest", "page", "x", {}, trace_id=start.trace_id, span_id="a" * 16, step_span_id="b" * 16, trace_flags=1
+        "run-1", "digest", "page", "x", {}, trace_id=start.trace_id, root_span_id=start.root_span_id, trace_flags=1
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -29,7 +30,6 @@ from treadle._models import (
 )
 from treadle._plan import Plan, PlannedStep
 from treadle._scheduler import Scheduler
-from treadle._span_ids import attempt_span_id, step_span_id
 from treadle.errors import ExpressionError, ReplayMismatchError
 
 MAX_ITEMS = 1_000_000
@@ -76,11 +76,15 @@ class Conductor:
         """
         records: list[Entry] = []
         commands: list[Command] = []
-        waiting: list[Fact] = [fact]
+        waiting: deque[Fact | Evaluate] = deque([fact])
         if isinstance(fact, StintOpened):  # questions that were open when the last stint ended
-            waiting += [self._evaluate(command, fact.at) for command in self._open_questions()]
+            waiting += self._open_questions()
         while waiting:
-            current = waiting.pop(0)
+            current = waiting.popleft()
+            if isinstance(current, Evaluate):
+                if not self._scheduler.asks(current.path, current.what):
+                    continue  # an earlier answer stopped the run
+                current = self._evaluate(current, fact.at)
             self._remember(current)
             turn = self._scheduler.apply(current)
             records += turn.records
@@ -94,7 +98,7 @@ class Conductor:
                     else:
                         commands.append(start)
                 elif isinstance(command, Evaluate):
-                    waiting.append(self._evaluate(command, fact.at))
+                    waiting.append(command)
                 else:
                     commands.append(command)
         return Turn(tuple(records), tuple(commands))
@@ -299,12 +303,6 @@ class Conductor:
         except ExpressionError as error:
             info = ErrorInfo("ExpressionError", error.problem, error.remedy)
             return Evaluated(at, start.path, "inputs", index=index, error=info)
-        trace_id, root = created.trace_id, created.root_span_id
-        if trace_id:
-            span_id = attempt_span_id(trace_id, root, start.path, index=index, attempt=start.attempt, stint=self._stint)
-            step_id = step_span_id(trace_id, root, start.path)
-        else:
-            span_id = step_id = ""
         call = Call(
             created.run_id,
             self._plan.workflow.name,
@@ -320,9 +318,8 @@ class Conductor:
             step.retry,
             step.clients,
             secrets,
-            trace_id,
-            span_id,
-            step_id,
+            created.trace_id,
+            created.root_span_id,
             created.trace_flags,
             at,
         )

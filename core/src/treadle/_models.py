@@ -10,9 +10,17 @@ import enum
 import hashlib
 from base64 import b32encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
+
+from treadle._span_ids import attempt_span_id, step_span_id
+
+if TYPE_CHECKING:
+    from attrs import frozen as record
+else:
+    # Every step makes eight of these: a frozen class takes three times as long to fill in. The checkers hold them frozen.
+    from attrs import define as record
 
 Json = object
 """Plain JSON data. An alias for readers: Python's types cannot say it strictly and cheaply."""
@@ -162,7 +170,7 @@ class SecretReference:
     parts: tuple[tuple[str, str], ...]
 
 
-@attrs.frozen
+@record
 class Call:
     """What an executor receives for one attempt of a step; plain data, so it may cross a process border.
 
@@ -182,8 +190,7 @@ class Call:
         clients: Need -> name of the client, where the step says so.
         secrets: Where secrets belong in ``inputs``.
         trace_id: 32 hex digits.
-        span_id: 16 hex digits: this attempt's span.
-        step_span_id: 16 hex digits: its parent, the step's span.
+        root_span_id: 16 hex digits: the run's span, which the ids of its other spans derive from.
         trace_flags: W3C trace flags, 1 when sampled.
         queued_at: When the call was released, seconds since the epoch.
     """
@@ -203,8 +210,7 @@ class Call:
     clients: Mapping[str, str] = attrs.field(factory=dict)
     secrets: tuple[SecretReference, ...] = ()
     trace_id: str = ""
-    span_id: str = ""
-    step_span_id: str = ""
+    root_span_id: str = ""
     trace_flags: int = 0
     queued_at: float = 0.0
 
@@ -215,6 +221,29 @@ class Call:
         parts = (self.run_id, self.path, index, self.variant, str(self.generation))
         digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
         return "trd1-" + b32encode(digest).decode().lower()[:32]
+
+    @property
+    def span_id(self) -> str:
+        """16 hex digits: this attempt's span; empty without a trace."""
+        if not self.trace_id:
+            return ""
+        return attempt_span_id(
+            self.trace_id,
+            self.root_span_id,
+            self.path,
+            index=self.index,
+            variant=self.variant,
+            generation=self.generation,
+            attempt=self.attempt,
+            stint=self.stint,
+        )
+
+    @property
+    def step_span_id(self) -> str:
+        """16 hex digits: its parent, the step's span; empty without a trace."""
+        if not self.trace_id:
+            return ""
+        return step_span_id(self.trace_id, self.root_span_id, self.path, generation=self.generation)
 
     @property
     def traceparent(self) -> str:
@@ -230,7 +259,7 @@ class Call:
 SpanKind = Literal["internal", "server", "client", "producer", "consumer"]
 
 
-@attrs.frozen
+@record
 class SpanRecord:
     """One finished span of treadle, whether or not a provider is there (DESIGN section 7).
 
@@ -268,7 +297,7 @@ class SpanRecord:
 OutcomeStatus = Literal["completed", "failed", "timed_out", "cancelled"]
 
 
-@attrs.frozen
+@record
 class Outcome:
     """How one call ended.
 
@@ -353,7 +382,7 @@ class StintOpened:
 EvaluateKind = Literal["when", "foreach", "inputs", "outputs"]
 
 
-@attrs.frozen
+@record
 class Evaluated:
     """The conductor's answer to Evaluate.
 
@@ -376,7 +405,7 @@ class Evaluated:
     error: ErrorInfo | None = None
 
 
-@attrs.frozen
+@record
 class AttemptEnded:
     """One attempt is over."""
 
@@ -430,7 +459,7 @@ Fact = RunCreated | StintOpened | Evaluated | AttemptEnded | TimerFired | Signal
 # -- decisions: what the scheduler concluded; recorded with their reason, never applied -----------------------------------
 
 
-@attrs.frozen
+@record
 class AttemptStarted:
     """A call was released; it may have started from now on."""
 
@@ -459,7 +488,7 @@ class MapStarted:
     count: int
 
 
-@attrs.frozen
+@record
 class RetryScheduled:
     """An attempt failed and another will be made.
 
@@ -483,7 +512,7 @@ class RetryScheduled:
     reason: str
 
 
-@attrs.frozen
+@record
 class ItemEnded:
     """An item of a ``foreach`` is over without success (items that complete are known from AttemptEnded)."""
 
@@ -497,7 +526,7 @@ class ItemEnded:
     error: ErrorInfo | None = None
 
 
-@attrs.frozen
+@record
 class StepEnded:
     """A step is over.
 
@@ -572,7 +601,7 @@ Entry = Fact | Decision
 """What a run's log holds, in order."""
 
 
-@attrs.frozen
+@record
 class Record:
     """One entry of a run's log, as readers and the ``record_event`` hook see it.
 
@@ -600,7 +629,7 @@ class Record:
 # -- commands: what the scheduler asks for; never recorded ----------------------------------------------------------------
 
 
-@attrs.frozen
+@record
 class Start:
     """Perform a call. From the scheduler ``call`` is None; the conductor fills it in."""
 
@@ -661,7 +690,7 @@ class Finish:
 Command = Start | Evaluate | Load | SetTimer | AwaitSignal | Cancel | Finish
 
 
-@attrs.frozen
+@record
 class Turn:
     """What one fact led to.
 

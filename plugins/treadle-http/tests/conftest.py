@@ -85,7 +85,7 @@ def ctx() -> OneCall:
             index=3,
             attempt=2,
             trace_id="0af7651916cd43dd8448eb211c80319c",
-            span_id="b7ad6b7169203331",
+            root_span_id="b7ad6b7169203331",
             trace_flags=1,
         )
     )
