@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
-
-from opentelemetry import trace
 
 from treadle._cli._failures import describe
 from treadle._cli._output import say
@@ -25,7 +24,7 @@ def set_up_tracing(registry: Registry, *, is_strict: bool = False) -> TracingPro
     Raises:
         ConfigError: It cannot be set up, with ``is_strict``.
     """
-    if not is_wanted(os.environ) or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    if not is_wanted(os.environ) or _has_provider():
         return None
     try:
         return _set_up(registry)
@@ -49,13 +48,24 @@ def _set_up(registry: Registry) -> TracingProvider:
     return provider
 
 
+def _has_provider() -> bool:
+    """Whether somebody set a provider; nobody can have before the API was imported, which takes tens of milliseconds."""
+    if "opentelemetry.trace" not in sys.modules:
+        return False
+    from opentelemetry import trace  # imported by somebody already
+
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def is_wanted(environ: Mapping[str, str]) -> bool:
-    """Whether the standard variables ask for traces."""
+    """Whether the standard variables ask for traces or metrics."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
-    exporter = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
-    if exporter:
-        return exporter != "none"
+    traces, metrics = (environ.get(f"OTEL_{signal}_EXPORTER", "").strip().lower() for signal in ("TRACES", "METRICS"))
+    if {traces, metrics} - {"", "none"}:
+        return True
+    if traces == "none":
+        return False
     return any(name.startswith("OTEL_EXPORTER_OTLP_") and value for name, value in environ.items())
 
 
