@@ -94,6 +94,7 @@ class Trace:
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        self.metrics: set[str] = set()
 
     async def until(self, count: int) -> None:
         """Wait until so many spans are there: the receiver hands them over a moment after it took them."""
@@ -129,11 +130,16 @@ async def over_http() -> AsyncIterator[tuple[Trace, dict[str, str]]]:
         async for span in receiver.stream_traces():
             trace.spans.append(span)
 
+    async def count(receiver: OtelTapHttpProtobufReceiver) -> None:
+        async for metric in receiver.stream_metrics():
+            trace.metrics.add(metric.name)
+
     async with (
         OtelTapHttpProtobufReceiver(OtelTapHttpProtobufReceiverSettings(http_port=port)) as receiver,
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(read, receiver)
+        tasks.start_soon(count, receiver)
         yield trace, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
         tasks.cancel_scope.cancel()
 
@@ -269,6 +275,23 @@ async def test_status_kinds_and_links_arrive(folder: Path) -> None:
         *("server", "internal", "internal", "client", "client"),
     )
     assert trace.only("RUN outer").trace_id.hex() in ended.stderr.decode() + ended.stdout.decode()
+
+
+async def test_the_metrics_of_a_run_arrive(folder: Path) -> None:
+    """The command exports the four metrics of the reference; a run alone is enough for all of them."""
+    async with over_http() as (trace, environ):
+        ended = await command(folder, "run", "inner.json", **environ | {"OTEL_METRICS_EXPORTER": "otlp"})
+        assert ended.returncode == 0, ended.stderr.decode()
+        with anyio.move_on_after(10):
+            while len(trace.metrics) < 4:  # noqa: ASYNC110 - the receiver hands them over a moment later
+                await anyio.sleep(0.02)
+
+    assert trace.metrics == {
+        "cicd.pipeline.run.active",
+        "cicd.pipeline.run.duration",
+        "treadle.queue.wait",
+        "treadle.step.duration",
+    }
 
 
 async def test_a_collector_that_is_away_delays_a_run_by_three_seconds_at_most(folder: Path) -> None:
