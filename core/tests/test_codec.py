@@ -83,8 +83,7 @@ calls = st.builds(
     clients=texts,
     secrets=secrets,
     trace_id=text,
-    span_id=text,
-    step_span_id=text,
+    root_span_id=text,
     trace_flags=count,
     queued_at=number,
 )

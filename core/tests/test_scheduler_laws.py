@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 
 import attrs
 from hypothesis import HealthCheck, given, settings
@@ -468,12 +467,14 @@ class World:
             watch = self.watches[timer.split(":")[1]]
             assert self.is_stopped(watch.node) or watch.has_failed_item
             del self.timers[timer]
-        expected: Counter[Command] = Counter(self.questions)
-        expected += Counter(Start(path, index, attempt) for (path, index), attempt in self.running.items())
-        expected += Counter(SetTimer(timer, due) for timer, due in self.timers.items())
+        expected: list[Command] = [
+            *self.questions,
+            *(Start(path, index, attempt) for (path, index), attempt in self.running.items()),
+            *(SetTimer(timer, due) for timer, due in self.timers.items()),
+        ]
         told = {(c.path, c.index, c.attempt) for c in commands if isinstance(c, Cancel)}
         assert told == self.told_to_stop
-        assert Counter(c for c in commands if not isinstance(c, Cancel)) == expected
+        assert sorted(repr(c) for c in commands if not isinstance(c, Cancel)) == sorted(map(repr, expected))
 
     def check_nothing_idles(self) -> None:
         """Whenever there is room, nothing that could run waits."""

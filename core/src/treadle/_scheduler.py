@@ -24,6 +24,7 @@ from treadle._models import (
     ErrorInfo,
     Evaluate,
     Evaluated,
+    EvaluateKind,
     Fact,
     Finish,
     Issue,
@@ -198,9 +199,13 @@ class Scheduler:
         """Whether a fact answers something that is open; if not, it comes too late and is evidence only."""
         if isinstance(fact, AttemptEnded):
             return self._running.get((fact.path, fact.index)) == fact.attempt
-        if isinstance(fact, Evaluated) and fact.what in ("when", "foreach"):
-            return self._steps[fact.path].stage == fact.what
+        if isinstance(fact, Evaluated):
+            return (fact.path, fact.index) in self._running if fact.what == "inputs" else self.asks(fact.path, fact.what)
         return True
+
+    def asks(self, path: str, what: EvaluateKind) -> bool:
+        """Whether a question is open: it was asked, and the step or the run has not ended meanwhile."""
+        return self._phase == "outputs" if what == "outputs" else self._steps[path].stage == what
 
     def apply(self, fact: Fact) -> Turn:
         """Take a fact in.
@@ -249,11 +254,13 @@ class Scheduler:
             self._release(is_finally=False)
 
     def _on_evaluated(self, fact: Evaluated) -> None:
+        if not self.expects(fact):
+            return
         if fact.what == "outputs":
             self._on_outputs(fact)
         elif fact.what == "inputs":
             self._on_unrenderable(fact)
-        elif self.expects(fact):  # else late: the run was stopped meanwhile
+        else:
             self._on_condition(self._steps[fact.path], fact)
 
     def _on_condition(self, step: _Step, fact: Evaluated) -> None:
@@ -274,14 +281,11 @@ class Scheduler:
             self._enqueue(step)
 
     def _on_unrenderable(self, fact: Evaluated) -> None:
-        attempt = self._running.get((fact.path, fact.index))
-        if attempt is not None:
-            outcome = Outcome("failed", error=fact.error)
-            self._finish_attempt(self._steps[fact.path], fact.index, attempt, outcome, "its inputs could not be rendered")
+        attempt = self._running[fact.path, fact.index]
+        outcome = Outcome("failed", error=fact.error)
+        self._finish_attempt(self._steps[fact.path], fact.index, attempt, outcome, "its inputs could not be rendered")
 
     def _on_outputs(self, fact: Evaluated) -> None:
-        if self._phase != "outputs":
-            return
         if fact.error is None:
             self._finish(cast("Mapping[str, Json]", fact.value))
         else:
