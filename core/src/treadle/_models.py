@@ -10,6 +10,7 @@ import enum
 import hashlib
 from base64 import b32encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from attrs import frozen as record
 else:
     # Every step makes eight of these: a frozen class takes three times as long to fill in. The checkers hold them frozen.
-    from attrs import define as record
+    record = partial(attrs.define, unsafe_hash=True)
 
 Json = object
 """Plain JSON data. An alias for readers: Python's types cannot say it strictly and cheaply."""
