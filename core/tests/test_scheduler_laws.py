@@ -59,7 +59,7 @@ laws = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],  # a long run is what we want
 )
 
-FAILED = (StepStatus.FAILED, StepStatus.TIMED_OUT)
+FAILED = (StepStatus.FAILED, StepStatus.TIMED_OUT, StepStatus.INTERRUPTED)
 DONE = (StepStatus.COMPLETED, StepStatus.SKIPPED)
 
 # -- graphs ----------------------------------------------------------------------------------------------------------------
@@ -82,6 +82,7 @@ def nodes(draw: st.DrawFn, prefix: str, most: int, *, is_finally: bool) -> list[
                 max_attempts=draw(st.integers(1, 3)),
                 on_error=draw(st.sampled_from([None, None, "stop", "continue"])),
                 is_finally=is_finally,
+                on_interrupt=draw(st.sampled_from(["rerun", "rerun", "fail"])),
             )
         )
     return draw(st.permutations(made))
@@ -149,6 +150,8 @@ class World:
         self.result: RunEnded | None = None
         self.log: list[tuple[tuple[Entry, ...], str, list[str]]] = []  # per turn: records, dump, outstanding
         self.stint = 0
+        self.again: dict[Key, int] = {}  # calls of the stint before that are to be made again
+        self.interrupted: set[Key] = set()  # those that are not
 
     # -- playing
 
@@ -251,8 +254,7 @@ class World:
         if kind in ("cancel", "force"):
             self.cancel(is_forced=kind == "force")
         elif kind == "stint":
-            self.stint += 1
-            self.apply(StintOpened(self.now, self.stint))
+            self.open_stint()
         elif kind == "signal":
             self.apply_evidence(SignalReceived(self.now, "hello", {"a": 1}))
         elif kind == "unknown timer":
@@ -273,6 +275,20 @@ class World:
             again = attrs.evolve(self.pick(self.answered), at=self.now)
             if not any((question.path, question.what) == (again.path, again.what) for question in self.questions):
                 self.apply_evidence(again)
+
+    def open_stint(self) -> None:
+        """The process went away: what is open is asked for again, once, and what must not run twice ends."""
+        self.stint += 1
+        if self.stint > 1:
+            self.timers = {}
+            self.again = {key: n for key, n in self.running.items() if self.watches[key[0]].node.on_interrupt == "rerun"}
+            for key in set(self.running) - set(self.again):
+                del self.running[key]
+                self.interrupted.add(key)
+        self.apply(StintOpened(self.now, self.stint))
+
+        assert not self.again, "every call that may have been running is made again"
+        assert not self.interrupted, "what must not run twice has ended"
 
     def cancel(self, *, is_forced: bool) -> None:
         is_over = self.result is not None or any(question.what == "outputs" for question in self.questions)
@@ -333,9 +349,13 @@ class World:
             watch = self.watches[entry.path]
             watch.has_failed_item = True
             watch.returned.discard(entry.index)
+            if entry.status is StepStatus.INTERRUPTED:
+                self.interrupted.remove((entry.path, entry.index))
             assert entry.status in (*FAILED, StepStatus.CANCELLED)
             assert entry.reason
         elif isinstance(entry, StepEnded):
+            if entry.status is StepStatus.INTERRUPTED:
+                self.interrupted.remove((entry.path, None))
             self.note_end(entry)
         elif isinstance(entry, RunStopping):
             self.stops.append(entry)
@@ -347,6 +367,10 @@ class World:
         watch = self.watches[entry.path]
         node, index = watch.node, entry.index
         assert entry.stint == self.stint
+        if self.again.get((entry.path, index)) == entry.attempt:
+            del self.again[entry.path, index]
+            assert self.running[entry.path, index] == entry.attempt
+            return
         assert watch.ended is None, "an ended step does not start"
         assert all(self.watches[need].ended for need in node.needs), "no step starts before its needs are done"
         assert not self.is_stopped(node), "nothing new starts after the run was told to stop"

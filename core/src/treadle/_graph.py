@@ -7,6 +7,7 @@ from typing import Literal
 import attrs
 
 OnError = Literal["stop", "continue"]
+OnInterrupt = Literal["rerun", "fail"]
 
 
 @attrs.frozen
@@ -22,6 +23,7 @@ class Node:
         max_attempts: Attempts of each item, the first included.
         on_error: What the step itself says; None leaves it to the run.
         is_finally: Whether it runs after the rest, whatever happened.
+        on_interrupt: What a new stint does with its calls that may have been running: make them again, or end them.
     """
 
     path: str
@@ -32,6 +34,7 @@ class Node:
     max_attempts: int = 1
     on_error: OnError | None = None
     is_finally: bool = False
+    on_interrupt: OnInterrupt = "rerun"
 
 
 @attrs.frozen

@@ -171,6 +171,18 @@ class SecretReference:
     parts: tuple[tuple[str, str], ...]
 
 
+def idempotency_key(run_id: str, path: str, index: int | None, variant: str = "primary", generation: int = 1) -> str:
+    """What every attempt of a step or item carries: ``trd1-`` and 32 characters (G5)."""
+    item = "" if index is None else str(index)
+    digest = hashlib.sha256("\x1f".join((run_id, path, item, variant, str(generation))).encode()).digest()
+    return "trd1-" + b32encode(digest).decode().lower()[:32]
+
+
+def retry_timer_id(path: str, index: int | None, attempt: int) -> str:
+    """The timer that waits for the attempt after ``attempt``."""
+    return f"retry:{path}:{'' if index is None else index}:{attempt}"
+
+
 @record
 class Call:
     """What an executor receives for one attempt of a step; plain data, so it may cross a process border.
@@ -218,10 +230,7 @@ class Call:
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt of this (run, path, index, variant, generation): ``trd1-`` and 32 characters (G5)."""
-        index = "" if self.index is None else str(self.index)
-        parts = (self.run_id, self.path, index, self.variant, str(self.generation))
-        digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
-        return "trd1-" + b32encode(digest).decode().lower()[:32]
+        return idempotency_key(self.run_id, self.path, self.index, self.variant, self.generation)
 
     @property
     def span_id(self) -> str:

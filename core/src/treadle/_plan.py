@@ -200,6 +200,7 @@ class _Planner:
         if self._faults:
             in_file_order = sorted(self._faults, key=lambda fault: (fault.line, fault.column))
             raise WorkflowInvalidError(in_file_order, name=self._workflow.name)
+        self._mark_what_must_not_run_twice()
         graph = Graph(
             nodes=tuple(step.node for step in self._steps.values()),
             max_parallel=self._workflow.max_parallel or 10,
@@ -210,6 +211,13 @@ class _Planner:
         return Plan(self._workflow, self._steps, graph, self._outputs, self._executors)
 
     # -- parts
+
+    def _mark_what_must_not_run_twice(self) -> None:
+        """Steps of unsafe executors end instead of running again when their process went away."""
+        for path, step in self._steps.items():
+            bound = self._executors.get(step.executor)
+            if bound is not None and bound.effects == "unsafe":
+                self._steps[path] = attrs.evolve(step, node=attrs.evolve(step.node, on_interrupt="fail"))
 
     def _fault(self, path: str, message: str, remedy: str = "") -> None:
         line, column = self._workflow.position(path)

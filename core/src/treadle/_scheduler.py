@@ -45,10 +45,15 @@ from treadle._models import (
     StintOpened,
     TimerFired,
     Turn,
+    retry_timer_id,
 )
+from treadle.errors import StepInterruptedError
 
 _BLOCKING = frozenset({"failed", "timed_out", "upstream_failed", "interrupted", "poisoned"})
 """States that dependents cannot go on from; what depends on a cancelled step is cancelled itself."""
+
+_FAILURES = frozenset({StepStatus.FAILED, StepStatus.TIMED_OUT, StepStatus.INTERRUPTED, StepStatus.POISONED})
+"""What counts as a failure of the step itself."""
 
 _FAILED_BY: Mapping[str, StepStatus] = {
     "failed": StepStatus.FAILED,
@@ -252,6 +257,21 @@ class Scheduler:
         if self._phase == "new":
             self._phase = "main"
             self._release(is_finally=False)
+        else:
+            self._ask_again()
+
+    def _ask_again(self) -> None:
+        """The process that performed the calls went away: make them again, and end those that must not run twice."""
+        for (path, index), attempt in list(self._running.items()):
+            if self._steps[path].node.on_interrupt == "fail":
+                self._interrupt(self._steps[path], index, attempt)
+        for (path, index), attempt in self._running.items():
+            self._records.append(AttemptStarted(self._at, path, index, attempt, "primary", self._stint))
+            self._commands.append(Start(path, index, attempt))
+        self._commands += [SetTimer(timer_id, due) for timer_id, (_, _, due) in self._timers.items()]
+        if self._is_phase_cancelled:
+            reason = self._stopping
+            self._commands += [Cancel(path, index, attempt, reason) for (path, index), attempt in self._running.items()]
 
     def _on_evaluated(self, fact: Evaluated) -> None:
         if not self.expects(fact):
@@ -351,8 +371,7 @@ class Scheduler:
     def _retry(self, step: _Step, index: int | None, attempt: int, proposal: RetryAfter) -> None:
         path, most = step.node.path, step.node.max_attempts
         due = self._at + (proposal.delay_s or 0.0)
-        item = "" if index is None else str(index)
-        timer_id = f"retry:{path}:{item}:{attempt}"
+        timer_id = retry_timer_id(path, index, attempt)
         step.retrying[index] = attempt
         self._timers[timer_id] = (path, index, due)
         self._records.append(RetryScheduled(self._at, path, index, attempt, most, due, proposal.reason))
@@ -364,10 +383,25 @@ class Scheduler:
         status = _FAILED_BY[outcome.status]
         if status is StepStatus.CANCELLED and not self._is_phase_cancelled:
             status = StepStatus.FAILED
+        self._lose(step, index, attempt, status, reason, outcome.error)
+
+    def _interrupt(self, step: _Step, index: int | None, attempt: int) -> None:
+        """End a call whose process went away, and which must not run twice."""
+        path = step.node.path
+        del self._running[path, index]
+        step.in_flight -= 1
+        error = StepInterruptedError(path if index is None else f"{path}[{index}]")
+        step.error = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
+        self._lose(step, index, attempt, StepStatus.INTERRUPTED, "its process went away while it ran", step.error)
+
+    def _lose(
+        self, step: _Step, index: int | None, attempt: int, status: StepStatus, reason: str, error: ErrorInfo | None
+    ) -> None:
+        """End a step or an item without success."""
         if index is None:
-            self._end(step, status, reason, outcome.error)
+            self._end(step, status, reason, error)
             return
-        self._records.append(ItemEnded(self._at, step.node.path, index, status, attempt, reason, outcome.error))
+        self._records.append(ItemEnded(self._at, step.node.path, index, status, attempt, reason, error))
         step.failed_items += 1
         if (step.node.on_error or self._graph.on_error) == "stop":
             self._stop_items(step, "another item failed")
@@ -445,7 +479,7 @@ class Scheduler:
             self._open_finally -= 1
         else:
             self._open_main -= 1
-        if status in (StepStatus.FAILED, StepStatus.TIMED_OUT):
+        if status in _FAILURES:
             self._on_failure(step, error)
         is_blocking = status.value in _BLOCKING and node.on_error != "continue"
         for dependent in step.dependents:

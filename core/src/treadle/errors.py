@@ -16,8 +16,10 @@ __all__ = [
     "ExpressionError",
     "Fault",
     "InputsInvalidError",
+    "LeaseLostError",
     "NotSupportedError",
     "OutputInvalidError",
+    "OwnedElsewhereError",
     "PermanentError",
     "PluginBlockedError",
     "PluginBrokenError",
@@ -25,7 +27,12 @@ __all__ = [
     "PluginError",
     "PluginNotFoundError",
     "ReplayMismatchError",
+    "ResumeChangedError",
     "RunFailedError",
+    "RunKeyConflictError",
+    "RunNotFoundError",
+    "RunSuspendedError",
+    "StepInterruptedError",
     "SecretNotFoundError",
     "StepTimeoutError",
     "StoreUnavailableError",
@@ -317,3 +324,89 @@ class RunFailedError(TreadleError):
 
 class StoreUnavailableError(TreadleError):
     """The store cannot be read or written now; nothing acknowledged is lost."""
+
+
+class RunNotFoundError(TreadleError):
+    """No run of that id is kept in the store."""
+
+    def __init__(self, run_id: str, remedy: str = "") -> None:
+        self.run_id = run_id
+        super().__init__(f"There is no run {run_id!r} in this store.", remedy or "'treadle runs' lists the runs that are kept.")
+
+
+class RunKeyConflictError(TreadleError):
+    """A run was to be started under a key that stands for a run with other inputs, or of another workflow."""
+
+    def __init__(self, key: str, run_id: str) -> None:
+        self.key, self.run_id = key, run_id
+        super().__init__(
+            f"Key {key!r} stands for run {run_id}, which has other inputs or is of another workflow.",
+            "Use another key, or pass the inputs that the run was started with.",
+        )
+
+
+class OwnedElsewhereError(TreadleError):
+    """Another process drives the run; only one may.
+
+    Args:
+        run_id: The run.
+        owner: ``host:pid`` of the process that drives it.
+        since: When it took the run over, as text for people; may be empty.
+    """
+
+    def __init__(self, run_id: str, owner: str, since: str = "") -> None:
+        self.run_id, self.owner, self.since = run_id, owner, since
+        super().__init__(
+            f"Run {run_id} is owned by {owner}" + (f" since {since}." if since else "."),
+            "Wait for it to end, stop that process, or cancel the run: treadle cancel " + run_id,
+        )
+
+
+class LeaseLostError(OwnedElsewhereError):
+    """This process drove the run, but another one took it over; nothing that this one does is recorded any more."""
+
+    def __init__(self, run_id: str, owner: str = "", since: str = "") -> None:
+        super().__init__(run_id, owner or "nobody: the lease ran out", since)
+        self.problem = f"Run {run_id} was taken away from this process; it is owned by {self.owner}."
+        self.remedy = "Nothing that was acknowledged is lost. Was this process stopped, or starved, for longer than the lease?"
+        self.args = (f"{self.problem}\n{self.remedy}",)
+
+
+class ResumeChangedError(TreadleError):
+    """A run cannot simply go on: what it was started with has changed since.
+
+    Args:
+        run_id: The run.
+        changes: Lines of a diff: ``- `` what the run began with, ``+ `` what is there now.
+    """
+
+    def __init__(self, run_id: str, changes: Sequence[str]) -> None:
+        self.run_id, self.changes = run_id, tuple(changes)
+        super().__init__(
+            f"Run {run_id} was started with something else than what is here now:\n" + "\n".join(self.changes),
+            "Bring back what it was started with, or go on all the same: treadle resume --accept-changes " + run_id,
+        )
+
+
+class RunSuspendedError(TreadleError):
+    """A run that was let go of before its end, so that it can be resumed."""
+
+    def __init__(self, run_id: str, reason: str = "") -> None:
+        self.run_id, self.reason = run_id, reason
+        super().__init__(
+            f"Run {run_id} is suspended" + (f": {reason}." if reason else "."),
+            f"It goes on where it stopped: treadle resume {run_id}",
+        )
+
+
+class StepInterruptedError(TreadleError):
+    """A step whose process went away while it ran, and which must not run a second time by itself."""
+
+    retryable = False
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+        super().__init__(
+            f"Step {step!r} was interrupted: the process that performed it went away, and its executor must not run twice.",
+            "Look whether it took effect; then start a new run.",
+        )

@@ -1,0 +1,395 @@
+"""The rows of a run as a projection of its log: what stores keep to be asked, beside the log itself. Pure.
+
+The same log gives the same rows, so a resumed run is caught up by applying its earlier entries and throwing their rows away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from treadle._models import (
+    AttemptEnded,
+    AttemptStarted,
+    CancelRequested,
+    Entry,
+    ErrorInfo,
+    Issue,
+    ItemEnded,
+    MapStarted,
+    Outcome,
+    RetryScheduled,
+    RunCreated,
+    RunEnded,
+    RunStatus,
+    StepEnded,
+    StepStatus,
+    StintOpened,
+    TimerFired,
+    idempotency_key,
+    retry_timer_id,
+)
+from treadle._span_ids import attempt_span_id, step_span_id
+from treadle._span_projection import executor_of
+from treadle._store_records import Place, Rows, RunRow, SpanRow, SpanStatus, StepRow, TimerKind, TimerRow, TimerStatus
+
+__all__ = ["LogRows", "rows_of"]
+
+MAX_ERROR = 1_000
+"""Longest error message of a row; the whole stands in the log."""
+
+
+class _Step:
+    """A step or item that has not ended, or ended since the rows were taken."""
+
+    __slots__ = (
+        "attempt",
+        "ended_at",
+        "error",
+        "is_whole_map",
+        "queued_at",
+        "reason",
+        "span",
+        "started_at",
+        "status",
+        "stint",
+        "worker",
+    )
+
+    def __init__(self) -> None:
+        self.status = StepStatus.PENDING
+        self.attempt = self.stint = 0
+        self.worker = self.reason = ""
+        self.queued_at: float | None = None
+        self.started_at: float | None = None
+        self.ended_at: float | None = None
+        self.error: ErrorInfo | None = None
+        self.is_whole_map = False
+        self.span: SpanRow | None = None  # of the attempt that runs
+
+
+class LogRows:
+    """Turns a run's log, entry by entry, into the rows that each batch changes.
+
+    Args:
+        key: The run's key; stands in no entry.
+        source: The file that the run was started from.
+    """
+
+    def __init__(self, *, key: str = "", source: str = "") -> None:
+        self._key, self._source = key, source
+        self._created: RunCreated | None = None
+        self._ended: RunEnded | None = None
+        self._status = RunStatus.PENDING
+        self._stint = 0
+        self._worker = ""
+        self._steps: dict[Place, _Step] = {}
+        self._timers: dict[str, tuple[Place, float, float]] = {}  # -> who waits, due, created
+        self._executors: dict[str, str] = {}
+        self._forget()
+        # A table rather than a match: this runs for every entry of a durable run.
+        self._handlers: Mapping[type, Callable[[Any], None]] = {
+            RunCreated: self._run_created,
+            StintOpened: self._stint_opened,
+            CancelRequested: self._cancel_requested,
+            AttemptStarted: self._attempt_started,
+            AttemptEnded: self._attempt_ended,
+            RetryScheduled: self._retry_scheduled,
+            TimerFired: self._timer_fired,
+            MapStarted: self._map_started,
+            ItemEnded: self._item_ended,
+            StepEnded: self._step_ended,
+            RunEnded: self._run_ended,
+        }
+
+    def _forget(self) -> None:
+        self._is_run_changed = False
+        self._changed: dict[Place, _Step] = {}
+        self._changed_timers: dict[str, TimerRow] = {}
+        self._changed_spans: dict[str, SpanRow] = {}
+        self._over: list[Place] = []
+
+    def apply(self, entry: Entry) -> None:
+        """Take an entry in."""
+        handle = self._handlers.get(type(entry))
+        if handle is not None:
+            handle(entry)
+
+    def take(self) -> Rows:
+        """What has changed since the last time."""
+        rows = Rows(
+            self._run_row() if self._is_run_changed else None,
+            tuple([self._step_row(place, step) for place, step in self._changed.items()]),
+            tuple(self._changed_timers.values()),
+            tuple(self._changed_spans.values()),
+            tuple(self._over),
+        )
+        self._forget()
+        return rows
+
+    def suspend(self) -> Rows:
+        """What changes when the process lets go of the run before its end: nothing runs any more."""
+        self._set_status(RunStatus.SUSPENDED)
+        for place, step in self._steps.items():
+            if step.status is StepStatus.RUNNING:
+                step.status = StepStatus.PENDING
+                self._changed[place] = step
+        return self.take()
+
+    # -- the run
+
+    def _set_status(self, status: RunStatus) -> None:
+        self._status = status
+        self._is_run_changed = True
+
+    def _run_created(self, entry: RunCreated) -> None:
+        self._created = entry
+        self._set_status(RunStatus.PENDING)
+
+    def _stint_opened(self, entry: StintOpened) -> None:
+        self._stint, self._worker = entry.stint, entry.owner
+        if self._status is not RunStatus.CANCELLING:
+            self._set_status(RunStatus.RUNNING)
+        self._is_run_changed = True
+        for place, step in self._steps.items():
+            if step.span is not None:  # its process went away
+                self._close_span(step, entry.at, "failed", error="the process that performed it went away")
+                self._changed[place] = step
+
+    def _cancel_requested(self, entry: CancelRequested) -> None:
+        if self._ended is None:
+            self._set_status(RunStatus.CANCELLING)
+
+    def _run_ended(self, entry: RunEnded) -> None:
+        self._ended = entry
+        self._set_status(entry.status)
+
+    def _run_row(self) -> RunRow:
+        created, ended = self._begun, self._ended
+        error = ended.error if ended else None
+        return RunRow(
+            run_id=created.run_id,
+            workflow=str(created.workflow.get("name", "")),
+            workflow_hash=created.workflow_hash,
+            status=self._status,
+            trigger=created.trigger,
+            trace_id=created.trace_id,
+            created_at=created.at,
+            ended_at=ended.at if ended else None,
+            stint=self._stint,
+            key=self._key,
+            source=self._source,
+            reason=ended.reason if ended else "",
+            culprit=ended.culprit if ended else "",
+            error_type=error.type if error else "",
+            error_message=_first_line(error),
+        )
+
+    @property
+    def _begun(self) -> RunCreated:
+        if self._created is None:
+            raise ValueError("A run's log begins with RunCreated; apply that first.")
+        return self._created
+
+    # -- steps and items
+
+    def _at(self, place: Place) -> _Step:
+        step = self._steps.get(place)
+        if step is None:
+            step = self._steps[place] = _Step()
+        self._changed[place] = step
+        return step
+
+    def _map_started(self, entry: MapStarted) -> None:
+        whole = self._at((entry.path, None))
+        whole.is_whole_map = True
+        whole.status = StepStatus.RUNNING
+        whole.queued_at = entry.at
+
+    def _attempt_started(self, entry: AttemptStarted) -> None:
+        place = (entry.path, entry.index)
+        step = self._at(place)
+        step.status = StepStatus.RUNNING
+        step.attempt, step.stint, step.worker = entry.attempt, entry.stint, self._worker
+        step.started_at = None
+        if step.queued_at is None:
+            step.queued_at = entry.at
+        if entry.index is not None:
+            whole = self._at((entry.path, None))
+            whole.attempt += 1
+            whole.stint, whole.worker = entry.stint, self._worker
+        run = self._begun
+        span = SpanRow(
+            attempt_span_id(
+                run.trace_id,
+                run.root_span_id,
+                entry.path,
+                index=entry.index,
+                variant=entry.variant,
+                attempt=entry.attempt,
+                stint=entry.stint,
+            ),
+            run.trace_id,
+            step_span_id(run.trace_id, run.root_span_id, entry.path),
+            self._executor(entry.path),
+            _item(place),
+            run.run_id,
+            entry.attempt,
+            entry.stint,
+            entry.at,
+        )
+        step.span = self._changed_spans[span.span_id] = span
+
+    def _attempt_ended(self, entry: AttemptEnded) -> None:
+        place = (entry.path, entry.index)
+        step = self._steps.get(place)
+        if step is None or step.span is None or step.attempt != entry.attempt:
+            return  # it came too late and is evidence only
+        self._changed[place] = step
+        outcome = entry.outcome
+        step.started_at, step.error = outcome.started_at or entry.at, outcome.error
+        self._end_span(step, outcome, entry.at)
+        if outcome.status == "completed" and entry.index is not None:
+            self._end(place, step, StepStatus.COMPLETED, entry.at)
+
+    def _retry_scheduled(self, entry: RetryScheduled) -> None:
+        place = (entry.path, entry.index)
+        self._at(place).status = StepStatus.RETRYING
+        timer_id = retry_timer_id(entry.path, entry.index, entry.attempt)
+        self._timers[timer_id] = (place, entry.due, entry.at)
+        self._change_timer(timer_id, "pending")
+
+    def _item_ended(self, entry: ItemEnded) -> None:
+        place = (entry.path, entry.index)
+        self._end(place, self._at(place), entry.status, entry.at, entry.reason, entry.error)
+
+    def _step_ended(self, entry: StepEnded) -> None:
+        place = (entry.path, None)
+        step = self._at(place)
+        if not step.is_whole_map:
+            step.attempt = max(step.attempt, entry.attempts)
+        self._end(place, step, entry.status, entry.at, entry.reason, entry.error)
+        for timer_id in [timer_id for timer_id, (waits, _, _) in self._timers.items() if waits[0] == entry.path]:
+            self._change_timer(timer_id, "cancelled")
+            del self._timers[timer_id]
+
+    def _end(
+        self,
+        place: Place,
+        step: _Step,
+        status: StepStatus,
+        at: float,
+        reason: str = "",
+        error: ErrorInfo | None = None,
+    ) -> None:
+        step.status, step.ended_at, step.reason = status, at, reason
+        step.error = error
+        if step.span is not None:  # it ended without an outcome: interrupted
+            self._close_span(step, at, "failed", error=_first_line(error) or reason)
+        self._over.append(place)
+        self._steps.pop(place, None)
+
+    def _step_row(self, place: Place, step: _Step) -> StepRow:
+        run_id = self._begun.run_id
+        path, index = place
+        return StepRow(
+            run_id,
+            path,
+            index,
+            "finally" if path.startswith("finally/") else "main",
+            self._executor(path),
+            step.status,
+            step.attempt,
+            step.stint,
+            step.worker,
+            "" if step.is_whole_map or not step.attempt else idempotency_key(run_id, path, index),
+            step.queued_at,
+            step.started_at,
+            step.ended_at,
+            0,
+            0,
+            step.error.type if step.error else "",
+            _first_line(step.error),
+            step.reason,
+        )
+
+    def _executor(self, path: str) -> str:
+        executor = self._executors.get(path)
+        if executor is None:
+            executor = self._executors[path] = executor_of(self._begun.workflow, path)
+        return executor
+
+    # -- timers
+
+    def _timer_fired(self, entry: TimerFired) -> None:
+        if entry.timer_id in self._timers:
+            self._change_timer(entry.timer_id, "fired", entry.at)
+            del self._timers[entry.timer_id]
+
+    def _change_timer(self, timer_id: str, status: TimerStatus, fired_at: float | None = None) -> None:
+        (path, index), due, created_at = self._timers[timer_id]
+        kind: TimerKind = "retry"
+        run_id = self._begun.run_id
+        self._changed_timers[timer_id] = TimerRow(run_id, timer_id, path, index, kind, due, status, created_at, fired_at)
+
+    # -- executions
+
+    def _end_span(self, step: _Step, outcome: Outcome, at: float) -> None:
+        output, error = outcome.output, outcome.error
+        self._close_span(
+            step,
+            outcome.ended_at or at,
+            "completed" if outcome.status == "completed" else "failed",
+            started_at=outcome.started_at,
+            error=_first_line(error),
+            keys=output.keys() if isinstance(output, dict) else (),
+            issues=error.issues if error else (),
+        )
+
+    def _close_span(
+        self,
+        step: _Step,
+        at: float,
+        status: SpanStatus,
+        *,
+        started_at: float = 0.0,
+        error: str = "",
+        keys: Iterable[str] = (),
+        issues: Iterable[Issue] = (),
+    ) -> None:
+        span, step.span = step.span, None
+        if span is None:
+            return
+        self._changed_spans[span.span_id] = SpanRow(
+            span.span_id,
+            span.trace_id,
+            span.parent_id,
+            span.executor_type,
+            span.task_id,
+            span.workflow_execution_id,
+            span.attempt,
+            span.stint,
+            started_at or span.started_at,
+            at,
+            status,
+            tuple(keys),
+            tuple([str(issue) for issue in issues]),
+            error,
+        )
+
+
+def rows_of(entries: Iterable[Entry], *, key: str = "", source: str = "") -> Rows:
+    """All rows of a log: what a store holds that was given it commit by commit."""
+    rows = LogRows(key=key, source=source)
+    for entry in entries:
+        rows.apply(entry)
+    return rows.take()
+
+
+def _item(place: Place) -> str:
+    path, index = place
+    return path if index is None else f"{path}[{index}]"
+
+
+def _first_line(error: ErrorInfo | None) -> str:
+    return "" if error is None else error.message.partition("\n")[0][:MAX_ERROR]

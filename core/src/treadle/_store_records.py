@@ -1,0 +1,346 @@
+"""What stores keep beside the log: rows to look things up by, ownership, and questions about them. Frozen records.
+
+The log is the truth; every row here is computed from it by core (``_log_rows``), so that a store only writes what it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import attrs
+
+from treadle._models import Entry, Json, RunStatus, StepStatus
+
+SpanStatus = Literal["running", "completed", "failed", "partial_failure"]
+TimerKind = Literal["retry", "timeout", "cleanup", "custom"]
+TimerStatus = Literal["pending", "fired", "cancelled"]
+
+LEASE_S = 30.0
+"""How long a claim holds without a beat."""
+
+BEAT_S = 5.0
+"""How often an owner says that it lives."""
+
+NO_INDEX = -1
+"""What stores write for the item of a step without ``foreach``: part of keys, which cannot hold a null."""
+
+
+@attrs.frozen
+class RunRow:
+    """One run, as lists show it.
+
+    Attributes:
+        run_id: Sortable by time.
+        workflow: Name of the workflow.
+        workflow_hash: SHA-256 of its canonical form.
+        status: Of the run.
+        trigger: What started it.
+        trace_id: 32 hex digits.
+        created_at: Seconds since the epoch.
+        ended_at: None while it goes on.
+        stint: The latest; 0 before the first.
+        key: What makes starting it idempotent; empty for none.
+        source: The file that it was started from; empty when it came from Python.
+        reason: Why it ended so; empty when it completed.
+        culprit: The step that caused it.
+        error_type: Of the root cause; empty without one.
+        error_message: Its first line.
+        owner: ``host:pid`` of the process that drives it, empty for nobody; kept by the store.
+        heartbeat_at: When the owner was last heard of; kept by the store.
+    """
+
+    run_id: str
+    workflow: str
+    workflow_hash: str
+    status: RunStatus
+    trigger: str
+    trace_id: str
+    created_at: float
+    ended_at: float | None = None
+    stint: int = 0
+    key: str = ""
+    source: str = ""
+    reason: str = ""
+    culprit: str = ""
+    error_type: str = ""
+    error_message: str = ""
+    owner: str = ""
+    heartbeat_at: float | None = None
+
+    @property
+    def duration_s(self) -> float | None:
+        """Seconds from creation to end; None while it goes on."""
+        return None if self.ended_at is None else self.ended_at - self.created_at
+
+
+@attrs.frozen
+class StepRow:
+    """One step of a run, or one item of a ``foreach`` (which has a row for the whole as well).
+
+    Attributes:
+        run_id: The run.
+        path: The step.
+        index: The item; None for the whole step.
+        phase: ``main`` or ``finally``.
+        executor: What it uses.
+        status: Of the step or item.
+        attempt: The latest attempt, from 1; 0 before the first. For the whole of a ``foreach``: of all its items.
+        stint: In which the latest attempt was released.
+        worker: ``host:pid`` of the process that performs or performed it.
+        idempotency_key: What its effects carry.
+        queued_at: When its first attempt was released.
+        started_at: When the latest attempt was entered; None until it has ended.
+        ended_at: None while it goes on.
+        cost: Microcents spent.
+        tokens: Tokens used.
+        error_type: Of the last error; empty without one.
+        error_message: Its first line.
+        reason: Why it ended so.
+    """
+
+    run_id: str
+    path: str
+    index: int | None
+    phase: str
+    executor: str
+    status: StepStatus
+    attempt: int = 0
+    stint: int = 0
+    worker: str = ""
+    idempotency_key: str = ""
+    queued_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    cost: int = 0
+    tokens: int = 0
+    error_type: str = ""
+    error_message: str = ""
+    reason: str = ""
+
+
+@attrs.frozen
+class TimerRow:
+    """A durable timer.
+
+    Attributes:
+        run_id: The run.
+        timer_id: Unique within it.
+        path: The step that waits.
+        index: The item; None outside of a ``foreach``.
+        kind: What it is for.
+        due: When it fires, seconds since the epoch.
+        status: ``pending``, ``fired`` or ``cancelled``.
+        created_at: When it was set.
+        fired_at: When it fired.
+        payload: Of a custom one.
+    """
+
+    run_id: str
+    timer_id: str
+    path: str
+    index: int | None
+    kind: TimerKind
+    due: float
+    status: TimerStatus
+    created_at: float
+    fired_at: float | None = None
+    payload: Json = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen
+class SpanRow:
+    """One execution of an executor: a row of ``execution_spans``, there from its start.
+
+    Attributes:
+        span_id: 16 hex digits, that of the attempt's span.
+        trace_id: 32 hex digits.
+        parent_id: The step's span.
+        executor_type: The executor.
+        task_id: The step, with its item: ``each[3]``.
+        workflow_execution_id: The run.
+        attempt: From 1.
+        stint: From 1.
+        started_at: When it was released, later when it was entered.
+        ended_at: None while it runs.
+        status: ``running``, ``completed``, ``failed`` or ``partial_failure``.
+        output_keys: Keys of the output, when that is an object.
+        validation_issues: What broke the contract.
+        error: First line of the error; empty without one.
+    """
+
+    span_id: str
+    trace_id: str
+    parent_id: str
+    executor_type: str
+    task_id: str
+    workflow_execution_id: str
+    attempt: int
+    stint: int
+    started_at: float
+    ended_at: float | None = None
+    status: SpanStatus = "running"
+    output_keys: tuple[str, ...] = ()
+    validation_issues: tuple[str, ...] = ()
+    error: str = ""
+
+    @property
+    def duration_ms(self) -> int | None:
+        """Whole milliseconds; None while it runs."""
+        return None if self.ended_at is None else max(0, round((self.ended_at - self.started_at) * 1000))
+
+
+Place = tuple[str, int | None]
+"""A step or one of its items: path and index."""
+
+
+@attrs.frozen
+class Rows:
+    """What a commit changes beside the log: each row replaces the one of the same key.
+
+    Attributes:
+        run: The run's row; None when it stays as it is.
+        steps: Steps and items.
+        timers: Timers.
+        spans: Executions.
+        ended: Steps and items that have ended: their checkpoints go.
+    """
+
+    run: RunRow | None = None
+    steps: tuple[StepRow, ...] = ()
+    timers: tuple[TimerRow, ...] = ()
+    spans: tuple[SpanRow, ...] = ()
+    ended: tuple[Place, ...] = ()
+
+
+@attrs.define(frozen=False)
+class Commit:
+    """What becomes durable together, or not at all. Treat it as frozen (it is not, because one is made for each step).
+
+    Attributes:
+        run_id: The run.
+        epoch: The owner's; a commit of an earlier one is refused.
+        seq: Place of the first entry, one after the last that is stored.
+        entries: Facts and decisions in order.
+        rows: What they change; None for a store that does not want rows.
+    """
+
+    run_id: str
+    epoch: int
+    seq: int
+    entries: Sequence[Entry]
+    rows: Rows | None = None
+
+
+@attrs.frozen
+class NewRun:
+    """A run that is to be created, owned by its creator from the start.
+
+    Attributes:
+        first: Its first entries; epoch 1, seq 1.
+        row: Its row, with key and source.
+        fingerprint: Hash of what the key stands for; compared when there is a run of this key already.
+        owner: Who creates it (see ``Store.claim``).
+        lease_s: How long the claim holds without a beat.
+    """
+
+    first: Commit
+    row: RunRow
+    fingerprint: str
+    owner: str
+    lease_s: float = LEASE_S
+
+
+@attrs.frozen
+class Claim:
+    """The right to write to a run, until somebody else claims it.
+
+    Attributes:
+        run_id: The run.
+        owner: Who has it.
+        epoch: Raised by every claim; what fences the writes of earlier owners off.
+        lease_s: How long it holds without a beat.
+    """
+
+    run_id: str
+    owner: str
+    epoch: int
+    lease_s: float = LEASE_S
+
+
+@attrs.frozen
+class Checkpoint:
+    """How far an attempt got, in its own words.
+
+    Attributes:
+        path: The step.
+        index: The item; None outside of a ``foreach``.
+        variant: Which of the step's executors.
+        token: Where to go on, like ``step-2-complete``.
+        data: Plain JSON. Never in repr.
+        seq: Rises with each save of an attempt; a lower one never replaces a higher one.
+        saved_at: Seconds since the epoch.
+    """
+
+    path: str
+    index: int | None
+    variant: str
+    token: str
+    data: Json = attrs.field(default=None, repr=False)
+    seq: int = 1
+    saved_at: float = 0.0
+
+
+@attrs.frozen
+class CancelRequest:
+    """Somebody asked through the store that the run stops.
+
+    Attributes:
+        reason: Shown to people.
+        force: Also do without the ``finally`` steps.
+    """
+
+    reason: str
+    force: bool = False
+
+
+@attrs.frozen
+class RunQuery:
+    """Which runs to list, the newest first.
+
+    Attributes:
+        statuses: Of one of these; all when empty.
+        workflow: Of this workflow; all when empty.
+        since: Created then or later, seconds since the epoch.
+        until: Created before.
+        prefix: Whose id begins so.
+        key: Started under this key.
+        limit: At most so many.
+        cursor: Where the page before ended; empty for the first.
+    """
+
+    statuses: tuple[RunStatus, ...] = ()
+    workflow: str = ""
+    since: float | None = None
+    until: float | None = None
+    prefix: str = ""
+    key: str = ""
+    limit: int = 50
+    cursor: str = ""
+
+
+@attrs.frozen
+class RunPage:
+    """Some runs.
+
+    Attributes:
+        runs: The newest first.
+        cursor: For the next page; empty when this is the last. It stays right when runs come or go meanwhile.
+    """
+
+    runs: tuple[RunRow, ...]
+    cursor: str = ""
+
+
+Versions = Mapping[str, str]
+"""Distribution -> version."""
