@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -219,3 +221,21 @@ def test_a_recorder_keeps_records_spans_and_progress(backend: str) -> None:
     assert recorder.progressed == [("tells", 1, 2, "half")]
     with pytest.raises(LookupError, match="no span is called 'nothing'; there are: "):
         recorder.span("nothing")
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "test-a-workflow.md"
+
+
+def examples() -> dict[str, Callable[[], None]]:
+    """Every test of the page on testing, with what stands before it."""
+    names: dict[str, Callable[[], None]] = {}
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE))
+    exec(compile(code, str(PAGE), "exec"), names)
+    return {name: function for name, function in names.items() if name.startswith("test_")}
+
+
+@pytest.mark.usefixtures("real_time")
+@pytest.mark.parametrize("name", list(examples()))
+def test_the_page_on_testing_says_what_is_so(name: str) -> None:
+    """Each example runs, in next to no time."""
+    examples()[name]()
