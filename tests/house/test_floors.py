@@ -22,8 +22,8 @@ FLOORS = [
     "ports",
     "hookspecs",
     # each small, pure where it can be
-    """_attempt_span _clock _codec _compatibility _config _contracts _durations _expressions _graph _json _log_records _operation_log _retries
-    _run_metrics _sdk_spans _secrets _span_projection _telemetry _trace_parent _tracing _version""",
+    """_attempt_span _clock _codec _compatibility _config _contracts _durations _expressions _graph _json _log_records
+    _operation_log _retries _run_metrics _sdk_spans _secrets _span_projection _telemetry _trace_parent _tracing _version""",
     "_bind _clients _doctor _executor _plugins _scopes",
     "_loader _plan _schema _workflow",
     "_conductor _scheduler",
