@@ -43,10 +43,10 @@ from treadle._operation_log import OperationLog
 from treadle._span_ids import attempt_span_id, step_span_id
 
 TRACE, ROOT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-CALL = Call("run-1", "digest", "page", "http.request", {}, index=3, attempt=2, trace_id=TRACE, span_id="00f067aa0ba902b7")
+CALL = Call("run-1", "digest", "page", "http.request", {}, index=3, attempt=2, trace_id=TRACE, root_span_id=ROOT)
 FIELDS = {
     "trace_id": TRACE,
-    "span_id": "00f067aa0ba902b7",
+    "span_id": attempt_span_id(TRACE, ROOT, "page", index=3, attempt=2),
     "run_id": "run-1",
     "workflow": "digest",
     "step": "page",

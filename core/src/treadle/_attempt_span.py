@@ -123,14 +123,15 @@ class ClientSpan:
 
     def __enter__(self) -> dict[str, object]:
         call, stamps = self._call, self._stamps
-        attempt_id, client_id = _enclosing.get()
-        self._parent_id = client_id if attempt_id == call.span_id else call.span_id
+        attempt_id = call.span_id
+        around_id, client_id = _enclosing.get()
+        self._parent_id = client_id if around_id == attempt_id else attempt_id
         self._span_id = new_span_id(stamps.random)
         self._started_at = stamps.now()
         if self._provider is not None and call.trace_id:
             attributes = clean(self._attributes)
             self._live = self._provider.client(call, self._name, self._kind, self._span_id, self._started_at, attributes)
-        self._enclosed: Token[tuple[str, str]] = _enclosing.set((call.span_id, self._span_id))
+        self._enclosed: Token[tuple[str, str]] = _enclosing.set((attempt_id, self._span_id))
         return self._attributes
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None) -> None:

@@ -223,9 +223,9 @@ class SdkProvider:
         """The span of the attempt that ``call`` repeats, when this process performed it; else empty."""
         return self._failed.pop((call.path, call.index, call.variant), "")
 
-    def note_failure(self, call: Call) -> None:
+    def note_failure(self, call: Call, span_id: str) -> None:
         """Remember a failed attempt for the link of the next one."""
-        self._failed[(call.path, call.index, call.variant)] = call.span_id
+        self._failed[(call.path, call.index, call.variant)] = span_id
 
     def context_under(self, trace_id: str, parent_id: str, trace_flags: int) -> Context:
         """The current context with a span of this run as the parent.
@@ -289,10 +289,11 @@ class _LiveSpan:
 class _LiveAttempt(AttemptSpan):
     """An attempt's span that the SDK knows while user code runs."""
 
-    __slots__ = ("_call", "_live", "_provider", "_started_at")
+    __slots__ = ("_call", "_live", "_provider", "_span_id", "_started_at")
 
     def __init__(self, call: Call, provider: SdkProvider, started_at: float | None) -> None:
         self._call, self._provider, self._started_at = call, provider, started_at
+        self._span_id = call.span_id  # derived each time somebody asks
         self._live: LiveSpan
 
     def __enter__(self) -> AttemptSpan:
@@ -302,30 +303,30 @@ class _LiveAttempt(AttemptSpan):
             name=names.attempt_span_name(call.path),
             kind="internal",
             trace_id=call.trace_id,
-            span_id=call.span_id,
+            span_id=self._span_id,
             parent=provider.context_under(call.trace_id, call.step_span_id, call.trace_flags),
             attributes=call_attributes(call, worker=provider.stamps.worker, started_at=started_at),
             links=self._retry_links(),
             started_at=started_at,
             trace_flags=call.trace_flags,
         )
-        self._live = provider.open[call.span_id] = _LiveSpan(span, started_at)
+        self._live = provider.open[self._span_id] = _LiveSpan(span, started_at)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None) -> None:
-        if self._provider.open.pop(self._call.span_id, None) is not None:
+        if self._provider.open.pop(self._span_id, None) is not None:
             self._leave_without_outcome(error)
         self._live.leave()
 
     def end(self, outcome: Outcome) -> None:
         """Say how the attempt ended."""
-        if self._provider.open.pop(self._call.span_id, None) is None:
+        if self._provider.open.pop(self._span_id, None) is None:
             return  # ended by the driver, which did not wait
         ended_at = outcome.ended_at or self._provider.stamps.now()
         ending = attempt_ending(outcome, ended_at)
         if ending.status == "error":
-            self._provider.note_failure(self._call)
-        self._provider.sent.add(self._call.span_id)
+            self._provider.note_failure(self._call, self._span_id)
+        self._provider.sent.add(self._span_id)
         self._live.end(
             ended_at,
             status=ending.status,
@@ -342,7 +343,7 @@ class _LiveAttempt(AttemptSpan):
             self._live.end(now, status="error", description=first_line(error), attributes=attributes)
         else:
             self._live.end(now, status="unset", attributes={names.TASK_RESULT: "cancellation"})
-        self._provider.sent.add(self._call.span_id)
+        self._provider.sent.add(self._span_id)
 
     def _retry_links(self) -> Sequence[trace.Link]:
         before = self._provider.failed_before(self._call)
