@@ -1,6 +1,8 @@
-"""For tests of workflows, executors and plugins: time that jumps, and a sink that keeps what it is told."""
+"""For tests of workflows, executors and plugins: time that jumps, a sink that keeps what it is told, and the kits."""
 
+from treadle.testing._executor_contract import ExecutorContract
+from treadle.testing._fakes import Asked, FakeClient
 from treadle.testing._recorder import Recorder
 from treadle.testing._virtual_time import VirtualClock, virtual_run
 
-__all__ = ["Recorder", "VirtualClock", "virtual_run"]
+__all__ = ["Asked", "ExecutorContract", "FakeClient", "Recorder", "VirtualClock", "virtual_run"]

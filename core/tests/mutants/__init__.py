@@ -1,0 +1,1 @@
+"""One known-bad executor for each rule of the kit: it breaks that rule and no other."""
