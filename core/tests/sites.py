@@ -33,7 +33,8 @@ class Site:
     ) -> Site:
         """Lay a distribution: its modules, its metadata and the list of its files."""
         info = f"{name.replace('-', '_')}-{version}.dist-info"
-        head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" if metadata is None else metadata
+        own = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Dist: treadle>=0.1,<1\n"
+        head = own if metadata is None else metadata
         laid = {
             **{path: textwrap.dedent(text) for path, text in files.items()},
             f"{info}/METADATA": head,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+import warnings
 
 import attrs
 import pytest
 from sites import ECHO, Site
-from treadle import _doctor, client, executor, hookimpl
+from treadle import _doctor, _scopes, client, executor, hookimpl
 from treadle._config import Config, load_config
 from treadle._doctor import Diagnosis, diagnose, doctor_lines, is_healthy
-from treadle._plugins import Registry
+from treadle._plugins import Registry, _hooks
+from treadle.hookspecs import ExecutorHooks, HookArgumentWarning, RunHooks, hookspec
 
 
 def examine(site: Site, config: str = "", *, connect: bool = False, timeout_s: float = 20.0) -> dict[str, Diagnosis]:
@@ -99,7 +101,7 @@ def test_a_failing_import_has_its_traceback_in_the_detail(site: Site) -> None:
 
 
 REQUIRES = [
-    ("treadle", None),
+    ("treadle<1", None),
     ("Treadle>=0.0.1", None),
     ("acme-absent", "requires acme-absent, which is not installed"),
     ("acme-absent<3,>=2", "requires acme-absent<3,>=2, which is not installed"),
@@ -123,6 +125,31 @@ def test_unmet_requirements_are_warnings_as_long_as_it_works(site: Site) -> None
     told = "; ".join(line for _, line in REQUIRES if line)
 
     assert lines(site) == [f"warning: executor acme.needy (acme-needy 1.0): {told}"]
+
+
+BOUNDS = [
+    ([], "no floor and no cap"),
+    (["treadle"], "no floor and no cap"),
+    (["treadle>=0.1"], "no cap"),
+    (["treadle>0.0.1,!=0.5"], "no cap"),
+    (["treadle<1"], "no floor"),
+    (["treadle<=0.9"], "no floor"),
+    (["treadle>=0.1,<1"], ""),
+    (["treadle>=0.1", "treadle<1; python_version > '3'"], ""),
+    (["Treadle[toml]~=0.1"], ""),
+    (["treadle==0.1.*"], ""),
+    (["treadle>=0.1,<1; extra == 'workflows'"], ""),
+]
+
+
+@pytest.mark.parametrize(("required", "missing"), BOUNDS)
+def test_a_plugin_says_with_which_versions_it_works(site: Site, required: list[str], missing: str) -> None:
+    """A floor and a cap on treadle; without them it is a warning that gives the text to write."""
+    head = "Metadata-Version: 2.1\nName: acme-loose\nVersion: 1.0\n" + "".join(f"Requires-Dist: {one}\n" for one in required)
+    site.lay("acme-loose", {"acme_loose.py": ECHO}, "[treadle.executors]\nacme.loose = acme_loose:echo", metadata=head)
+
+    words = f": names {missing} of the treadle that it works with, like treadle>=0.1,<1" if missing else ""
+    assert lines(site) == [f"{'warning' if missing else 'ok'}: executor acme.loose (acme-loose 1.0){words}"]
 
 
 def test_requirements_that_cannot_be_read_are_told(site: Site) -> None:
@@ -370,6 +397,93 @@ def test_policies_and_clients_from_python_are_looked_at_in_place() -> None:
         "ok: policy policy 1 (python)",
         "broken: policy policy 2 (python): unknown hook 'exekute'; did its author mean 'execute'?",
     ]
+
+
+class ComingHooks(ExecutorHooks):
+    """Hooks as a version might specify them that is about to take arguments away."""
+
+    @hookspec(
+        firstresult=True,
+        warn_on_impl_args={
+            "loop": HookArgumentWarning("loop", removed_in="2.0", remedy="take 'ctx'"),
+            "retries": HookArgumentWarning("retries", removed_in="3.0"),
+        },
+    )
+    def execute(self, call: object, ctx: object, loop: object, retries: object) -> None:
+        """With two arguments that go."""
+
+
+class OfYesterday:
+    """A policy that asks for both: for one of them by a default, as for one that may not be given."""
+
+    @hookimpl
+    def execute(self, call: object, loop: object, retries: object = None) -> None:
+        """Never called."""
+
+
+class OfTomorrow:
+    """A policy that does without."""
+
+    @hookimpl
+    def execute(self, ctx: object) -> None:
+        """Never called."""
+
+
+def test_an_argument_that_goes_is_named_before_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor says which hook asks for it, which version will not give it, and what to do; it still works until then."""
+    monkeypatch.setattr(_hooks, "SPECIFICATIONS", (ComingHooks, RunHooks))
+    registry = Registry.of(policies=[OfYesterday(), OfTomorrow()])
+
+    found = diagnose(registry)
+
+    assert [each.line for each in found] == [
+        "warning: policy policy 1 (python): hook 'execute' asks for 'loop', which treadle 2.0 will no longer give; take 'ctx'; "
+        "hook 'execute' asks for 'retries', which treadle 3.0 will no longer give; leave it out",
+        "ok: policy policy 2 (python)",
+    ]
+    assert is_healthy(found)
+
+
+def test_an_argument_that_goes_is_told_for_classes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed policies are classes that nobody has made an instance of."""
+    monkeypatch.setattr(_hooks, "SPECIFICATIONS", (ComingHooks, RunHooks))
+
+    assert [each.partition(",")[0] for each in _hooks.hook_deprecations(OfYesterday)] == [
+        "hook 'execute' asks for 'loop'",
+        "hook 'execute' asks for 'retries'",
+    ]
+    assert _hooks.hook_deprecations(OfTomorrow) == []
+
+
+def test_using_an_argument_that_goes_is_a_deprecation_where_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Authors who turn warnings into errors see it in their tests; others see nothing, and their runs go on."""
+    monkeypatch.setattr(_scopes, "ExecutorHooks", ComingHooks)
+
+    with pytest.warns(HookArgumentWarning) as told:
+        _scopes.check_policy(OfYesterday())
+    assert [str(each.message) for each in told] == [
+        "'loop', which treadle 2.0 will no longer give; take 'ctx'",
+        "'retries', which treadle 3.0 will no longer give; leave it out",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _scopes.check_policy(OfTomorrow())
+
+
+# Hook -> the arguments that some released version gave. A new one is added here together with the specification; one leaves
+# this list only in the version that its HookArgumentWarning named.
+RELEASED = {
+    "execute": ("call", "ctx"),
+    "validate_output": ("call", "output"),
+    "retry_policy": ("call", "error"),
+    "emit_span": ("span",),
+    "record_event": ("record",),
+}
+
+
+def test_hook_arguments_are_added_freely_and_never_taken_away_unannounced() -> None:
+    """Whatever a plugin may ask for since a release is still given, and the list is complete."""
+    assert _hooks._specified() == RELEASED
 
 
 @client("conf")

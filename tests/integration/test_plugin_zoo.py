@@ -52,6 +52,8 @@ LINES = [
     "ok: policy zoo-quiet (treadle-zoo-good 1.0)",
     "warning: executor zoo.needy (treadle-zoo-needy 1.0): requires attrs>=9999, but ATTRS is installed; "
     "requires treadle-zoo-absent>=2, which is not installed",
+    "warning: executor zoo.unbounded (treadle-zoo-unbounded 1.0): names no floor and no cap of the treadle that it works "
+    "with, like treadle>=0.1,<1",
 ]
 
 GOOD = """
@@ -111,7 +113,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     spec.loader.exec_module(laying)
     folder = tmp_path_factory.mktemp("zoo")
     (folder / "site").mkdir()
-    assert len(laying.lay_zoo(folder / "site")) == 16
+    assert len(laying.lay_zoo(folder / "site")) == 17
     (folder / "treadle.toml").write_text('[plugins]\nblock = ["treadle_zoo.blocked"]\n')
     return Project(folder, folder / "site")
 

@@ -25,7 +25,8 @@ import attrs
 
 from treadle._clients import ClientHosts
 from treadle._config import Config, PluginsConfig
-from treadle._plugins import GIVEN, KINDS, Claim, Registry
+from treadle._plugins import GIVEN, KINDS, Claim, Registry, normalise
+from treadle._version import __version__
 from treadle.errors import ConfigInvalidError, PluginBrokenError, TreadleError
 
 Status = Literal["ok", "broken", "conflict", "blocked", "warning"]
@@ -63,10 +64,11 @@ class Diagnosis:
 
 @attrs.frozen
 class _Finding:
-    """What a child found out about one plugin: nothing, or why it is broken."""
+    """What a child found out about one plugin: nothing, why it is broken, or what its authors should know."""
 
     why: str = ""
     detail: str = ""
+    warnings: Sequence[str] = ()
 
 
 def diagnose(registry: Registry, *, connect: bool = False, timeout_s: float = 5.0) -> list[Diagnosis]:
@@ -79,13 +81,14 @@ def diagnose(registry: Registry, *, connect: bool = False, timeout_s: float = 5.
     """
     claims = registry.claims()
     findings = _probe_all(registry, [claim for claim in claims if registry.status(claim) == "ok"], timeout_s)
-    unmet = {claim.distribution: _unmet(claim.metadata) for claim in claims if claim.metadata is not None}
+    requirements = {claim.distribution: _requirements(claim.metadata) for claim in claims if claim.metadata is not None}
     found = [_unreadable(fault.distribution, fault.why) for fault in registry.faults]
     seen: set[tuple[str, str]] = set()
     for claim in claims:
         status = registry.status(claim)
         if status != "conflict":
-            found.append(_one(claim, status, findings.get(claim, _Finding()), unmet.get(claim.distribution, [])))
+            required = requirements.get(claim.distribution, _Requirements())
+            found.append(_one(claim, status, findings.get(claim, _Finding()), required))
         elif (claim.group, claim.name) not in seen:
             seen.add((claim.group, claim.name))
             found.append(_conflict(registry.rivals(claim)))
@@ -111,14 +114,15 @@ def is_healthy(diagnoses: Iterable[Diagnosis]) -> bool:
 # -- lines -------------------------------------------------------------------------------------------------------------
 
 
-def _one(claim: Claim, status: str, finding: _Finding, unmet: Sequence[str]) -> Diagnosis:
+def _one(claim: Claim, status: str, finding: _Finding, required: _Requirements) -> Diagnosis:
     if status == "blocked":
         return _diagnosis(claim, "blocked", "[plugins] block names its distribution")
     if status == "overruled":
         return _diagnosis(claim, "ok", "not used, [plugins] prefer chooses another distribution")
     if finding.why:
-        return _diagnosis(claim, "broken", "; ".join((finding.why, *unmet)), finding.detail)
-    return _diagnosis(claim, "warning" if unmet else "ok", "; ".join(unmet), finding.detail)
+        return _diagnosis(claim, "broken", "; ".join((finding.why, *required.unmet)), finding.detail)
+    concerns = [*required.unmet, *required.concerns, *finding.warnings]
+    return _diagnosis(claim, "warning" if concerns else "ok", "; ".join(concerns), finding.detail)
 
 
 def _diagnosis(claim: Claim, status: Status, what: str = "", detail: str = "", *, name: str = "") -> Diagnosis:
@@ -161,22 +165,38 @@ def _kind(config: Config, client: str) -> str:
 # -- requirements ------------------------------------------------------------------------------------------------------
 
 
-def _unmet(distribution: metadata.Distribution) -> list[str]:
-    """What a distribution requires and the environment does not have, in words."""
+@attrs.frozen
+class _Requirements:
+    """What is to be said of a distribution's requirements.
+
+    Attributes:
+        unmet: What it requires and the environment does not have.
+        concerns: What it should say and does not.
+    """
+
+    unmet: Sequence[str] = ()
+    concerns: Sequence[str] = ()
+
+
+def _requirements(distribution: metadata.Distribution) -> _Requirements:
+    """A distribution's requirements, held against the environment."""
     # Imported here: only the doctor needs it, and it is not free.
     from packaging.requirements import InvalidRequirement, Requirement
 
-    unmet: list[str] = []
     try:
-        required = distribution.requires or []
+        texts = distribution.requires or []
     except Exception as error:  # any file of a stranger may be in any state
-        return [f"its requirements cannot be read ({type(error).__name__})"]
-    for text in required:
+        return _Requirements([f"its requirements cannot be read ({type(error).__name__})"])
+    unmet: list[str] = []
+    of_treadle: set[str] = set()
+    for text in texts:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
             unmet.append(f"its requirement {text!r} cannot be read")
             continue
+        if normalise(requirement.name) == "treadle":
+            of_treadle |= {specifier.operator for specifier in requirement.specifier}
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         installed = _installed(requirement.name)
@@ -185,7 +205,18 @@ def _unmet(distribution: metadata.Distribution) -> list[str]:
             unmet.append(f"{wanted}, which is not installed")
         elif not requirement.specifier.contains(installed, prereleases=True):
             unmet.append(f"{wanted}, but {installed} is installed")
-    return unmet
+    return _Requirements(unmet, _missing_bounds(of_treadle))
+
+
+def _missing_bounds(operators: set[str]) -> list[str]:
+    """What a plugin leaves open about the versions of treadle that it works with."""
+    fixed = operators & {"==", "===", "~="}
+    missing = [word for word, bounds in (("floor", {">", ">="}), ("cap", {"<", "<="})) if not (fixed or operators & bounds)]
+    if not missing:
+        return []
+    major, minor = __version__.split(".")[:2]
+    wanted = f"treadle>={major}.{minor},<{int(major) + 1}"
+    return [f"names no {' and no '.join(missing)} of the treadle that it works with, like {wanted}"]
 
 
 def _installed(name: str) -> str | None:
@@ -361,13 +392,14 @@ def _probe(registry: Registry, claim: Claim) -> _Finding:
     """Load one plugin and everything that can be checked of it without running it."""
     started = time.perf_counter()
     try:
-        _use(registry, claim)
+        warnings = _use(registry, claim)
     except TreadleError as error:
         return _Finding(_why(error), _trace(error.__cause__))
-    return _Finding(detail=f"imported in {time.perf_counter() - started:.2f} s")
+    return _Finding("", f"imported in {time.perf_counter() - started:.2f} s", warnings)
 
 
-def _use(registry: Registry, claim: Claim) -> None:
+def _use(registry: Registry, claim: Claim) -> list[str]:
+    """Load it and look at all of it; answers what its authors should know."""
     match claim.group:
         case "treadle.executors":
             names = list(registry.source(claim).names()) if claim.name.endswith(".*") else [claim.name]
@@ -385,8 +417,10 @@ def _use(registry: Registry, claim: Claim) -> None:
             registry.check_hooks(claim)
             if claim.name in {*registry.config.plugins.policies, *registry.config.policies}:
                 registry.policy(claim.name)
+            return registry.deprecations(claim)
         case _:
             registry.load(claim)
+    return []
 
 
 def _why(error: TreadleError) -> str:

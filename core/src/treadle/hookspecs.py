@@ -2,6 +2,9 @@
 
 pluggy stays synchronous: hooks *build*, the runner *awaits*. ``execute`` answers a zero-argument async function (a thunk),
 so an ordinary pluggy wrapper can time, cache, retry, replace or refuse a call.
+
+An implementation takes the arguments that it needs, by name; hooks may give more with any version. One that a coming version
+no longer gives is marked with ``HookArgumentWarning`` first, and ``treadle plugins doctor`` names who still asks for it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import pluggy
 from treadle._models import Call, GiveUp, Issue, Record, RetryAfter, SpanRecord, Work
 from treadle.ports import Context
 
-__all__ = ["PROJECT", "ExecutorHooks", "RunHooks", "hookimpl"]
+__all__ = ["PROJECT", "ExecutorHooks", "HookArgumentWarning", "RunHooks", "hookimpl"]
 
 PROJECT = "treadle"
 """pluggy's project name: what ``hookimpl`` markers carry."""
@@ -21,6 +24,22 @@ PROJECT = "treadle"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 """Marks a method of a policy or sink as the implementation of the hook of its name; takes pluggy's options."""
+
+
+class HookArgumentWarning(DeprecationWarning):
+    """A hook implementation asks for an argument that a coming version of treadle will no longer give.
+
+    A specification announces it: ``@hookspec(warn_on_impl_args={"loop": HookArgumentWarning("loop", removed_in="2.0")})``.
+
+    Args:
+        argument: Its name.
+        removed_in: The first version without it.
+        remedy: What to do instead, like ``take 'ctx'``.
+    """
+
+    def __init__(self, argument: str, *, removed_in: str, remedy: str = "leave it out") -> None:
+        self.argument, self.removed_in, self.remedy = argument, removed_in, remedy
+        super().__init__(f"{argument!r}, which treadle {removed_in} will no longer give; {remedy}")
 
 
 class ExecutorHooks:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Iterator
 
 import pluggy
 
 from treadle.hookspecs import PROJECT, ExecutorHooks, RunHooks
+
+SPECIFICATIONS: tuple[type, ...] = (ExecutorHooks, RunHooks)
+"""Where the hooks are specified."""
 
 
 def hook_faults(plugin: object) -> list[str]:
@@ -26,9 +30,33 @@ def hook_faults(plugin: object) -> list[str]:
     return faults or _refusal(manager, plugin)
 
 
+def hook_deprecations(plugin: object) -> list[str]:
+    """What the hook implementations of a policy ask for that a coming version will no longer give, in sentences."""
+    manager = pluggy.PluginManager(PROJECT)
+    announced = _announced(manager)
+    asked = [(options["specname"] or name, _parameters(name, plugin)) for name, options in _hooks(manager, plugin)]
+    return [
+        f"hook {name!r} asks for {announced[name, parameter.name]}"
+        for name, parameters in asked
+        for parameter in parameters
+        if (name, parameter.name) in announced
+    ]
+
+
+def _announced(manager: pluggy.PluginManager) -> dict[tuple[str, str], Warning]:
+    """Hook and argument -> the announcement that the argument will go."""
+    options = {name: manager.parse_hookspec_opts(spec, name) for spec in SPECIFICATIONS for name in vars(spec)}
+    return {
+        (hook, argument): warning
+        for hook, said in options.items()
+        if said is not None
+        for argument, warning in (said["warn_on_impl_args"] or {}).items()
+    }
+
+
 def _specified() -> dict[str, tuple[str, ...]]:
     """Hook name -> the arguments that it gives."""
-    methods = [(name, method) for spec in (ExecutorHooks, RunHooks) for name, method in vars(spec).items() if name[0] != "_"]
+    methods = [(name, method) for spec in SPECIFICATIONS for name, method in vars(spec).items() if name[0] != "_"]
     return {name: tuple(inspect.signature(method).parameters)[1:] for name, method in methods}
 
 
@@ -59,21 +87,26 @@ def _faults_of(
 
 def _asked(attribute: str, plugin: object) -> list[str]:
     """The arguments that a hook implementation cannot do without. One with a default may be newer than this core."""
+    return [each.name for each in _parameters(attribute, plugin) if each.default is each.empty]
+
+
+def _parameters(attribute: str, plugin: object) -> list[inspect.Parameter]:
+    """The parameters of a hook implementation, without its ``self``."""
     parameters = list(inspect.signature(getattr(plugin, attribute)).parameters.values())
     static = isinstance(inspect.getattr_static(plugin, attribute), staticmethod | classmethod)
-    if isinstance(plugin, type) and not static:
-        parameters = parameters[1:]  # self
-    return [each.name for each in parameters if each.default is each.empty]
+    return parameters[1:] if isinstance(plugin, type) and not static else parameters
 
 
 def _refusal(manager: pluggy.PluginManager, plugin: object) -> list[str]:
     """What pluggy itself says against the plugin, in one line."""
     if isinstance(plugin, type):
         return []  # its methods still have their self; pluggy would take it for an argument
-    manager.add_hookspecs(ExecutorHooks)
-    manager.add_hookspecs(RunHooks)
+    for specification in SPECIFICATIONS:
+        manager.add_hookspecs(specification)
     try:
-        manager.register(plugin)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # hook_deprecations tells of them
+            manager.register(plugin)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         return [" ".join(str(error).split())]

@@ -17,7 +17,7 @@ from treadle._config import Config, Table, load_config
 from treadle._executor import Executor, client_mark, executor_mark
 from treadle._plugins import _settings
 from treadle._plugins._entry_points import GROUPS, KINDS, Claim, MetadataFault, normalise, scan
-from treadle._plugins._hooks import hook_faults
+from treadle._plugins._hooks import hook_deprecations, hook_faults
 from treadle._plugins._importing import entered, load
 from treadle._plugins._local import LOCAL, read_folder
 from treadle.errors import (
@@ -376,7 +376,13 @@ class Registry:
         if faults:
             raise PluginBrokenError(claim.name, claim.distribution, "; ".join(faults))
 
-    def _configured(self, claim: Claim, settings: Table, path: tuple[str, str]) -> object:
+    def deprecations(self, claim: Claim) -> list[str]:
+        """What the hooks of a policy ask for that a coming version of treadle will no longer give, in sentences."""
+        found = self.load(claim)
+        with entered(claim, on_import=self._slow, doing="looking for its hooks"):
+            return hook_deprecations(found)
+
+    def _configured(self, claim: Claim, settings: Table, path: tuple[str, ...]) -> object:
         """The loaded class with its settings; an instance is taken as it is and takes none."""
         found = self.load(claim)
         if isinstance(found, type):
@@ -389,6 +395,19 @@ class Registry:
     def store(self, name: str) -> object:
         """What the entry point of a store points to."""
         return self.load(self._found("treadle.stores", name))
+
+    def make_store(self, name: str) -> object:
+        """A new instance of a store, with its settings from ``[store]`` when that is the one that it names.
+
+        Raises:
+            PluginNotFoundError: Nothing provides it.
+            ConfigInvalidError: Its settings do not fit.
+            PluginError: It is blocked, in conflict or broken.
+        """
+        settings = dict(self.config.store)
+        if settings.pop("use", name) != name:
+            settings = {}  # they are another store's
+        return self._configured(self._found("treadle.stores", name), settings, ("store",))
 
     def engine(self, name: str) -> object:
         """What the entry point of an engine points to."""
