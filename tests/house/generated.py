@@ -16,6 +16,7 @@ from typing import get_args
 
 import cli_page
 import executors_page
+import hooks_page
 import telemetry_page
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     REFERENCE / "api.md": api,
     REFERENCE / "cli.md": cli_page.page,
     REFERENCE / "executors.md": executors_page.page,
+    REFERENCE / "hooks.md": hooks_page.page,
     REFERENCE / "telemetry.md": telemetry_page.page,
     REFERENCE / "workflow.schema.json": schema,
 }
