@@ -433,10 +433,15 @@ def test_nothing_holds_the_event_loop(slow_callbacks: Callable[[], list[str]]) -
         asyncio.get_running_loop().slow_callback_duration = 0.05
         return await arun(workflow, registry=Registry.of(block, echo))
 
-    result = anyio.run(main, backend="asyncio", backend_options={"debug": True})
-
-    assert result.status is RunStatus.COMPLETED
-    assert slow_callbacks() == []
+    slow: list[str] = []
+    for _ in range(3):  # a busy machine may hold any process for 50 ms; a blocking call does it every time
+        before = len(slow_callbacks())
+        result = anyio.run(main, backend="asyncio", backend_options={"debug": True})
+        slow = slow_callbacks()[before:]
+        assert result.status is RunStatus.COMPLETED
+        if not slow:
+            break
+    assert slow == []
 
 
 async def test_nothing_of_a_run_stays_when_its_result_is_gone() -> None:

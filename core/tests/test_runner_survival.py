@@ -413,7 +413,7 @@ def test_a_thread_without_effects_is_tried_again_though_the_first_still_runs(loo
         return ctx.attempt
 
     try:
-        result = run_beside_a_sibling(guilty, loop, timeout=0.1, retry={"max_attempts": 2, "base": 0.01, "jitter": 0})
+        result = run_beside_a_sibling(guilty, loop, timeout=0.5, retry={"max_attempts": 2, "base": 0.01, "jitter": 0})
     finally:
         release.set()
 
