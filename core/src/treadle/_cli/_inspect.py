@@ -11,7 +11,8 @@ from pathlib import Path
 import attrs
 import click
 
-from treadle._cli._failures import USAGE
+from treadle._cli import _schema_check
+from treadle._cli._failures import FAILED, USAGE
 from treadle._cli._loading import FILE, discover, json_option, planned
 from treadle._cli._mermaid import mermaid
 from treadle._cli._output import count, mark, paint, say, spell, table, write, write_json
@@ -127,19 +128,33 @@ def graph(file: str, format_: str) -> None:
     write(mermaid(compile_plan(load_workflow(file))))
 
 
-@click.command(short_help="Print the JSON Schema of workflow files, for editors.")
+@click.command(short_help="Print the JSON Schema of workflow files, or contracts of executors.")
 @click.option("--out", type=click.Path(dir_okay=False, writable=True), help="Write it to this file instead of stdout.")
-def schema(out: str | None) -> None:
+@click.option("--executor", "executors", multiple=True, metavar="NAME", help="Print the contract of this executor instead.")
+@click.option(
+    "--write", "record", type=click.Path(dir_okay=False), help="Record contracts in this file: of --executor, or all it holds."
+)
+@click.option("--check", "recorded", type=FILE, help="Fail when an installed executor breaks its contract in this file.")
+@click.pass_context
+def schema(ctx: click.Context, out: str | None, executors: tuple[str, ...], record: str | None, recorded: str | None) -> None:
     """Print the JSON Schema (2020-12) of workflow files.
 
     Editors complete and check workflow files with it: in YAML, `# yaml-language-server: $schema=FILE` as first line.
+
+    With --executor it is the contract of an executor: what it takes, gives and declares. Authors record it with --write
+    when they release, and --check in their tests says when inputs narrow or the output widens (exit code 1).
     """
-    text = json.dumps(workflow_schema(), indent=2, ensure_ascii=False)
+    if (recorded and (executors or record)) or (out and (executors or record or recorded)):
+        raise click.UsageError("Use --out alone, --check alone, or --executor with or without --write.")
+    if recorded:
+        ctx.exit(0 if _schema_check.check(Path(recorded)) else FAILED)
+    if record:
+        return _schema_check.record(Path(record), executors)
+    text = _schema_check.contracts_text(executors) if executors else json.dumps(workflow_schema(), indent=2, ensure_ascii=False)
     if out is None:
-        write(text)
-        return
+        return write(text)
     Path(out).write_text(text + "\n", "utf-8")
-    say(f"Wrote {out}")
+    return say(f"Wrote {out}")
 
 
 @click.command(short_help="Show the versions of treadle, Python and the plugins.")

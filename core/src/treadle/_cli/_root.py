@@ -22,7 +22,7 @@ COMMANDS = {
     "check": ("_inspect", "Say whether a workflow file can run, or all that is wrong with it."),
     "plan": ("_inspect", "Show what a run would do: order, executors, timeouts, retries."),
     "graph": ("_inspect", "Print the workflow as a Mermaid diagram."),
-    "schema": ("_inspect", "Print the JSON Schema of workflow files, for editors."),
+    "schema": ("_inspect", "Print the JSON Schema of workflow files, or contracts of executors."),
     "plugins": ("_plugins", "List, explain and diagnose installed plugins."),
     "version": ("_inspect", "Show the versions of treadle, Python and the plugins."),
     "completion": ("_completion", "Print the script that makes a shell complete treadle's commands."),
