@@ -89,12 +89,14 @@ class ClientSpan:
         kind: Of the span.
         attributes: Its first attributes; the block may add to what it is given.
         keep: Receives the finished record.
+        hide: Takes the call's secrets out of a text.
     """
 
     __slots__ = (
         "_attributes",
         "_call",
         "_enclosed",
+        "_hide",
         "_keep",
         "_kind",
         "_live",
@@ -115,9 +117,10 @@ class ClientSpan:
         kind: SpanKind,
         attributes: Attributes,
         keep: Callable[[SpanRecord], object],
+        hide: Callable[[str], str] = str,
     ) -> None:
         self._stamps, self._provider, self._call = stamps, provider, call
-        self._name, self._kind, self._keep = name, kind, keep
+        self._name, self._kind, self._keep, self._hide = hide(name), kind, keep, hide
         self._attributes: dict[str, object] = dict(attributes)
         self._live: LiveSpan | None = None
 
@@ -129,7 +132,7 @@ class ClientSpan:
         self._span_id = new_span_id(stamps.random)
         self._started_at = stamps.now()
         if self._provider is not None and call.trace_id:
-            attributes = clean(self._attributes)
+            attributes = self._shown()
             self._live = self._provider.client(call, self._name, self._kind, self._span_id, self._started_at, attributes)
         self._enclosed: Token[tuple[str, str]] = _enclosing.set((attempt_id, self._span_id))
         return self._attributes
@@ -158,10 +161,19 @@ class ClientSpan:
             started_at=self._started_at,
             ended_at=max(self._started_at, self._stamps.now()),
             status="error" if fault is not None else "unset",
-            status_message=first_line(fault) if fault is not None else "",
-            attributes=clean(self._attributes),
+            status_message=self._hide(first_line(fault)) if fault is not None else "",
+            attributes=self._shown(),
             trace_flags=self._call.trace_flags,
         )
+
+    def _shown(self) -> dict[str, object]:
+        """The attributes without the call's secrets."""
+        return {key: self._without_secrets(value) for key, value in clean(self._attributes).items()}
+
+    def _without_secrets(self, value: object) -> object:
+        if isinstance(value, tuple):
+            return tuple(self._without_secrets(item) for item in value)
+        return self._hide(value) if isinstance(value, str) else value
 
 
 class AttemptSpan:

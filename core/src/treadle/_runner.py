@@ -30,6 +30,7 @@ from treadle._models import (
 )
 from treadle._retries import propose
 from treadle._scopes import ExecutorScope, TroubleLog
+from treadle._secrets import hide
 from treadle._tracing import RunTracing
 from treadle.errors import (
     BindError,
@@ -124,7 +125,7 @@ class RunContext:
         self, name: str, *, kind: SpanKind = "client", attributes: Mapping[str, object] | None = None
     ) -> AbstractContextManager[dict[str, object]]:
         """A span for a call to a service, child of this attempt."""
-        return self._runner.tracing.client_span(self.call, name, kind, attributes or {}, self.spans.append)
+        return self._runner.client_span(self.call, name, kind, attributes or {}, self.spans.append)
 
     async def run_sync(self, function: Callable[[], T]) -> T:
         """Run ``function`` in a worker thread with this context copied; for ``def`` executors."""
@@ -215,6 +216,15 @@ class Runner:
         context.threads += 1
         with self._clock.hold():
             return await anyio.to_thread.run_sync(guarded, abandon_on_cancel=True, limiter=self._limiter)
+
+    def client_span(
+        self, call: Call, name: str, kind: SpanKind, attributes: Mapping[str, object], keep: Callable[[SpanRecord], object]
+    ) -> AbstractContextManager[dict[str, object]]:
+        """A span for a call to a service; what the call's secrets are does not get into it."""
+        if not call.secrets:
+            return self.tracing.client_span(call, name, kind, attributes, keep)
+        values = self._secret_values(call)
+        return self.tracing.client_span(call, name, kind, attributes, keep, lambda text: hide(text, values))
 
     # -- parts
 

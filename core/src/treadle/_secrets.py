@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn, Protocol
+from urllib.parse import quote, quote_plus
 
 from treadle.errors import ConfigError, SecretNotFoundError
 
@@ -87,6 +88,14 @@ class Secret:
 
     def __getstate__(self) -> NoReturn:
         raise TypeError("A Secret gives out no state: use reveal().")
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """``text`` with ``***`` in the place of each secret, as it is and as URLs spell it."""
+    for secret in secrets:
+        for spelled in (secret, quote(secret, safe=""), quote(secret), quote_plus(secret)) if secret else ():
+            text = text.replace(spelled, HIDDEN)
+    return text
 
 
 def parse_source(data: object, *, where: str) -> Mapping[str, str]:

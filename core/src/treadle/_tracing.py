@@ -133,7 +133,13 @@ class RunTracing:
         return NO_SPAN if self._provider is None else self._provider.attempt(call, started_at)
 
     def client_span(
-        self, call: Call, name: str, kind: SpanKind, attributes: Attributes, keep: Callable[[SpanRecord], object]
+        self,
+        call: Call,
+        name: str,
+        kind: SpanKind,
+        attributes: Attributes,
+        keep: Callable[[SpanRecord], object],
+        hide: Callable[[str], str] = str,
     ) -> ClientSpan:
         """What ``ctx.span`` is: a context manager around a call to a service, yielding the attributes to add to.
 
@@ -143,8 +149,9 @@ class RunTracing:
             kind: Of the span.
             attributes: Its first attributes.
             keep: Receives the finished record, for ``Outcome.spans``.
+            hide: Takes the call's secrets out of a text.
         """
-        return ClientSpan(self._stamps, self._provider, call, name, kind, attributes, keep)
+        return ClientSpan(self._stamps, self._provider, call, name, kind, attributes, keep, hide)
 
     def take_sent(self, span_id: str) -> bool:
         """Whether this process sent the span live; then it need not be emitted. Says so once."""
