@@ -12,6 +12,7 @@ import attrs
 import click
 
 from treadle._bind import BoundExecutor
+from treadle._cli._contract import test
 from treadle._cli._failures import FAILED
 from treadle._cli._loading import discover, json_option
 from treadle._cli._output import clean, paint, say, table, write, write_json
@@ -26,7 +27,10 @@ group_option = click.option("--group", type=click.Choice(_SHORT_GROUPS), help="O
 
 @click.group(short_help="List, explain and diagnose installed plugins.")
 def plugins() -> None:
-    """List, explain and diagnose what installed plugins provide."""
+    """List, explain, diagnose and test what installed plugins provide."""
+
+
+plugins.add_command(test)
 
 
 @plugins.command("list")

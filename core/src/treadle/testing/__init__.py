@@ -3,6 +3,7 @@
 from treadle.testing._executor_contract import ExecutorContract
 from treadle.testing._fakes import Asked, FakeClient
 from treadle.testing._recorder import Recorder
+from treadle.testing._store_contract import StoreContract
 from treadle.testing._virtual_time import VirtualClock, virtual_run
 
-__all__ = ["Asked", "ExecutorContract", "FakeClient", "Recorder", "VirtualClock", "virtual_run"]
+__all__ = ["Asked", "ExecutorContract", "FakeClient", "Recorder", "StoreContract", "VirtualClock", "virtual_run"]

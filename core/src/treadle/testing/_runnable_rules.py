@@ -16,12 +16,14 @@ from treadle._codec import dump_entry
 from treadle._models import AttemptEnded, Json, RetryAfter, SpanRecord
 from treadle._secrets import Secret
 from treadle.errors import OutputInvalidError
-from treadle.testing._fakes import FakeClient
 from treadle.testing._subject import UNKNOWN, Subject
 from treadle.testing._trial import STEP, Attempt, Watched, can_stall, literal, usual, watch
 
 _MOST_PLANTED = 12
 """Texts of an example that are tried as secrets, at most."""
+
+_MARKER = "-m4rker"
+"""What is put behind a text to find out where the text goes."""
 
 _SHORT_S = 0.05
 """Deadline of a call whose service does not answer."""
@@ -98,9 +100,7 @@ def _bad_example_problems(subject: Subject, watched: Watched) -> Iterator[str]:
     shown = f"The bad example {dict(subject.bad_example or {})!r}"
     if watched.completed:
         yield f"{shown} is accepted."
-    asked = [
-        name for name, counted in watched.clients.items() if isinstance(counted.client, FakeClient) and counted.client.asked
-    ]
+    asked = [name for name, counted in watched.clients.items() if counted.was_asked]
     if len(watched.states) > 1 and watched.states[0] != watched.states[-1]:
         yield f"{shown} has an effect before it is refused."
     if asked:
@@ -167,7 +167,7 @@ def client_problems(subject: Subject, backend: str) -> Iterator[str]:
         counted = watched.clients[name]
         if (counted.opens, counted.closes) != (1, 1):
             yield f"The client {name!r} was opened {counted.opens} times and closed {counted.closes} times in one run."
-        for how in dict.fromkeys(counted.client.closed_by if isinstance(counted.client, FakeClient) else ()):
+        for how in counted.closed_by:
             yield f"It calls {how}() of the client {name!r}, which other steps share."
     if not watched.completed:
         yield f"The second call of a run does not complete: {watched.failure}"
@@ -215,23 +215,42 @@ def span_problems(subject: Subject, backend: str) -> Iterator[str]:
         missing = sorted({key for span in spans for key in mandatory - span.attributes.keys()})
         if not spans or missing:
             yield f"The span with {what} is not there, or has no {', '.join(missing) or 'attributes'}."
-    for span in watched.recorder.spans:
-        if not _MANDATORY.keys() & span.attributes.keys():
-            yield from _span_problems(span, [text for _, text in _texts(subject.examples[0], ()) if len(text) > 3])
+    own = _own_spans(watched)
+    for span in own:
+        yield from _peer_problems(span)
+    if own:
+        yield from dict.fromkeys(_span_name_problems(subject, backend))
 
 
-def _span_problems(span: SpanRecord, given: list[str]) -> Iterator[str]:
-    if any(text in span.name for text in given):
-        yield f"Its span {span.name!r} has an input in its name, so that every call has another one."
+def _own_spans(watched: Watched) -> list[SpanRecord]:
+    """The spans that the executor made."""
+    return [span for span in watched.recorder.spans if not _MANDATORY.keys() & span.attributes.keys()]
+
+
+def _span_name_problems(subject: Subject, backend: str) -> Iterator[str]:
+    example = literal(subject.examples[0])
+    for path in _text_paths(example):
+        inputs = cast("dict[str, Json]", _planted(example, path, _MARKER))
+        for span in _own_spans(watch(subject, backend, Attempt(inputs))):
+            if _MARKER in span.name:
+                yield f"Its span {span.name!r} has the input {_spelled(path)} in its name, so that every call has another one."
+
+
+def _peer_problems(span: SpanRecord) -> Iterator[str]:
     says_whom = any(key in _PEERS or key.endswith(_SYSTEMS) for key in span.attributes)
     if span.kind in ("client", "producer") and not says_whom:
         yield f"Its span {span.name!r} does not say which service it calls ('server.address', or a '*.system.name')."
 
 
+def _text_paths(example: Mapping[str, Json]) -> list[tuple[str | int, ...]]:
+    """Where the example has texts; the first few."""
+    return list(_texts(example, ()))[:_MOST_PLANTED]
+
+
 def secret_problems(subject: Subject, backend: str) -> Iterator[str]:
     """No secret, given as an input or held by a client, gets into a span, log line, record, print or repr, however encoded."""
     found: dict[str, None] = {}
-    for path, _ in list(_texts(subject.examples[0], ()))[:_MOST_PLANTED]:
+    for path in _text_paths(subject.examples[0]):
         canary = _canary(len(found))
         inputs = _planted(literal(subject.examples[0]), path, "${{ secrets.CANARY }}")
         watched = watch(subject, backend, Attempt(cast("dict[str, Json]", inputs), secrets={"CANARY": canary}))
@@ -270,10 +289,10 @@ def _holding(client: object, secret: Secret) -> object:
         return client
 
 
-def _texts(value: Json, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every text in a value, with its path."""
+def _texts(value: Json, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    """The path of every text in a value."""
     if isinstance(value, str):
-        yield path, value
+        yield path
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _texts(item, (*path, key))

@@ -88,6 +88,8 @@ class Subject:
     @property
     def gap(self) -> str:
         """Why it cannot be run, as a sentence; empty when it can."""
+        if not self.examples and self.bound.effects == "unsafe":
+            return "It declares effects='unsafe', so it is only run with inputs from a test of its author."
         if not self.examples:
             return "There is no example of its inputs: set 'example', or declare @executor(..., examples=...)."
         missing = [need.name for need in self.bound.needs if need.name not in self.clients]
@@ -143,7 +145,7 @@ def make_subject(
     return Subject(
         executor=executor,
         bound=bound,
-        examples=tuple(examples) or bound.examples or _none_needed(bound),
+        examples=tuple(examples) or bound.examples or none_needed(bound),
         bad_example=bad_example,
         clients=dict(clients or {}),
         expected=expected,
@@ -156,7 +158,8 @@ def make_subject(
     )
 
 
-def _none_needed(bound: BoundExecutor) -> tuple[Mapping[str, Json], ...]:
+def none_needed(bound: BoundExecutor) -> tuple[Mapping[str, Json], ...]:
+    """The example of an executor that can do without inputs: none."""
     return () if any(each.required for each in bound.inputs) else ({},)
 
 

@@ -28,6 +28,7 @@ from treadle._workflow import Workflow
 from treadle.errors import TransientError, TreadleError
 from treadle.hookspecs import hookimpl
 from treadle.ports import Context
+from treadle.testing._fakes import FakeClient
 from treadle.testing._leftovers import Holdings, Leftovers, leftovers
 from treadle.testing._recorder import Recorder
 from treadle.testing._subject import Subject
@@ -263,7 +264,23 @@ class CountedClient:
     def __init__(self, client: object) -> None:
         self.client = client() if isinstance(client, type) else client
         self.opens = self.closes = 0
+        # A fake serves many trials; what earlier ones did with it does not count.
+        self._asked, self._closed_by = len(self._kept("asked")), len(self._kept("closed_by"))
         self.given: object = None
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether the executor called a method of a fake."""
+        return len(self._kept("asked")) > self._asked
+
+    @property
+    def closed_by(self) -> list[str]:
+        """The methods by which the executor closed a fake."""
+        return list(dict.fromkeys(map(str, self._kept("closed_by")[self._closed_by :])))
+
+    def _kept(self, what: str) -> list[object]:
+        kept = getattr(self.client, what, None) if isinstance(self.client, FakeClient) else None
+        return kept if isinstance(kept, list) else []
 
     def open(self) -> AbstractAsyncContextManager[object] | AbstractContextManager[object]:
         """What the client's ``open`` answers, counted."""

@@ -1,0 +1,627 @@
+"""The kit for authors of stores: a class to derive a test from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import anyio
+import attrs
+import pytest
+
+from treadle._log_rows import LogRows, rows_of
+from treadle._models import (
+    AttemptEnded,
+    AttemptStarted,
+    CancelRequested,
+    Entry,
+    ErrorInfo,
+    Evaluated,
+    GiveUp,
+    Issue,
+    ItemEnded,
+    Json,
+    MapStarted,
+    Outcome,
+    RetryAfter,
+    RetryScheduled,
+    RunCreated,
+    RunEnded,
+    RunStatus,
+    RunStopping,
+    SignalReceived,
+    SpanRecord,
+    StepEnded,
+    StepStatus,
+    StintOpened,
+    TimerFired,
+)
+from treadle._store_records import CancelRequest, Checkpoint, Claim, Commit, Creation, NewRun, Rows, RunQuery
+from treadle.errors import (
+    LeaseLostError,
+    OwnedElsewhereError,
+    RunKeyConflictError,
+    RunNotFoundError,
+    StoreUnavailableError,
+)
+from treadle.ports import Store
+
+__all__ = ["StoreContract"]
+
+_AT = 1_767_225_600.0
+_FIRST, _SECOND = "host:1@a/1/x", "host:2@a/2/y"
+_LONG_S, _SHORT_S = 60.0, 0.05
+_BODIES = (0, 10_000, 10_240, 10_241, 100_000, 150_000, 400_000)
+"""Sizes of outputs around which stores may change how they keep them."""
+
+
+class _Metafunc(Protocol):
+    """What is used of pytest's object of that name."""
+
+    fixturenames: list[str]
+
+    def parametrize(self, argnames: str, argvalues: Sequence[str]) -> None:
+        """Make one test of each value."""
+
+
+def _nobody_is_gone(owner: str) -> bool:
+    del owner
+    return False
+
+
+def _created(run_id: str, *, workflow: str = "w", at: float = _AT) -> RunCreated:
+    steps = {"a": {"uses": "demo.a"}, "each": {"uses": "demo.each", "foreach": [1, 2]}}
+    document = {"name": workflow, "steps": steps}
+    return RunCreated(at, run_id, document, "hash", {"n": 1, "text": "grüße\x00\u2028"}, "0" * 31 + "1", "0" * 15 + "1")
+
+
+def _story(run_id: str) -> list[list[Entry]]:
+    """The commits of a run in which everything happens once."""
+    error = ErrorInfo("Boom", "it broke\nbadly", "mend it", (Issue("is missing", "$.a"),), "stack", retryable=True)
+    span = SpanRecord("GET", "client", "0" * 31 + "1", "0" * 15 + "2", "0" * 15 + "1", _AT, _AT + 1, attributes={"n": 1})
+    failed = Outcome("failed", None, error, RetryAfter(2.5, "may help"), _AT + 1, _AT + 2, spans=(span,))
+    given_up = Outcome("failed", None, error, GiveUp("hopeless"), _AT + 5, _AT + 6)
+    done = Outcome("completed", {"text": "ä" * 20, "deep": [{"x": [1, 2.5, None, True]}]}, None, None, _AT + 5, _AT + 6)
+    return [
+        [StintOpened(_AT, 1, "host:1", "local", {"treadle": "1"}), AttemptStarted(_AT, "a", None, 1)],
+        [AttemptEnded(_AT + 2, "a", None, 1, failed), RetryScheduled(_AT + 2, "a", None, 1, 3, _AT + 4.5, "may help")],
+        [TimerFired(_AT + 4.5, "retry:a::1"), AttemptStarted(_AT + 4.5, "a", None, 2)],
+        [
+            AttemptEnded(_AT + 6, "a", None, 2, done),
+            StepEnded(_AT + 6, "a", StepStatus.COMPLETED, 2),
+            Evaluated(_AT + 6, "each", "foreach", 2),
+            MapStarted(_AT + 6, "each", 2),
+            AttemptStarted(_AT + 6, "each", 0, 1),
+            AttemptStarted(_AT + 6, "each", 1, 1),
+        ],
+        [SignalReceived(_AT + 6, "hello", {"a": [1]}), AttemptEnded(_AT + 7, "each", 0, 1, done)],
+        [
+            AttemptEnded(_AT + 7, "each", 1, 1, given_up),
+            ItemEnded(_AT + 7, "each", 1, StepStatus.FAILED, 1, "not retried", error),
+            StepEnded(_AT + 7, "each", StepStatus.FAILED, 2, "1 of 2 items failed", error, "", 1),
+            RunStopping(_AT + 7, "step 'each' failed", "each"),
+            CancelRequested(_AT + 7, "too late"),
+            RunEnded(_AT + 8, RunStatus.FAILED, "step 'each' failed", "each", error, {"x": None}),
+        ],
+    ]
+
+
+class _Writer:
+    """Writes a run as a driver does."""
+
+    def __init__(self, store: Store, run_id: str, *, key: str = "", source: str = "", workflow: str = "w", at: float = _AT):
+        self.store, self.run_id, self.key = store, run_id, key
+        self.rows = LogRows(key=key, source=source)
+        self.entries: list[Entry] = []
+        self.created = _created(run_id, workflow=workflow, at=at)
+        self.claim = Claim(run_id, _FIRST, 1, _LONG_S)
+
+    async def create(self, *, fingerprint: str = "f", lease_s: float = _LONG_S) -> Creation:
+        commit = self._commit([self.created], 1)
+        row = commit.rows.run if commit.rows else None
+        assert row is not None
+        if not self.store.wants_rows:
+            commit = attrs.evolve(commit, rows=None)
+        creation = await self.store.create(NewRun(commit, row, fingerprint, _FIRST, lease_s))
+        if creation.claim is not None:
+            self.claim = creation.claim
+            self.entries.append(self.created)
+        return creation
+
+    async def write(self, entries: Sequence[Entry]) -> None:
+        commit = self._commit(entries, self.claim.epoch)
+        if not self.store.wants_rows:
+            commit = attrs.evolve(commit, rows=None)
+        await self.store.commit(commit)
+        self.entries += entries
+
+    def _commit(self, entries: Sequence[Entry], epoch: int) -> Commit:
+        for entry in entries:
+            self.rows.apply(entry)
+        return Commit(self.run_id, epoch, len(self.entries) + 1, entries, self.rows.take())
+
+
+def _filled(value: Json, size: int) -> AttemptEnded:
+    return AttemptEnded(
+        _AT + 1, "a", None, 1, Outcome("completed", {"value": value, "text": "x" * size}, None, None, _AT, _AT + 1)
+    )
+
+
+class StoreContract:
+    """Everything that a store has to do right, as tests; derive a class from it whose name begins with ``Test``.
+
+    ```python
+    class TestSqliteStore(StoreContract):
+        def make_store(self, folder: Path) -> Store:
+            return SqliteStore(path=folder / "runs.db")
+    ```
+
+    Each test runs on asyncio and trio, with a new folder. ``make_store`` is called again with the same folder to see what a
+    durable store has kept.
+    """
+
+    backends: ClassVar[Sequence[str]] = ("asyncio", "trio")
+
+    def make_store(self, folder: Path) -> Store:
+        """A store that keeps what it keeps in ``folder``."""
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how its store is made. Add: def make_store(self, folder)"
+        )
+
+    def pytest_generate_tests(self, metafunc: _Metafunc) -> None:
+        """One test for each event loop."""
+        if "backend" in metafunc.fixturenames:
+            metafunc.parametrize("backend", self.backends)
+
+    def _run(self, backend: str, folder: Path, act: Callable[[Store], Awaitable[None]]) -> None:
+        store = self.make_store(folder)
+
+        async def main() -> None:
+            with anyio.fail_after(30):
+                await act(store)
+
+        try:
+            anyio.run(main, backend=backend)
+        finally:
+            store.close()
+
+    # -- logs
+
+    def test_a_log_is_read_as_it_was_written(self, backend: str, tmp_path: Path) -> None:
+        """Every kind of entry comes back equal, numbered from 1, also from a store that is opened anew."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1", key="k", source="/w.yaml")
+            await writer.create()
+            for entries in _story("r1"):
+                await writer.write(entries)
+            records = await store.read("r1")
+            assert [record.entry for record in records] == writer.entries
+            assert [record.seq for record in records] == list(range(1, len(records) + 1))
+            assert {record.run_id for record in records} == {"r1"}
+            assert list(await store.read("nobody")) == []
+
+        self._run(backend, tmp_path, act)
+        self._run(backend, tmp_path, self._still_there)
+
+    async def _still_there(self, store: Store) -> None:
+        if store.is_durable:
+            expected = [_created("r1"), *(entry for entries in _story("r1") for entry in entries)]
+            assert [record.entry for record in await store.read("r1")] == expected
+
+    def test_outputs_of_every_size_come_back(self, backend: str, tmp_path: Path) -> None:
+        """However a store keeps large values, they are read as they were written."""
+
+        async def act(store: Store) -> None:
+            for number, size in enumerate(_BODIES):
+                writer = _Writer(store, f"r{number}")
+                await writer.create()
+                await writer.write([StintOpened(_AT, 1, "host:1"), AttemptStarted(_AT, "a", None, 1)])
+                await writer.write([_filled({"n": number}, size)])
+                assert [record.entry for record in await store.read(f"r{number}")] == writer.entries
+
+        self._run(backend, tmp_path, act)
+
+    def test_rows_are_those_of_the_log(self, backend: str, tmp_path: Path) -> None:
+        """After every commit the rows of run, steps, timers and executions are what the log so far says."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1", key="k", source="/w.yaml")
+            await writer.create()
+            for entries in _story("r1"):
+                await writer.write(entries)
+                expected = rows_of(writer.entries, key="k", source="/w.yaml")
+                row = await store.run("r1")
+                assert row is not None
+                assert attrs.evolve(row, owner="", heartbeat_at=None) == expected.run
+                assert list(await store.steps("r1")) == list(expected.steps)
+                assert sorted(await store.timers("r1"), key=str) == sorted(expected.timers, key=str)
+                assert sorted(await store.spans("r1"), key=str) == sorted(expected.spans, key=str)
+            assert row.owner == ""
+            assert await store.run("nobody") is None
+            assert list(await store.steps("nobody")) == []
+
+        self._run(backend, tmp_path, act)
+
+    def test_a_commit_out_of_place_is_refused_whole(self, backend: str, tmp_path: Path) -> None:
+        """Neither a gap nor a repetition is kept, and the next one in place is."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            first = _story("r1")[0]
+            for seq in (1, 3, 9):
+                with pytest.raises(StoreUnavailableError):
+                    await store.commit(Commit("r1", 1, seq, first, Rows()))
+            assert len(await store.read("r1")) == 1
+            await writer.write(first)
+            assert [record.entry for record in await store.read("r1")] == writer.entries
+            with pytest.raises((RunNotFoundError, StoreUnavailableError)):
+                await store.commit(Commit("nobody", 1, 1, first, Rows()))
+
+        self._run(backend, tmp_path, act)
+
+    def test_a_commit_survives_whoever_waits_for_it(self, backend: str, tmp_path: Path) -> None:
+        """A cancelled awaiter gets either all of its commit or nothing, and the store stays usable."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            opened, *_ = _story("r1")
+            with anyio.move_on_after(0):
+                await writer.write(opened)
+            kept = len(await store.read("r1"))
+            assert kept in (1, 1 + len(opened))
+            claim = writer.claim
+            await store.commit(Commit("r1", claim.epoch, kept + 1, [SignalReceived(_AT, "after")], Rows()))
+            assert len(await store.read("r1")) == kept + 1
+
+        self._run(backend, tmp_path, act)
+
+    def test_many_runs_write_at_once(self, backend: str, tmp_path: Path) -> None:
+        """Commits of many tasks are each kept, in the order of their run; one that fails fails alone."""
+
+        async def act(store: Store) -> None:
+            refused: list[int] = []
+
+            async def one(number: int) -> None:
+                writer = _Writer(store, f"r{number:02d}")
+                await writer.create()
+                for entries in _story(writer.run_id):
+                    await writer.write(entries)
+                    if number % 7 == 0:
+                        with pytest.raises(StoreUnavailableError):
+                            await store.commit(Commit(writer.run_id, 1, 99, entries, Rows()))
+                        refused.append(number)
+                assert [record.entry for record in await store.read(writer.run_id)] == writer.entries
+
+            async with anyio.create_task_group() as group:
+                for number in range(30):
+                    group.start_soon(one, number)
+            assert refused
+            assert len((await store.runs(RunQuery(limit=100))).runs) == 30
+
+        self._run(backend, tmp_path, act)
+
+    # -- creation
+
+    def test_creating_under_a_key_is_idempotent(self, backend: str, tmp_path: Path) -> None:
+        """The same key gives the same run; other inputs under it are an error (G13)."""
+
+        async def act(store: Store) -> None:
+            first = await _Writer(store, "r1", key="daily").create(fingerprint="a")
+            again = await _Writer(store, "r2", key="daily").create(fingerprint="a")
+            other = await _Writer(store, "r3", key="hourly").create(fingerprint="b")
+            keyless = [await _Writer(store, f"r{n}").create() for n in (4, 5)]
+            assert first.claim is not None
+            assert first.claim.epoch == 1
+            assert again == Creation("r1", None)
+            assert other.run_id == "r3"
+            assert [creation.run_id for creation in keyless] == ["r4", "r5"]
+            assert list(await store.read("r2")) == []
+            with pytest.raises(RunKeyConflictError, match="r1"):
+                await _Writer(store, "r6", key="daily").create(fingerprint="b")
+            assert await store.run("r6") is None
+
+        self._run(backend, tmp_path, act)
+
+    def test_of_many_creators_under_one_key_one_wins(self, backend: str, tmp_path: Path) -> None:
+        """However many start a run under one key at once, there is one run (G13)."""
+
+        async def act(store: Store) -> None:
+            made: list[Creation] = []
+
+            async def one(number: int) -> None:
+                made.append(await _Writer(store, f"r{number}", key="k").create())
+
+            async with anyio.create_task_group() as group:
+                for number in range(8):
+                    group.start_soon(one, number)
+            assert len({creation.run_id for creation in made}) == 1
+            assert sum(creation.claim is not None for creation in made) == 1
+
+        self._run(backend, tmp_path, act)
+
+    # -- ownership
+
+    def test_a_run_has_one_owner(self, backend: str, tmp_path: Path) -> None:
+        """Who drives a run keeps it from others, until it lets go or its lease runs out."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            row = await store.run("r1")
+            assert row is not None
+            assert row.owner == "host:1"
+            with pytest.raises(OwnedElsewhereError, match="host:1") as caught:
+                await store.claim("r1", _SECOND, _LONG_S, _nobody_is_gone)
+            assert caught.value.owner == "host:1"
+            assert caught.value.since
+            await store.release(writer.claim)
+            second = await store.claim("r1", _SECOND, _SHORT_S, _nobody_is_gone)
+            assert (second.owner, second.epoch) == (_SECOND, 2)
+            await anyio.sleep(2 * _SHORT_S)
+            third = await store.claim("r1", _FIRST, _LONG_S, _nobody_is_gone)
+            assert third.epoch == 3
+            with pytest.raises(RunNotFoundError):
+                await store.claim("nobody", _FIRST, _LONG_S, _nobody_is_gone)
+
+        self._run(backend, tmp_path, act)
+
+    def test_the_run_of_a_process_that_is_gone_is_free(self, backend: str, tmp_path: Path) -> None:
+        """When it is known that the owner's process has ended, nobody waits for the lease."""
+
+        async def act(store: Store) -> None:
+            await _Writer(store, "r1").create()
+            asked: list[str] = []
+
+            def is_gone(owner: str) -> bool:
+                asked.append(owner)
+                return True
+
+            claim = await store.claim("r1", _SECOND, _LONG_S, is_gone)
+            assert claim.epoch == 2
+            assert asked == [_FIRST]
+
+        self._run(backend, tmp_path, act)
+
+    def test_an_earlier_owner_writes_nothing(self, backend: str, tmp_path: Path) -> None:
+        """After a claim, commits, checkpoints and beats of the owner before are refused (G8)."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create(lease_s=_SHORT_S)
+            await anyio.sleep(2 * _SHORT_S)
+            new = await store.claim("r1", _SECOND, _LONG_S, _nobody_is_gone)
+            with pytest.raises(LeaseLostError, match="host:2"):
+                await writer.write(_story("r1")[0])
+            with pytest.raises(LeaseLostError):
+                store.beat(writer.claim)
+            with pytest.raises(LeaseLostError):
+                await store.save(writer.claim, Checkpoint("a", None, "primary", "late"))
+            await store.release(writer.claim)  # not its any more: nothing happens
+            with pytest.raises(OwnedElsewhereError):
+                await store.claim("r1", _FIRST, _LONG_S, _nobody_is_gone)
+            assert len(await store.read("r1")) == 1
+            assert await store.load("r1", "a") is None
+            await store.commit(Commit("r1", new.epoch, 2, [SignalReceived(_AT, "mine")], Rows()))
+            assert len(await store.read("r1")) == 2
+
+        self._run(backend, tmp_path, act)
+
+    def test_a_beat_keeps_the_claim(self, backend: str, tmp_path: Path) -> None:
+        """A lease that is renewed does not run out, also from another thread; and the row says when it was."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create(lease_s=0.4)
+            until = time.monotonic() + 0.8
+            while time.monotonic() < until:
+                await anyio.to_thread.run_sync(store.beat, writer.claim)
+                with pytest.raises(OwnedElsewhereError):
+                    await store.claim("r1", _SECOND, _LONG_S, _nobody_is_gone)
+                await anyio.sleep(0.1)
+            row = await store.run("r1")
+            assert row is not None
+            assert row.heartbeat_at is not None
+            assert abs(row.heartbeat_at - time.time()) < 5
+
+        self._run(backend, tmp_path, act)
+
+    def test_of_many_claimants_one_wins(self, backend: str, tmp_path: Path) -> None:
+        """A double resume has one winner; the others are told who it is (G8)."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            for _ in range(10):
+                await store.release(writer.claim)
+                won: list[Claim] = []
+                lost: list[str] = []
+                async with anyio.create_task_group() as group:
+                    for number in range(8):
+                        group.start_soon(partial(self._claim_as, store, f"host:{number}@x", won, lost))
+                (writer.claim,) = won
+                assert lost == [writer.claim.owner.partition("@")[0]] * 7
+
+        self._run(backend, tmp_path, act)
+
+    async def _claim_as(self, store: Store, owner: str, won: list[Claim], lost: list[str]) -> None:
+        try:
+            won.append(await store.claim("r1", owner, _LONG_S, _nobody_is_gone))
+        except OwnedElsewhereError as error:
+            lost.append(error.owner)
+
+    def test_a_run_that_is_let_go_of_may_say_so(self, backend: str, tmp_path: Path) -> None:
+        """A suspended run is shown as such, owned by nobody, with nothing running."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            await writer.write(_story("r1")[0])
+            await store.release(writer.claim, writer.rows.suspend())
+            row = await store.run("r1")
+            assert row is not None
+            assert (row.status, row.owner) == (RunStatus.SUSPENDED, "")
+            if store.wants_rows:
+                assert [step.status for step in await store.steps("r1")] == [StepStatus.PENDING]
+
+        self._run(backend, tmp_path, act)
+
+    # -- requests
+
+    def test_a_cancel_reaches_the_owner(self, backend: str, tmp_path: Path) -> None:
+        """What is asked through the store is heard from the heart's thread; force is not weakened."""
+
+        async def act(store: Store) -> None:
+            await _Writer(store, "r1").create()
+            assert store.cancel_request("r1") is None
+            await store.request_cancel("r1", CancelRequest("enough"))
+            assert store.cancel_request("r1") == CancelRequest("enough")
+            await store.request_cancel("r1", CancelRequest("now", force=True))
+            await store.request_cancel("r1", CancelRequest("please"))
+            heard = await anyio.to_thread.run_sync(store.cancel_request, "r1")
+            assert heard is not None
+            assert heard.force
+            with pytest.raises(RunNotFoundError):
+                await store.request_cancel("nobody", CancelRequest("enough"))
+
+        self._run(backend, tmp_path, act)
+
+    # -- checkpoints
+
+    def test_the_latest_checkpoint_is_kept(self, backend: str, tmp_path: Path) -> None:
+        """One for each step, item and variant; a newer one replaces an older, never the other way round (G6)."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            claim = writer.claim
+            points = [
+                Checkpoint("a", None, "primary", "step-2-complete", {"n": [1, None]}, 2, _AT),
+                Checkpoint("a", None, "fallback 1", "f", None, 1, _AT),
+                Checkpoint("each", 0, "primary", "zero", "x" * 20_000, 1, _AT),
+                Checkpoint("each", 1, "primary", "one", "x" * 200_000, 1, _AT),
+            ]
+            for point in points:
+                await store.save(claim, point)
+            await store.save(claim, attrs.evolve(points[0], token="older", seq=1))
+            for point in points:
+                assert await store.load("r1", point.path, point.index, point.variant) == point
+            newer = attrs.evolve(points[0], token="step-3-complete", seq=3)
+            await store.save(claim, newer)
+            assert await store.load("r1", "a") == newer
+            assert await store.load("r1", "b") is None
+            assert await store.load("nobody", "a") is None
+
+        self._run(backend, tmp_path, act)
+
+    def test_a_new_owner_starts_its_checkpoints_anew(self, backend: str, tmp_path: Path) -> None:
+        """The first save of a new owner is newer than the last of the one before, whatever its number."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            await store.save(writer.claim, Checkpoint("a", None, "primary", "ninth", seq=9))
+            await store.release(writer.claim)
+            claim = await store.claim("r1", _SECOND, _LONG_S, _nobody_is_gone)
+            await store.save(claim, Checkpoint("a", None, "primary", "first", seq=1))
+            kept = await store.load("r1", "a")
+            assert kept is not None
+            assert kept.token == "first"
+
+        self._run(backend, tmp_path, act)
+
+    def test_checkpoints_go_with_the_result(self, backend: str, tmp_path: Path) -> None:
+        """They are removed in the commit that holds the result of their step or item, and not before (G3)."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            story = _story("r1")
+            for path, index in (("a", None), ("each", 0), ("each", 1)):
+                await store.save(writer.claim, Checkpoint(path, index, "primary", "t"))
+            for entries in story[:3]:
+                await writer.write(entries)
+                assert await store.load("r1", "a") is not None
+            await writer.write(story[3])
+            assert await store.load("r1", "a") is None
+            await writer.write(story[4])
+            assert await store.load("r1", "each", 0) is None
+            assert await store.load("r1", "each", 1) is not None
+            await writer.write(story[5])
+            assert await store.load("r1", "each", 1) is None
+
+        self._run(backend, tmp_path, act)
+
+    # -- lists
+
+    def test_runs_are_found_by_what_they_are(self, backend: str, tmp_path: Path) -> None:
+        """By status, workflow, time, key and the beginning of the id, the newest first."""
+
+        async def act(store: Store) -> None:
+            for number in range(6):
+                name = "even" if number % 2 == 0 else "odd"
+                writer = _Writer(store, f"r{number}", workflow=name, key=f"k{number}", at=_AT + number)
+                await writer.create()
+                if number < 3:
+                    await writer.write([StintOpened(_AT + 9, 1, "host:1"), RunEnded(_AT + 9, RunStatus.COMPLETED)])
+
+            async def found(query: RunQuery) -> str:
+                return " ".join(row.run_id for row in (await store.runs(query)).runs)
+
+            assert await found(RunQuery()) == "r5 r4 r3 r2 r1 r0"
+            assert await found(RunQuery(workflow="odd")) == "r5 r3 r1"
+            assert await found(RunQuery(statuses=(RunStatus.COMPLETED,))) == "r2 r1 r0"
+            assert await found(RunQuery(statuses=(RunStatus.COMPLETED, RunStatus.PENDING), workflow="even")) == "r4 r2 r0"
+            assert await found(RunQuery(since=_AT + 1, until=_AT + 4)) == "r3 r2 r1"
+            assert await found(RunQuery(prefix="r4")) == "r4"
+            assert await found(RunQuery(prefix="%")) == ""
+            assert await found(RunQuery(key="k2")) == "r2"
+            assert await found(RunQuery(workflow="nobody's")) == ""
+
+        self._run(backend, tmp_path, act)
+
+    def test_pages_stay_right_while_runs_come(self, backend: str, tmp_path: Path) -> None:
+        """Each run is seen once, whatever is created between two pages; the last page has no cursor (S3-52)."""
+
+        async def act(store: Store) -> None:
+            for number in range(7):
+                await _Writer(store, f"r{number}", at=_AT + number // 2).create()  # some share their second
+            seen: list[str] = []
+            cursor = ""
+            for late in range(10):
+                page = await store.runs(RunQuery(limit=2, cursor=cursor))
+                assert len(page.runs) <= 2
+                seen += [row.run_id for row in page.runs]
+                cursor = page.cursor
+                await _Writer(store, f"late{late}", at=_AT + 100 + late).create()
+                if not cursor:
+                    break
+            assert seen == ["r6", "r5", "r4", "r3", "r2", "r1", "r0"]
+            assert not cursor
+
+        self._run(backend, tmp_path, act)
+
+    # -- life
+
+    def test_a_closed_store_says_so(self, backend: str, tmp_path: Path) -> None:
+        """A durable store that was closed answers nothing any more; closing twice is nothing."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            store.close()
+            store.close()
+            if store.is_durable:
+                with pytest.raises(StoreUnavailableError):
+                    await store.read("r1")
+                with pytest.raises(StoreUnavailableError):
+                    await writer.write(_story("r1")[0])
+                with pytest.raises(StoreUnavailableError):
+                    store.beat(writer.claim)
+
+        self._run(backend, tmp_path, act)

@@ -1,0 +1,23 @@
+"""The executors for files do what every executor has to."""
+
+from treadle.testing import ExecutorContract
+from treadle_files import glob, read, write
+from treadle_files.testing import FakeFiles
+
+
+class TestRead(ExecutorContract):
+    executor = read
+    bad_example = {"path": "../README.md"}
+    clients = {"files": FakeFiles()}
+
+
+class TestWrite(ExecutorContract):
+    executor = write
+    bad_example = {"path": "../out", "text": "hello"}
+    clients = {"files": FakeFiles()}
+
+
+class TestGlob(ExecutorContract):
+    executor = glob
+    bad_example = {"pattern": "../*"}
+    clients = {"files": FakeFiles()}

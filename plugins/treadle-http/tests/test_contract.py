@@ -1,0 +1,12 @@
+"""``http.request`` does what every executor has to."""
+
+from treadle.testing import ExecutorContract
+from treadle_http import request
+from treadle_http.testing import FakeHttp
+
+
+class TestRequest(ExecutorContract):
+    executor = request
+    example = {"url": "https://example.org/", "method": "POST", "json": {"name": "value"}, "headers": {"x-key": "secret"}}
+    bad_example = {"url": "https://example.org/", "json": {}, "text": "two bodies"}
+    clients = {"http": FakeHttp()}
