@@ -283,7 +283,7 @@ class World:
             self.timers = {}
             self.again = {key: n for key, n in self.running.items() if self.watches[key[0]].node.on_interrupt == "rerun"}
             for key in set(self.running) - set(self.again):
-                del self.running[key]
+                self.told_to_stop.discard((*key, self.running.pop(key)))
                 self.interrupted.add(key)
         self.apply(StintOpened(self.now, self.stint))
 
