@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import anyio
 import pytest
 from treadle import Registry, Workflow, arun, executor, hookimpl
@@ -14,6 +12,7 @@ from treadle._memory import MemoryStore
 from treadle._models import AttemptEnded, Command, Entry, Fact, Record, RunEnded, RunStatus, StepStatus, Turn
 from treadle._results import RunResult
 from treadle.errors import StoreUnavailableError, TreadleError
+from treadle.ports import Commit, Creation, NewRun, RunQuery
 from treadle.testing import Recorder, virtual_run
 
 pytestmark = pytest.mark.anyio
@@ -53,10 +52,14 @@ class SlowStore(MemoryStore):
         self.seconds = seconds
         self.batches: list[list[Entry]] = []
 
-    async def append(self, run_id: str, seq: int, entries: Sequence[Entry]) -> None:
-        self.batches.append(list(entries))
+    async def create(self, new: NewRun) -> Creation:
+        self.batches.append(list(new.first.entries))
+        return await super().create(new)
+
+    async def commit(self, commit: Commit) -> None:
+        self.batches.append(list(commit.entries))
         await anyio.sleep(self.seconds)
-        await super().append(run_id, seq, entries)
+        await super().commit(commit)
 
 
 async def test_a_call_is_released_only_after_its_records_are_durable() -> None:
@@ -68,7 +71,7 @@ async def test_a_call_is_released_only_after_its_records_are_durable() -> None:
         started.append(True)
 
     class Refusing(MemoryStore):
-        async def append(self, run_id: str, seq: int, entries: Sequence[Entry]) -> None:
+        async def commit(self, commit: Commit) -> None:
             await anyio.sleep(0.01)
             raise StoreUnavailableError("the disk is full", "free some space")
 
@@ -92,10 +95,10 @@ async def test_a_store_that_fails_later_ends_the_run_with_its_error() -> None:
             stopped.append(True)
 
     class Failing(MemoryStore):
-        async def append(self, run_id: str, seq: int, entries: Sequence[Entry]) -> None:
-            if any(isinstance(entry, AttemptEnded) for entry in entries):
+        async def commit(self, commit: Commit) -> None:
+            if any(isinstance(entry, AttemptEnded) for entry in commit.entries):
                 raise StoreUnavailableError("the disk is full", "free some space")
-            await super().append(run_id, seq, entries)
+            await super().commit(commit)
 
     workflow = Workflow("refused")
     workflow.step("long", "long")
@@ -105,8 +108,9 @@ async def test_a_store_that_fails_later_ends_the_run_with_its_error() -> None:
     with pytest.raises(StoreUnavailableError), anyio.fail_after(10):
         await arun(workflow, registry=Registry.of(long, one), store=store)
     assert stopped == [True]
-    (log,) = store._logs.values()
-    assert [entry.kind for entry in log] == ["RunCreated", "StintOpened", "AttemptStarted", "AttemptStarted"]
+    (row,) = (await store.runs(RunQuery())).runs
+    kinds = [entry.kind for entry in store.entries(row.run_id)]
+    assert kinds == ["RunCreated", "StintOpened", "AttemptStarted", "AttemptStarted"]
 
 
 async def test_outcomes_that_arrive_during_a_commit_share_the_next() -> None:

@@ -19,16 +19,18 @@ CORE = ROOT / "core" / "src" / "treadle"
 FLOORS = [
     "_span_ids errors",
     "_models",
+    "_codec _loop _store_records",
     "ports",
     "hookspecs",
     # each small, pure where it can be
-    """_attempt_span _clock _codec _compatibility _config _contracts _durations _expressions _graph _json _log_records
-    _operation_log _retries _run_metrics _sdk_spans _secrets _span_projection _telemetry _trace_parent _tracing _version""",
+    """_attempt_span _clock _compatibility _config _contracts _durations _expressions _graph _json _log_records _log_rows
+    _operation_log _owner _retries _run_metrics _sdk_spans _secrets _span_projection _telemetry _trace_parent _tracing _version""",
     "_bind _clients _doctor _executor _plugins _scopes",
     "_loader _plan _schema _workflow",
     "_conductor _scheduler",
     "_runner",
-    "_driver _memory _results",
+    "_driver _heart _memory _results _run_log",
+    "_session",
     "_app",
     "",  # the face: only names, taken from below
     "_cli testing",

@@ -30,12 +30,14 @@ __all__ = [
     "TreadleError",
     "Workflow",
     "__version__",
+    "aresume",
     "arun",
     "client",
     "executor",
     "hookimpl",
     "load_workflow",
     "make_plan",
+    "resume",
     "run",
 ]
 
@@ -60,17 +62,19 @@ _HOMES = {
     "TransientError": "treadle.errors",
     "TreadleError": "treadle.errors",
     "Workflow": "treadle._workflow",
+    "aresume": "treadle._app",
     "arun": "treadle._app",
     "client": "treadle._executor",
     "executor": "treadle._executor",
     "hookimpl": "treadle.hookspecs",
     "load_workflow": "treadle._loader",
     "make_plan": "treadle._plan",
+    "resume": "treadle._app",
     "run": "treadle._app",
 }
 
 if TYPE_CHECKING:
-    from treadle._app import RunHandle, arun, run
+    from treadle._app import RunHandle, aresume, arun, resume, run
     from treadle._executor import Executor, client, executor
     from treadle._loader import load_workflow
     from treadle._log_records import CorrelationFilter, JsonLogFormatter

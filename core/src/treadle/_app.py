@@ -1,61 +1,47 @@
-"""Run a workflow in this process: the one entry that command line, Python and schedulers call."""
+"""Run and resume workflows in this process: the one entry that command line, Python and schedulers call."""
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+import json
 import os
 import secrets
-import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
 import anyio
 import attrs
 
-from treadle._clients import ClientHosts
 from treadle._clock import RealClock
-from treadle._conductor import Conductor
 from treadle._config import Config
 from treadle._contracts import contract_for
-from treadle._driver import Driver
+from treadle._loader import load_workflow
 from treadle._memory import MemoryStore
-from treadle._models import Call, Entry, Json, Record, RunCreated, StintOpened
+from treadle._models import RULES_VERSION, Entry, Json, RunCreated, RunEnded, StintOpened
+from treadle._owner import is_gone, this_owner
 from treadle._plan import Plan, make_plan
 from treadle._plugins import Registry
 from treadle._results import RunResult, summarise
-from treadle._runner import Runner
-from treadle._scopes import ExecutorScope, RunScope, TroubleLog
 from treadle._secrets import resolve
-from treadle._span_projection import SpanProjection
-from treadle._tracing import RunMetrics, RunTracing
-from treadle._version import __version__
+from treadle._session import RunHandle, Session
 from treadle._workflow import Workflow
-from treadle.errors import ConfigError, Fault, InputsInvalidError, NotSupportedError
+from treadle.errors import (
+    Fault,
+    InputsInvalidError,
+    NotSupportedError,
+    ResumeChangedError,
+    RunNotFoundError,
+    TreadleError,
+)
 from treadle.ports import Clock, Store
 
-__all__ = ["RunHandle", "arun", "check_inputs", "new_run_id", "run"]
+__all__ = ["RunHandle", "aresume", "arun", "check_inputs", "new_run_id", "open_store", "resume", "run"]
 
-
-class RunHandle:
-    """A run that is going on.
-
-    Attributes:
-        run_id: The run.
-        trace_id: Its trace.
-    """
-
-    def __init__(self, run_id: str, trace_id: str, driver: Driver) -> None:
-        self.run_id, self.trace_id, self._driver = run_id, trace_id, driver
-
-    def cancel(self, reason: str = "cancel requested", *, force: bool = False) -> None:
-        """Ask the run to stop; call it on the event loop's thread.
-
-        Args:
-            reason: Shown to people.
-            force: Do without the ``finally`` steps, and wait a second instead of ten for what runs.
-        """
-        self._driver.cancel(reason, is_forced=force)
+_MAX_DIFF = 60
+"""Most lines of a changed file that an error shows."""
 
 
 def new_run_id(now: float) -> str:
@@ -71,6 +57,7 @@ def run(
     registry: Registry | None = None,
     config: Config | None = None,
     store: Store | None = None,
+    key: str = "",
     max_parallel: int | None = None,
     clock: Clock | None = None,
     sinks: Sequence[object] = (),
@@ -86,7 +73,8 @@ def run(
         backend: ``asyncio`` (on uvloop when it is installed) or ``trio``.
         registry: Where executors come from; what is installed when None.
         config: Configuration; found from the working directory upwards when None.
-        store: Where the log is kept; memory when None.
+        store: Where the run is kept; when None, where the workflow or ``[store]`` says, else in memory.
+        key: Makes starting idempotent: when there is a run of this key, its result is the answer (it is resumed if need be).
         max_parallel: Calls at once, instead of what the workflow says.
         clock: Time; the real one when None.
         sinks: Objects with ``emit_span`` and ``record_event`` hooks, and perhaps a ``progress`` method.
@@ -101,6 +89,10 @@ def run(
         WorkflowInvalidError: The workflow cannot run here.
         InputsInvalidError: The inputs do not fit.
         SecretNotFoundError: A secret has no value.
+        RunKeyConflictError: The run of this key has other inputs.
+        OwnedElsewhereError: Another process drives the run of this key.
+        StoreUnavailableError: The store failed; what was acknowledged is kept, and the run can be resumed.
+        RunSuspendedError: ``RunHandle.suspend`` was called.
     """
     main = partial(
         arun,
@@ -109,10 +101,65 @@ def run(
         registry=registry,
         config=config,
         store=store,
+        key=key,
         max_parallel=max_parallel,
         clock=clock,
         sinks=sinks,
         trigger=trigger,
+        on_start=on_start,
+        on_stuck=on_stuck,
+    )
+    return anyio.run(main, backend=backend, backend_options=_loop_options(backend))
+
+
+def resume(
+    run_id: str,
+    *,
+    backend: str = "asyncio",
+    store: Store | None = None,
+    accept_changes: bool = False,
+    registry: Registry | None = None,
+    config: Config | None = None,
+    clock: Clock | None = None,
+    sinks: Sequence[object] = (),
+    on_start: Callable[[RunHandle], None] | None = None,
+    on_stuck: Callable[[RunResult], None] | None = None,
+) -> RunResult:
+    """Drive a run that was interrupted to its end; ``aresume`` for code that is async already.
+
+    What was acknowledged is not done again. Calls that may have been running are made again under the same idempotency key,
+    but those of ``unsafe`` executors end as ``interrupted``. A run that has ended answers its recorded result at once.
+
+    Args:
+        run_id: The run.
+        backend: As for ``run``.
+        store: Where it is kept; as configured when None.
+        accept_changes: Go on although the versions of plugins, or the file that the run was started from, have changed. The
+            run keeps the workflow that it began with.
+        registry: As for ``run``.
+        config: As for ``run``.
+        clock: As for ``run``.
+        sinks: As for ``run``; they are told what happens from now on.
+        on_start: As for ``run``.
+        on_stuck: As for ``run``.
+
+    Raises:
+        RunNotFoundError: There is no such run in the store.
+        OwnedElsewhereError: Another process drives it.
+        ResumeChangedError: Something has changed, and ``accept_changes`` is not set.
+        ReplayMismatchError: The log does not lead to the decisions that it holds.
+        WorkflowInvalidError: An executor or client of it is no longer there.
+        StoreUnavailableError: The store failed.
+    """
+    main = partial(
+        aresume,
+        run_id,
+        store=store,
+        accept_changes=accept_changes,
+        registry=registry,
+        config=config,
+        clock=clock,
+        sinks=sinks,
         on_start=on_start,
         on_stuck=on_stuck,
     )
@@ -130,6 +177,7 @@ async def arun(
     registry: Registry | None = None,
     config: Config | None = None,
     store: Store | None = None,
+    key: str = "",
     max_parallel: int | None = None,
     clock: Clock | None = None,
     sinks: Sequence[object] = (),
@@ -142,20 +190,129 @@ async def arun(
     plan = workflow if isinstance(workflow, Plan) else make_plan(workflow, registry)
     values = check_inputs(plan.workflow, inputs or {})
     reveal = _secrets(plan, registry.config)
-    _check_places(plan.workflow, registry.config, store)
+    _check_engine(plan.workflow, registry.config)
     clock = clock or RealClock()
-    session = _Session(plan, values, registry, reveal, store or MemoryStore(), clock, sinks)
-    return await session.run(max_parallel, trigger, on_start, on_stuck)
+    with _opened(store, plan.workflow, registry) as kept:
+        session = Session(plan, registry, reveal, kept, clock, sinks, max_parallel, on_start, on_stuck)
+        done = await session.begin(new_run_id(clock.now()), values, trigger=trigger, key=key)
+        if isinstance(done, RunResult):
+            return done
+
+        def again(recorded: Plan, _: Store) -> Session:
+            return attrs.evolve(session, plan=recorded, max_parallel=None)
+
+        return await _take_up(done, kept, registry, again, accept_changes=False)
 
 
-def _check_places(workflow: Workflow, config: Config, store: Store | None) -> None:
-    """Refuse an engine or a store that is asked for and not there: nothing is silently done elsewhere."""
+async def aresume(
+    run_id: str,
+    *,
+    store: Store | None = None,
+    accept_changes: bool = False,
+    registry: Registry | None = None,
+    config: Config | None = None,
+    clock: Clock | None = None,
+    sinks: Sequence[object] = (),
+    on_start: Callable[[RunHandle], None] | None = None,
+    on_stuck: Callable[[RunResult], None] | None = None,
+) -> RunResult:
+    """``resume`` inside a running event loop (asyncio or trio)."""
+    registry = registry or Registry.discover(config)
+
+    def session(plan: Plan, kept: Store) -> Session:
+        reveal = _secrets(plan, registry.config)
+        return Session(plan, registry, reveal, kept, clock or RealClock(), sinks, None, on_start, on_stuck)
+
+    with _opened(store, None, registry) as kept:
+        return await _take_up(run_id, kept, registry, session, accept_changes=accept_changes)
+
+
+async def _take_up(
+    run_id: str, store: Store, registry: Registry, make: Callable[[Plan, Store], Session], *, accept_changes: bool
+) -> RunResult:
+    """The result of a run that there is: recorded already, or after driving it to its end."""
+    row = await store.run(run_id)
+    entries = [record.entry for record in await store.read(run_id)]
+    if row is None or not entries:
+        raise RunNotFoundError(run_id)
+    if isinstance(entries[-1], RunEnded):
+        return summarise(entries)
+    created = cast("RunCreated", entries[0])
+    if created.rules > RULES_VERSION:
+        raise NotSupportedError(
+            f"Run {run_id} was begun by a later version of treadle (rules {created.rules}; this one knows {RULES_VERSION}).",
+            "Resume it with that version.",
+        )
+    plan = make_plan(Workflow.from_dict(created.workflow, file=row.source), registry)
+    session = make(plan, store)
+    changes = [*_file_changes(created, row.source), *_version_changes(entries, session.versions())]
+    if changes and not accept_changes:
+        raise ResumeChangedError(run_id, changes)
+    claim = await store.claim(run_id, this_owner(), session.lease.lease_s, is_gone)
+    entries = [record.entry for record in await store.read(run_id)]  # the last owner may have gone on since
+    return await session.go_on(claim, entries, key=row.key, source=row.source)
+
+
+def _version_changes(entries: Sequence[Entry], now: Mapping[str, str]) -> Iterator[str]:
+    """What differs from the versions of the last stint. Rules of treadle itself have a version of their own."""
+    stints = [entry for entry in entries if isinstance(entry, StintOpened)]
+    before = stints[-1].versions if stints else now
+    for name in sorted({*before, *now} - {"treadle"}):
+        if before.get(name) != now.get(name):
+            yield f"- {name} {before.get(name, '(not used)')}"
+            yield f"+ {name} {now.get(name, '(not used)')}"
+
+
+def _file_changes(created: RunCreated, source: str) -> Iterator[str]:
+    """How the file that the run was started from differs from what the run began with; nothing when it is gone."""
+    if not source or not os.path.exists(source):
+        return
+    try:
+        workflow = load_workflow(source)
+    except TreadleError as error:
+        yield f"+ {source} is no workflow any more: {error.problem.partition(os.linesep)[0]}"
+        return
+    if workflow.hash != created.workflow_hash:
+        before, after = (json.dumps(data, indent=2).splitlines() for data in (created.workflow, workflow.to_dict()))
+        lines = difflib.unified_diff(before, after, "the run's workflow", source, n=1, lineterm="")
+        yield from list(lines)[:_MAX_DIFF]
+
+
+@contextmanager
+def _opened(store: Store | None, workflow: Workflow | None, registry: Registry) -> Iterator[Store]:
+    """The store that was given; else the one that is asked for, closed afterwards."""
+    if store is not None:
+        yield store
+        return
+    store = open_store(registry, wanted=workflow.store if workflow else "")
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def open_store(registry: Registry, *, wanted: str | None = None, otherwise: str = "memory") -> Store:
+    """A store by name.
+
+    Args:
+        registry: Knows which there are, and their settings.
+        wanted: The name that the workflow says; empty or None for none.
+        otherwise: What it is when neither the workflow nor the configuration says one.
+
+    Raises:
+        PluginNotFoundError: Nothing provides it.
+        PluginError: It cannot be used.
+        StoreUnavailableError: It cannot be opened.
+    """
+    name = wanted or str(registry.config.store.get("use") or otherwise)
+    return MemoryStore() if name == "memory" else cast("Store", registry.make_store(name))
+
+
+def _check_engine(workflow: Workflow, config: Config) -> None:
+    """Refuse an engine that is asked for and not there: nothing is silently done elsewhere."""
     engine = workflow.engine or str(config.engine.get("use") or "")
     if engine not in ("", "local"):
         raise NotSupportedError(f"Engine {engine!r} is not supported yet: runs go on in this process.", "Use 'local'.")
-    wanted = workflow.store or str(config.store.get("use") or "")
-    if store is None and wanted not in ("", "memory"):
-        raise NotSupportedError(f"Store {wanted!r} is not supported yet: runs are kept in memory.", "Use 'memory'.")
 
 
 def check_inputs(workflow: Workflow, given: Mapping[str, Json]) -> dict[str, Json]:
@@ -209,169 +366,3 @@ def _secrets(plan: Plan, config: Config) -> Callable[[str], str]:
     names = {name for step in plan.steps.values() for name in step.inputs.secret_names}
     values = {name: resolve(name, config, os.environ) for name in sorted(names)}
     return values.__getitem__
-
-
-@attrs.define
-class _Session:
-    """Everything that one stint of a run holds open."""
-
-    plan: Plan
-    inputs: Mapping[str, Json]
-    registry: Registry
-    reveal: Callable[[str], str]
-    store: Store
-    clock: Clock
-    sinks: Sequence[object]
-
-    async def run(
-        self,
-        max_parallel: int | None,
-        trigger: str,
-        on_start: Callable[[RunHandle], None] | None,
-        on_stuck: Callable[[RunResult], None] | None,
-    ) -> RunResult:
-        trouble = TroubleLog()
-        policies = self.registry.policies()
-        run_scope = RunScope([*policies, *self.sinks], trouble)
-        self._check_backend()
-        scopes = {name: ExecutorScope(bound, policies, trouble) for name, bound in self.plan.executors.items()}
-        worker = f"{socket.gethostname()}:{os.getpid()}"
-        tracing = RunTracing(now=self.clock.now, worker=worker)
-        run_id = new_run_id(self.clock.now())
-        created = self._creation(run_id, tracing, max_parallel, trigger)
-        opened = partial(StintOpened, stint=1, owner=worker, engine="local", versions=self._versions())
-        readers = _Readers(run_id, run_scope, tracing)
-        most = max_parallel or self.plan.graph.max_parallel
-        async with ClientHosts(self.registry) as hosts:
-            runner = Runner(
-                scopes=scopes,
-                hosts=hosts,
-                reveal=self.reveal,
-                tracing=tracing,
-                clock=self.clock,
-                progress=self._progress(),
-                trouble=trouble,
-            )
-            driver = Driver(
-                run_id=run_id,
-                conductor=Conductor(self.plan),
-                store=self.store,
-                engine=_LocalEngine(runner),
-                runner=runner,
-                clock=self.clock,
-                on_commit=readers.read,
-                workers=most,
-            )
-            if on_start is not None:
-                on_start(RunHandle(run_id, created(0.0).trace_id, driver))
-
-            def tell(stuck: Sequence[str]) -> None:
-                if on_stuck is not None:
-                    on_stuck(summarise(readers.entries))
-
-            await driver.drive([created, opened], eager_workers=self._width(), on_stuck=tell)
-        readers.close()
-        return summarise(readers.entries)
-
-    def _creation(
-        self, run_id: str, tracing: RunTracing, max_parallel: int | None, trigger: str
-    ) -> Callable[[float], RunCreated]:
-        workflow = self.plan.workflow
-        environ = os.environ
-        trace = tracing.begin(
-            workflow.name,
-            environ.get("TRACEPARENT", ""),
-            tracestate=environ.get("TRACESTATE", ""),
-            run_id=run_id,
-            trigger=trigger,
-        )
-        return partial(
-            RunCreated,
-            run_id=run_id,
-            workflow=self.plan.document,
-            workflow_hash=self.plan.hash,
-            inputs=self.inputs,
-            trace_id=trace.trace_id,
-            root_span_id=trace.root_span_id,
-            parent_span_id=trace.parent_span_id,
-            trace_flags=trace.flags,
-            max_parallel=max_parallel,
-            trigger=trigger,
-        )
-
-    def _check_backend(self) -> None:
-        current = _current_backend()
-        for bound in self.plan.executors.values():
-            if current not in bound.backends:
-                raise ConfigError(
-                    f"Executor {bound.name!r} does not run on {current} (it declares: {', '.join(bound.backends)}).",
-                    f"Run the workflow with backend={bound.backends[0]!r}, or TREADLE_BACKEND={bound.backends[0]}.",
-                )
-
-    def _versions(self) -> dict[str, str]:
-        bound = self.plan.executors.values()
-        return {"treadle": __version__, **{item.distribution: item.version for item in bound if item.distribution}}
-
-    def _width(self) -> int:
-        """Workers that the plan can use for certain."""
-        if any(node.is_map for node in self.plan.graph.nodes):
-            return self.plan.graph.max_parallel
-        return len(self.plan.graph.nodes)
-
-    def _progress(self) -> Callable[[Call, float, float | None, str], None]:
-        listeners = [sink.progress for sink in self.sinks if callable(getattr(sink, "progress", None))]  # type: ignore[attr-defined]  # checked
-
-        def tell(call: Call, done: float, total: float | None, message: str) -> None:
-            for listener in listeners:
-                listener(call, done, total, message)
-
-        return tell
-
-
-def _current_backend() -> str:
-    import sniffio
-
-    return sniffio.current_async_library()
-
-
-class _LocalEngine:
-    """Performs calls in this process."""
-
-    name = "local"
-    capabilities = frozenset({"cancels_running", "streams"})
-
-    def __init__(self, runner: Runner) -> None:
-        self.perform = runner.perform
-
-
-class _Readers:
-    """Everybody who reads the log while it grows: sinks, spans, metrics."""
-
-    def __init__(self, run_id: str, scope: RunScope, tracing: RunTracing) -> None:
-        self._run_id, self._scope, self._tracing = run_id, scope, tracing
-        self.entries: list[Entry] = []
-        is_known = tracing.take_sent if scope.emit_span is None else None
-        self._projection = SpanProjection(is_known) if scope.emit_span is not None or tracing.is_live else None
-        metrics = RunMetrics()
-        self._metrics = metrics if metrics.is_active else None
-        self._is_quiet = scope.record_event is None and self._projection is None and self._metrics is None
-
-    def read(self, first: int, entries: Sequence[Entry]) -> None:
-        """Take in what was just committed."""
-        self.entries += entries
-        if self._is_quiet:
-            return
-        for seq, entry in enumerate(entries, first):
-            if self._scope.record_event is not None:
-                self._scope.event(Record(self._run_id, seq, entry))
-            if self._projection is not None:
-                for span in self._projection.apply(entry):
-                    self._scope.span(span)
-                    self._tracing.emit(span)
-            if self._metrics is not None:
-                self._metrics.apply(entry)
-
-    def close(self) -> None:
-        """The run is over or let go."""
-        if self._metrics is not None:
-            self._metrics.close()

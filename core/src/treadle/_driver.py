@@ -35,9 +35,10 @@ from treadle._models import (
     Start,
     TimerFired,
 )
+from treadle._run_log import RunLog
 from treadle._runner import Key, Runner, key_of
-from treadle.errors import CallCancelledError, StepTimeoutError, TreadleError
-from treadle.ports import Clock, DispatchEngine, Store
+from treadle.errors import CallCancelledError, RunSuspendedError, StepTimeoutError, TreadleError
+from treadle.ports import Clock, DispatchEngine
 
 T = TypeVar("T")
 
@@ -48,6 +49,9 @@ GRACE_S = 10.0
 
 FORCED_GRACE_S = 1.0
 """The same after a forced cancel."""
+
+DRAIN_S = 30.0
+"""How long what runs may go on when the run is suspended."""
 
 MAX_EAGER_WORKERS = 256
 _YIELD_AFTER_S = 0.01
@@ -64,7 +68,7 @@ class _Active:
         self.is_interrupted = False
 
 
-_TimerKind = Literal["retry", "deadline", "grace"]
+_TimerKind = Literal["retry", "deadline", "grace", "drain"]
 
 
 class Driver:
@@ -73,12 +77,13 @@ class Driver:
     Args:
         run_id: The run.
         conductor: Its state; replayed already when the run is resumed.
-        store: Where records are acknowledged.
+        log: Where records are acknowledged.
         engine: Where calls are performed.
         runner: Makes outcomes of calls that do not answer.
         clock: Time.
         on_commit: Receives each batch of entries after it is durable, with the number of its first.
         seq: How many entries the log holds already.
+        at: The time of the last of them.
         workers: How many calls may run at once, at most.
     """
 
@@ -87,15 +92,16 @@ class Driver:
         *,
         run_id: str,
         conductor: Conductor,
-        store: Store,
+        log: RunLog,
         engine: DispatchEngine,
         runner: Runner,
         clock: Clock,
         on_commit: Callable[[int, Sequence[Entry]], None],
         seq: int = 0,
+        at: float = -math.inf,
         workers: int = 10,
     ) -> None:
-        self._run_id, self._conductor, self._store, self._engine = run_id, conductor, store, engine
+        self._run_id, self._conductor, self._append, self._engine = run_id, conductor, log.append, engine
         self._runner, self._clock, self._on_commit, self._seq = runner, clock, on_commit, seq
         self._most_workers = workers
         self._workers = 0
@@ -106,10 +112,12 @@ class Driver:
         self._timers: list[tuple[float, int, _TimerKind, str | Key]] = []
         self._timer_count = 0
         self._timer_scope: anyio.CancelScope | None = None
-        self._at = -math.inf
+        self._at = at
         self._stuck: set[str] = set()
         self._is_draining = False
         self._is_finished = False
+        self._suspension: RunSuspendedError | None = None
+        self._failure: TreadleError | None = None
         self._finished = anyio.Event()
         self._grace_s = GRACE_S
         self._group: TaskGroup | None = None
@@ -131,6 +139,8 @@ class Driver:
 
         Raises:
             StoreUnavailableError: A commit failed; nothing that was released before it is lost.
+            LeaseLostError: Another process drives the run now.
+            RunSuspendedError: ``suspend`` was called, and what ran is done or was stopped.
         """
         try:
             async with anyio.create_task_group() as group:
@@ -146,8 +156,10 @@ class Driver:
                     on_stuck(sorted(self._stuck))
                 group.cancel_scope.cancel()
         except BaseExceptionGroup as errors:
-            raise _only(errors) from None
+            raise (self._failure or _only(errors)) from None
         if not self._is_finished:
+            if self._failure is not None:
+                raise self._failure
             self._raise_stall()
 
     def cancel(self, reason: str, *, is_forced: bool = False) -> None:
@@ -158,6 +170,31 @@ class Driver:
             self._grace_s = FORCED_GRACE_S
         self._inbox.append(CancelRequested(self._stamp(), reason, is_forced))
         self._group.start_soon(self._drain)
+
+    def suspend(self, reason: str, *, drain_s: float = DRAIN_S) -> None:
+        """Let go of the run: start nothing more, wait for what runs; from the event loop's thread.
+
+        Asked a second time, what runs is not waited for.
+        """
+        if self._is_finished or self._group is None:
+            return
+        if self._suspension is not None:
+            self.fail(self._suspension)
+            return
+        self._suspension = RunSuspendedError(self._run_id, reason)
+        self._ready.clear()  # released, but not begun: the next stint makes them
+        self._set_timer(self._clock.now() + drain_s, "drain", "")
+        self._watch_for_drained()
+
+    def fail(self, error: TreadleError) -> None:
+        """Stop driving the run at once; what runs is cancelled, nothing more is recorded. From the event loop's thread."""
+        if not self._is_finished and self._failure is None and self._group is not None:
+            self._failure = error
+            self._group.cancel_scope.cancel()
+
+    def _watch_for_drained(self) -> None:
+        if self._suspension is not None and not (self._active or self._inbox or self._is_draining):
+            self.fail(self._suspension)
 
     # -- turns
 
@@ -181,7 +218,7 @@ class Driver:
                     commands += turn.commands
                     if self._conductor.status is not None:
                         break  # a log ends with RunEnded; what arrives later is nobody's
-                await self._store.append(self._run_id, self._seq + 1, records)
+                await self._append(self._seq + 1, records)
                 first = self._seq + 1
                 self._seq += len(records)
                 for command in commands:
@@ -190,12 +227,16 @@ class Driver:
         finally:
             self._is_draining = False
         self._wake_workers()
-        self._watch_for_stall()
+        if self._suspension is None:
+            self._watch_for_stall()
+        else:
+            self._watch_for_drained()
 
     def _release(self, command: Command) -> None:
         if isinstance(command, Start):
             assert command.call is not None, "the conductor fills it in"
-            self._ready.append(command.call)
+            if self._suspension is None:
+                self._ready.append(command.call)
         elif isinstance(command, SetTimer):
             self._set_timer(command.due, "retry", command.timer_id)
         elif isinstance(command, Cancel):
@@ -325,8 +366,13 @@ class Driver:
             await self._drain()
 
     def _fire(self, kind: _TimerKind, what: str | Key, now: float) -> None:
+        if kind == "drain":
+            if self._suspension is not None:
+                self.fail(self._suspension)
+            return
         if isinstance(what, str):
-            self._inbox.append(TimerFired(now, what))
+            if self._suspension is None:  # else the next stint finds it overdue
+                self._inbox.append(TimerFired(now, what))
             return
         active = self._active.get(what)
         if active is None:

@@ -77,7 +77,7 @@ class LogRows:
     """
 
     def __init__(self, *, key: str = "", source: str = "") -> None:
-        self._key, self._source = key, source
+        self.key, self.source = key, source
         self._created: RunCreated | None = None
         self._ended: RunEnded | None = None
         self._status = RunStatus.PENDING
@@ -134,6 +134,8 @@ class LogRows:
             if step.status is StepStatus.RUNNING:
                 step.status = StepStatus.PENDING
                 self._changed[place] = step
+            if step.span is not None:
+                self._close_span(step, step.span.started_at, "failed", error="the run was suspended")
         return self.take()
 
     # -- the run
@@ -177,8 +179,8 @@ class LogRows:
             created_at=created.at,
             ended_at=ended.at if ended else None,
             stint=self._stint,
-            key=self._key,
-            source=self._source,
+            key=self.key,
+            source=self.source,
             reason=ended.reason if ended else "",
             culprit=ended.culprit if ended else "",
             error_type=error.type if error else "",

@@ -2,40 +2,265 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 
-from treadle._models import Entry, Record
-from treadle.errors import StoreUnavailableError
+import attrs
+
+from treadle._log_rows import rows_of
+from treadle._models import AttemptEnded, Entry, ItemEnded, Record, RunEnded, RunStatus, StepEnded
+from treadle._owner import shown, since
+from treadle._store_records import (
+    CancelRequest,
+    Checkpoint,
+    Claim,
+    Commit,
+    Creation,
+    NewRun,
+    Place,
+    Rows,
+    RunPage,
+    RunQuery,
+    RunRow,
+    SpanRow,
+    StepRow,
+    TimerRow,
+)
+from treadle.errors import LeaseLostError, OwnedElsewhereError, RunKeyConflictError, RunNotFoundError, StoreUnavailableError
+
+
+class _Run:
+    """What is kept of a run. Rows are computed from the log when somebody asks."""
+
+    __slots__ = (
+        "cancel",
+        "checkpoints",
+        "claimed_at",
+        "entries",
+        "epoch",
+        "fingerprint",
+        "heartbeat_at",
+        "is_suspended",
+        "key",
+        "lease_until",
+        "owner",
+        "source",
+    )
+
+    def __init__(self, new: NewRun) -> None:
+        self.entries: list[Entry] = list(new.first.entries)
+        self.key, self.source, self.fingerprint = new.row.key, new.row.source, new.fingerprint
+        self.checkpoints: dict[tuple[Place, str], tuple[int, Checkpoint]] = {}
+        self.cancel: CancelRequest | None = None
+        self.is_suspended = False
+        self.epoch = 0
+        self.take(new.owner, new.lease_s)
+
+    def take(self, owner: str, lease_s: float) -> None:
+        self.owner, self.is_suspended = owner, False
+        self.epoch += 1
+        self.claimed_at = self.heartbeat_at = time.time()
+        self.lease_until = time.monotonic() + lease_s
 
 
 class MemoryStore:
-    """Keeps logs in lists. Nothing survives the process."""
+    """Keeps runs in lists. Nothing survives the process."""
+
+    name = "memory"
+    is_durable = False
+    wants_rows = False
 
     def __init__(self) -> None:
-        self._logs: dict[str, list[Entry]] = {}
+        self._runs: dict[str, _Run] = {}
+        self._keys: dict[str, str] = {}
+        self._lock = threading.Lock()  # beats come from other threads
 
-    async def append(self, run_id: str, seq: int, entries: Sequence[Entry]) -> None:
-        """Keep entries.
+    # -- writing
 
-        Raises:
-            StoreUnavailableError: ``seq`` is not the next one: two owners write, or an append was lost.
-        """
-        log = self._logs.setdefault(run_id, [])
-        if seq != len(log) + 1:
-            raise StoreUnavailableError(
-                f"Run {run_id}: entry {seq} was to be appended, but the log holds {len(log)}.",
-                "Another process may drive this run; only one may.",
-            )
-        log.extend(entries)
+    async def create(self, new: NewRun) -> Creation:
+        """Keep a new run."""
+        with self._lock:
+            run_id, key = new.row.run_id, new.row.key
+            known = self._keys.get(key) if key else None
+            if known is not None:
+                if self._runs[known].fingerprint != new.fingerprint:
+                    raise RunKeyConflictError(key, known)
+                return Creation(known, None)
+            self._runs[run_id] = _Run(new)
+            if key:
+                self._keys[key] = run_id
+            return Creation(run_id, Claim(run_id, new.owner, 1, new.lease_s))
+
+    async def claim(self, run_id: str, owner: str, lease_s: float, is_gone: Callable[[str], bool]) -> Claim:
+        """Take a run over."""
+        with self._lock:
+            run = self._found(run_id)
+            if run.owner and time.monotonic() < run.lease_until and not is_gone(run.owner):
+                raise OwnedElsewhereError(run_id, shown(run.owner), since(run.claimed_at))
+            run.take(owner, lease_s)
+            return Claim(run_id, owner, run.epoch, lease_s)
+
+    async def release(self, claim: Claim, rows: Rows | None = None) -> None:
+        """Let go of a run."""
+        with self._lock:
+            run = self._runs.get(claim.run_id)
+            if run is not None and run.epoch == claim.epoch:
+                run.owner = ""
+                run.is_suspended = rows is not None and rows.run is not None and rows.run.status is RunStatus.SUSPENDED
+
+    async def commit(self, commit: Commit) -> None:
+        """Append to a run's log."""
+        with self._lock:
+            run = self._found(commit.run_id)
+            if run.epoch != commit.epoch:
+                raise _lost(commit.run_id, run)
+            if commit.seq != len(run.entries) + 1:
+                raise StoreUnavailableError(
+                    f"Run {commit.run_id}: entry {commit.seq} was to be appended, but the log holds {len(run.entries)}.",
+                    "Another process may drive this run; only one may.",
+                )
+            run.entries.extend(commit.entries)
+            if run.checkpoints:
+                _drop_checkpoints(run, commit.entries)
+            if commit.entries and isinstance(commit.entries[-1], RunEnded):
+                run.owner = ""
+
+    async def save(self, claim: Claim, checkpoint: Checkpoint) -> None:
+        """Keep how far an attempt got."""
+        with self._lock:
+            run = self._held(claim)
+            key = ((checkpoint.path, checkpoint.index), checkpoint.variant)
+            known = run.checkpoints.get(key)
+            if known is None or (claim.epoch, checkpoint.seq) >= (known[0], known[1].seq):
+                run.checkpoints[key] = (claim.epoch, checkpoint)
+
+    async def request_cancel(self, run_id: str, request: CancelRequest) -> None:
+        """Ask whoever drives the run to stop it."""
+        with self._lock:
+            run = self._found(run_id)
+            if run.cancel is None or request.force:
+                run.cancel = request
+
+    # -- for the owner's heart
+
+    def beat(self, claim: Claim) -> None:
+        """Say that the owner lives."""
+        with self._lock:
+            run = self._held(claim)
+            run.heartbeat_at = time.time()
+            run.lease_until = time.monotonic() + claim.lease_s
+
+    def cancel_request(self, run_id: str) -> CancelRequest | None:
+        """What ``request_cancel`` left."""
+        run = self._runs.get(run_id)
+        return run.cancel if run is not None else None
+
+    # -- reading
 
     async def read(self, run_id: str) -> Sequence[Record]:
         """The log of a run; empty when there is none."""
-        return [Record(run_id, seq, entry) for seq, entry in enumerate(self._logs.get(run_id, ()), 1)]
+        return [Record(run_id, seq, entry) for seq, entry in enumerate(self.entries(run_id), 1)]
+
+    async def run(self, run_id: str) -> RunRow | None:
+        """A run's row."""
+        run = self._runs.get(run_id)
+        return None if run is None else self._row(run)
+
+    async def runs(self, query: RunQuery) -> RunPage:
+        """Runs, the newest first."""
+        rows = sorted(map(self._row, list(self._runs.values())), key=attrgetter("created_at", "run_id"), reverse=True)
+        found = [row for row in rows if _matches(row, query)]
+        page = tuple(found[: query.limit])
+        return RunPage(page, _cursor(page[-1]) if len(found) > len(page) and page else "")
+
+    async def steps(self, run_id: str) -> Sequence[StepRow]:
+        """The steps of a run and their items."""
+        return self._rows(run_id).steps
+
+    async def timers(self, run_id: str) -> Sequence[TimerRow]:
+        """The timers of a run."""
+        return sorted(self._rows(run_id).timers, key=attrgetter("due", "timer_id"))
+
+    async def spans(self, run_id: str) -> Sequence[SpanRow]:
+        """The executions of a run."""
+        return sorted(self._rows(run_id).spans, key=attrgetter("started_at", "span_id"))
+
+    async def load(self, run_id: str, path: str, index: int | None = None, variant: str = "primary") -> Checkpoint | None:
+        """The checkpoint of a step or item."""
+        run = self._runs.get(run_id)
+        found = run.checkpoints.get(((path, index), variant)) if run is not None else None
+        return found[1] if found else None
+
+    def close(self) -> None:
+        """Nothing to let go of: what was kept stays as long as the store does."""
 
     def entries(self, run_id: str) -> Sequence[Entry]:
         """The log without its numbers, uncopied; for readers in this process."""
-        return self._logs.get(run_id, ())
+        run = self._runs.get(run_id)
+        return () if run is None else run.entries
 
     def forget(self, run_id: str) -> None:
-        """Free a run's log."""
-        self._logs.pop(run_id, None)
+        """Free a run."""
+        run = self._runs.pop(run_id, None)
+        if run is not None and run.key:
+            del self._keys[run.key]
+
+    # -- parts
+
+    def _found(self, run_id: str) -> _Run:
+        run = self._runs.get(run_id)
+        if run is None:
+            raise RunNotFoundError(run_id)
+        return run
+
+    def _held(self, claim: Claim) -> _Run:
+        run = self._found(claim.run_id)
+        if run.epoch != claim.epoch:
+            raise _lost(claim.run_id, run)
+        return run
+
+    def _rows(self, run_id: str) -> Rows:
+        return rows_of(self.entries(run_id)) if run_id in self._runs else Rows()
+
+    def _row(self, run: _Run) -> RunRow:
+        row = rows_of(run.entries, key=run.key, source=run.source).run
+        assert row is not None, "a log begins with RunCreated"
+        if run.is_suspended and not isinstance(run.entries[-1], RunEnded):
+            row = attrs.evolve(row, status=RunStatus.SUSPENDED)
+        return attrs.evolve(row, owner=shown(run.owner), heartbeat_at=run.heartbeat_at)
+
+
+def _lost(run_id: str, run: _Run) -> LeaseLostError:
+    return LeaseLostError(run_id, shown(run.owner), since(run.claimed_at))
+
+
+def _drop_checkpoints(run: _Run, entries: Sequence[Entry]) -> None:
+    """What has ended needs none; a whole step takes those of its items along."""
+    ended: set[Place] = set()
+    for entry in entries:
+        if isinstance(entry, StepEnded):
+            ended.add((entry.path, None))
+        elif isinstance(entry, ItemEnded) or (isinstance(entry, AttemptEnded) and entry.outcome.status == "completed"):
+            ended.add((entry.path, entry.index))
+    for place, variant in list(run.checkpoints):
+        if place in ended or (place[0], None) in ended:
+            del run.checkpoints[place, variant]
+
+
+def _matches(row: RunRow, query: RunQuery) -> bool:
+    return (
+        (not query.statuses or row.status in query.statuses)
+        and (not query.workflow or row.workflow == query.workflow)
+        and (query.since is None or row.created_at >= query.since)
+        and (query.until is None or row.created_at < query.until)
+        and row.run_id.startswith(query.prefix)
+        and (not query.key or row.key == query.key)
+        and (not query.cursor or _cursor(row) < query.cursor)
+    )
+
+
+def _cursor(row: RunRow) -> str:
+    """A place in the order of lists: created at, then id."""
+    return f"{row.created_at:020.6f} {row.run_id}"

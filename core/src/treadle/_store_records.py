@@ -5,7 +5,7 @@ The log is the truth; every row here is computed from it by core (``_log_rows``)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import attrs
@@ -213,9 +213,9 @@ class Rows:
     ended: tuple[Place, ...] = ()
 
 
-@attrs.define(frozen=False)
+@attrs.define
 class Commit:
-    """What becomes durable together, or not at all. Treat it as frozen (it is not, because one is made for each step).
+    """What becomes durable together, or not at all. Nobody changes one; it is not frozen because each step makes one.
 
     Attributes:
         run_id: The run.
@@ -305,6 +305,19 @@ class CancelRequest:
 
 
 @attrs.frozen
+class Creation:
+    """What became of a NewRun.
+
+    Attributes:
+        run_id: The run of this key: the new one, or the one that there was.
+        claim: The creator's; None when there was a run of this key already.
+    """
+
+    run_id: str
+    claim: Claim | None
+
+
+@attrs.frozen
 class RunQuery:
     """Which runs to list, the newest first.
 
@@ -340,7 +353,3 @@ class RunPage:
 
     runs: tuple[RunRow, ...]
     cursor: str = ""
-
-
-Versions = Mapping[str, str]
-"""Distribution -> version."""

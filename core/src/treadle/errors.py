@@ -11,6 +11,7 @@ __all__ = [
     "CallCancelledError",
     "ConfigError",
     "ConfigInvalidError",
+    "ExecutorDiedError",
     "ExecutorExitedError",
     "ExecutorNotFoundError",
     "ExpressionError",
@@ -32,8 +33,8 @@ __all__ = [
     "RunKeyConflictError",
     "RunNotFoundError",
     "RunSuspendedError",
-    "StepInterruptedError",
     "SecretNotFoundError",
+    "StepInterruptedError",
     "StepTimeoutError",
     "StoreUnavailableError",
     "TransientError",
@@ -304,6 +305,24 @@ class ExecutorExitedError(TreadleError):
         super().__init__(
             f"Executor {executor!r} tried to end the process ({how}).",
             "Return a value or raise an ordinary exception instead; the process goes on.",
+        )
+
+
+class ExecutorDiedError(TreadleError):
+    """An isolated executor whose process ended, or had to be ended, without an answer.
+
+    Args:
+        executor: The executor.
+        how: ``ended its process with exit code 3``, ``was killed by SIGSEGV (a segmentation fault)``.
+        last_lines: What it wrote to standard error at last.
+    """
+
+    def __init__(self, executor: str, how: str, last_lines: Sequence[str] = ()) -> None:
+        self.executor, self.how, self.last_lines = executor, how, tuple(last_lines)
+        said = "".join(f"\n  {line}" for line in self.last_lines)
+        super().__init__(
+            f"Executor {executor!r} {how}." + (f" Its last lines on standard error:{said}" if said else ""),
+            "Mend the executor. Only its step failed; limits stand in [limits.process] or under the step's 'isolation'.",
         )
 
 

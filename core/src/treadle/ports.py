@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol, runtime_checkable
 
+from treadle._codec import dump_line, load_line
+from treadle._loop import loop_poster
 from treadle._models import (
     DECISIONS,
     FACTS,
@@ -50,19 +52,43 @@ from treadle._models import (
     Turn,
     Work,
 )
+from treadle._store_records import (
+    BEAT_S,
+    LEASE_S,
+    CancelRequest,
+    Checkpoint,
+    Claim,
+    Commit,
+    Creation,
+    NewRun,
+    Rows,
+    RunPage,
+    RunQuery,
+    RunRow,
+    SpanRow,
+    StepRow,
+    TimerRow,
+)
 
 __all__ = [
+    "BEAT_S",
     "DECISIONS",
     "FACTS",
+    "LEASE_S",
     "AttemptEnded",
     "AttemptStarted",
     "Call",
     "Cancel",
+    "CancelRequest",
     "CancelRequested",
+    "Checkpoint",
+    "Claim",
     "Client",
     "Clock",
     "Command",
+    "Commit",
     "Context",
+    "Creation",
     "Decision",
     "DispatchEngine",
     "Entry",
@@ -75,13 +101,18 @@ __all__ = [
     "ItemEnded",
     "Json",
     "MapStarted",
+    "NewRun",
     "Outcome",
     "Record",
     "RetryAfter",
     "RetryPolicy",
     "RetryScheduled",
+    "Rows",
     "RunCreated",
     "RunEnded",
+    "RunPage",
+    "RunQuery",
+    "RunRow",
     "RunStatus",
     "RunStopping",
     "SecretReference",
@@ -89,17 +120,23 @@ __all__ = [
     "SignalReceived",
     "SpanKind",
     "SpanRecord",
+    "SpanRow",
     "Start",
     "StepEnded",
     "StepResult",
+    "StepRow",
     "StepStatus",
     "StintOpened",
     "Store",
     "SyncContext",
     "TimerFired",
+    "TimerRow",
     "TracingProvider",
     "Turn",
     "Work",
+    "dump_line",
+    "load_line",
+    "loop_poster",
 ]
 
 
@@ -184,19 +221,116 @@ class Clock(Protocol):
 
 
 class Store(Protocol):
-    """Keeps the log of each run. Every method may raise StoreUnavailableError."""
+    """Keeps runs: their logs, who drives them, and rows to look them up by.
 
-    async def append(self, run_id: str, seq: int, entries: Sequence[Entry]) -> None:
-        """Make ``entries`` durable, all or none; returning is the acknowledgement.
+    Every method may raise StoreUnavailableError. The async ones run on asyncio and trio; a write that was begun is finished
+    although whoever awaits it is cancelled. ``beat``, ``cancel_request`` and ``close`` may block, and be called from any thread.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that users write: ``memory``, ``sqlite``."""
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether runs outlive the process."""
+
+    @property
+    def wants_rows(self) -> bool:
+        """Whether commits are to carry rows; a store that can compute them from its logs does without."""
+
+    # -- writing: each of these is all or nothing, and returning is the acknowledgement
+
+    async def create(self, new: NewRun) -> Creation:
+        """Keep a new run with its first entries, owned by its creator (epoch 1).
+
+        When there is a run of the same (not empty) key already, nothing is kept and its id is answered (G13).
+
+        Raises:
+            RunKeyConflictError: The run of this key has another fingerprint.
+        """
+
+    async def claim(self, run_id: str, owner: str, lease_s: float, is_gone: Callable[[str], bool]) -> Claim:
+        """Take a run over: raises its epoch, so that nothing of an earlier owner is accepted any more.
 
         Args:
             run_id: The run.
-            seq: Place of the first entry, from 1; must be one after the last that is stored.
-            entries: Facts and decisions in order.
+            owner: Who takes it; the part before ``@`` is for people.
+            lease_s: How long the claim holds without a beat.
+            is_gone: Asked with the owner whose lease has not run out: True when that process is known to have ended.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            OwnedElsewhereError: Somebody else has it.
         """
+
+    async def release(self, claim: Claim, rows: Rows | None = None) -> None:
+        """Let go of a run, so that anybody may claim it at once; nothing happens when the claim has been lost.
+
+        Args:
+            claim: The claim.
+            rows: What changes because nobody drives the run any more.
+        """
+
+    async def commit(self, commit: Commit) -> None:
+        """Append to a run's log.
+
+        Raises:
+            LeaseLostError: Somebody else has claimed the run since; nothing was kept.
+            StoreUnavailableError: Nothing was kept; also when ``seq`` is not one after the last entry.
+        """
+
+    async def save(self, claim: Claim, checkpoint: Checkpoint) -> None:
+        """Keep how far an attempt got, in place of the one before; an older ``seq`` never replaces a newer one.
+
+        Raises:
+            LeaseLostError: Somebody else has claimed the run since; nothing was kept.
+        """
+
+    async def request_cancel(self, run_id: str, request: CancelRequest) -> None:
+        """Ask whoever drives the run to stop it; a forced request is not weakened by a later one.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+        """
+
+    # -- for the owner's heart, from its thread
+
+    def beat(self, claim: Claim) -> None:
+        """Say that the owner lives: the claim holds for its ``lease_s`` from now on.
+
+        Raises:
+            LeaseLostError: Somebody else has claimed the run since.
+        """
+
+    def cancel_request(self, run_id: str) -> CancelRequest | None:
+        """What ``request_cancel`` left, until the run ends."""
+
+    # -- reading
 
     async def read(self, run_id: str) -> Sequence[Record]:
         """The log of a run, in order; empty when there is no such run."""
+
+    async def run(self, run_id: str) -> RunRow | None:
+        """A run's row; None when there is no such run."""
+
+    async def runs(self, query: RunQuery) -> RunPage:
+        """Runs, the newest first."""
+
+    async def steps(self, run_id: str) -> Sequence[StepRow]:
+        """The steps of a run and their items, in the order in which they were first heard of."""
+
+    async def timers(self, run_id: str) -> Sequence[TimerRow]:
+        """The timers of a run, by due time."""
+
+    async def spans(self, run_id: str) -> Sequence[SpanRow]:
+        """The executions of a run, by start."""
+
+    async def load(self, run_id: str, path: str, index: int | None = None, variant: str = "primary") -> Checkpoint | None:
+        """The checkpoint of a step or item that has not ended; None when there is none."""
+
+    def close(self) -> None:
+        """Let go of files and connections once what was begun is done; afterwards every method raises StoreUnavailableError."""
 
 
 class DispatchEngine(Protocol):

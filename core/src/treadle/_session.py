@@ -1,0 +1,371 @@
+"""One stint of a run in this process: everything that it holds open, from the claim to its release."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
+
+import anyio
+import attrs
+import sniffio
+
+from treadle._clients import ClientHosts
+from treadle._conductor import Conductor
+from treadle._driver import DRAIN_S, Driver
+from treadle._heart import Heart
+from treadle._log_rows import LogRows
+from treadle._loop import loop_poster
+from treadle._models import Call, Entry, Json, Record, RunCreated, StintOpened
+from treadle._owner import shown, this_owner
+from treadle._plan import Plan
+from treadle._plugins import Registry
+from treadle._results import RunResult, summarise
+from treadle._run_log import RunLog
+from treadle._runner import Runner
+from treadle._scopes import ExecutorScope, RunScope, TroubleLog
+from treadle._span_projection import SpanProjection
+from treadle._store_records import BEAT_S, LEASE_S, CancelRequest, Claim, Commit, NewRun
+from treadle._tracing import RunMetrics, RunTracing
+from treadle._version import __version__
+from treadle.errors import ConfigError, RunSuspendedError, TreadleError
+from treadle.ports import Clock, Store
+
+_RELEASE_S = 5.0
+"""How long letting go of a claim may take; afterwards the lease runs out by itself."""
+
+
+class RunHandle:
+    """A run that is going on.
+
+    Attributes:
+        run_id: The run.
+        trace_id: Its trace.
+        is_durable: Whether it can be suspended and resumed.
+    """
+
+    def __init__(self, run_id: str, trace_id: str, driver: Driver, *, is_durable: bool = False) -> None:
+        self.run_id, self.trace_id, self.is_durable, self._driver = run_id, trace_id, is_durable, driver
+
+    def cancel(self, reason: str = "cancel requested", *, force: bool = False) -> None:
+        """Ask the run to stop; call it on the event loop's thread.
+
+        Args:
+            reason: Shown to people.
+            force: Do without the ``finally`` steps, and wait a second instead of ten for what runs.
+        """
+        self._driver.cancel(reason, is_forced=force)
+
+    def suspend(self, reason: str = "suspended", *, drain_s: float = DRAIN_S) -> None:
+        """Let go of the run so that it can be resumed; call it on the event loop's thread, again to wait no longer.
+
+        Nothing more starts; what runs may end within ``drain_s``, and what does not is made again by the next stint. The call
+        that drives the run raises RunSuspendedError.
+
+        Args:
+            reason: Shown to people.
+            drain_s: Seconds.
+        """
+        self._driver.suspend(reason, drain_s=drain_s)
+
+
+@attrs.frozen
+class Lease:
+    """How a claim is kept.
+
+    Attributes:
+        lease_s: How long it holds without a beat.
+        beat_s: Seconds between two beats.
+    """
+
+    lease_s: float = LEASE_S
+    beat_s: float = BEAT_S
+
+
+@attrs.define
+class Session:
+    """A stint and its surroundings.
+
+    Attributes:
+        plan: What runs.
+        registry: Where executors, clients and policies come from.
+        reveal: Secret name -> its value.
+        store: Where the run is kept.
+        clock: Time.
+        sinks: Who reads along.
+        max_parallel: Calls at once, instead of what the workflow says.
+        on_start: Called with a handle once the run exists.
+        on_stuck: Called with the result when calls that were told to stop still run.
+        lease: How the claim is kept.
+    """
+
+    plan: Plan
+    registry: Registry
+    reveal: Callable[[str], str]
+    store: Store
+    clock: Clock
+    sinks: Sequence[object]
+    max_parallel: int | None
+    on_start: Callable[[RunHandle], None] | None
+    on_stuck: Callable[[RunResult], None] | None
+    lease: Lease = Lease()
+
+    async def begin(self, run_id: str, inputs: Mapping[str, Json], *, trigger: str, key: str) -> RunResult | str:
+        """Create the run and drive it to its end.
+
+        Returns:
+            The result; or the id of the run that there was under this key already.
+        """
+        self._check_backend()
+        owner = this_owner()
+        tracing = RunTracing(now=self.clock.now, worker=shown(owner))
+        created = self._creation(run_id, inputs, tracing, trigger)
+        conductor = Conductor(self.plan)
+        entries = conductor.apply(created).records
+        rows = LogRows(key=key, source=self._source())
+        for entry in entries:
+            rows.apply(entry)
+        first = rows.take()
+        assert first.run is not None, "RunCreated makes it"
+        commit = Commit(run_id, 1, 1, entries, first if self.store.wants_rows else None)
+        prints = fingerprint(self.plan.workflow.name, inputs)
+        creation = await self.store.create(NewRun(commit, first.run, prints, owner, self.lease.lease_s))
+        if creation.claim is None:
+            return creation.run_id
+        return await self._drive(creation.claim, conductor, tracing, (), entries, rows)
+
+    async def go_on(self, claim: Claim, entries: Sequence[Entry], *, key: str, source: str) -> RunResult:
+        """Drive a run that was begun by another stint to its end; ``entries`` is its log, read under the claim."""
+        try:
+            self._check_backend()
+            tracing = RunTracing(now=self.clock.now, worker=shown(claim.owner))
+            conductor = Conductor(self.plan)
+            conductor.replay(entries)
+            if conductor.status is not None:
+                await self._release(claim)
+                return summarise(entries)
+            rows = LogRows(key=key, source=source)
+            for entry in entries:
+                rows.apply(entry)
+            rows.take()
+        except BaseException:
+            await self._release(claim)
+            raise
+        return await self._drive(claim, conductor, tracing, entries, (), rows)
+
+    # -- parts
+
+    async def _drive(
+        self,
+        claim: Claim,
+        conductor: Conductor,
+        tracing: RunTracing,
+        earlier: Sequence[Entry],
+        fresh: Sequence[Entry],
+        rows: LogRows,
+    ) -> RunResult:
+        """Everything after the log's first or latest known entry.
+
+        Args:
+            claim: The right to write.
+            conductor: Has applied ``earlier`` and ``fresh``.
+            tracing: Of the run.
+            earlier: What other stints committed; its readers have had it.
+            fresh: What was committed and nobody has read yet.
+            rows: Has applied both, too.
+        """
+        trouble = TroubleLog()
+        policies = self.registry.policies()
+        run_scope = RunScope([*policies, *self.sinks], trouble)
+        scopes = {name: ExecutorScope(bound, policies, trouble) for name, bound in self.plan.executors.items()}
+        readers = _Readers(claim.run_id, run_scope, tracing)
+        readers.catch_up(earlier)
+        readers.read(len(earlier) + 1, fresh)
+        created = readers.entries[0]
+        assert isinstance(created, RunCreated), "a log begins with it"
+        try:
+            async with ClientHosts(self.registry) as hosts:
+                runner = Runner(
+                    scopes=scopes,
+                    hosts=hosts,
+                    reveal=self.reveal,
+                    tracing=tracing,
+                    clock=self.clock,
+                    progress=self._progress(),
+                    trouble=trouble,
+                )
+                driver = Driver(
+                    run_id=claim.run_id,
+                    conductor=conductor,
+                    log=RunLog(self.store, claim, rows if self.store.wants_rows else None),
+                    engine=_LocalEngine(runner),
+                    runner=runner,
+                    clock=self.clock,
+                    on_commit=readers.read,
+                    seq=len(readers.entries),
+                    at=readers.entries[-1].at,
+                    workers=created.max_parallel or self.plan.graph.max_parallel,
+                )
+                if self.on_start is not None:
+                    self.on_start(RunHandle(claim.run_id, created.trace_id, driver, is_durable=self.store.is_durable))
+
+                def tell(stuck: Sequence[str]) -> None:
+                    if self.on_stuck is not None:
+                        self.on_stuck(summarise(readers.entries))
+
+                with self._heart(claim, driver):
+                    await driver.drive([self._opening(readers.entries, claim)], eager_workers=self._width(), on_stuck=tell)
+        except RunSuspendedError:
+            suspended = LogRows(key=rows.key, source=rows.source)
+            await self._release(claim, suspended, readers.entries)
+            raise
+        except BaseException:
+            await self._release(claim)
+            raise
+        finally:
+            readers.close()
+        return summarise(readers.entries)
+
+    async def _release(self, claim: Claim, suspended: LogRows | None = None, entries: Sequence[Entry] = ()) -> None:
+        """Let go of the claim, so that the run can be resumed at once; the lease runs out anyway."""
+        rows = None
+        if suspended is not None:
+            for entry in entries:
+                suspended.apply(entry)
+            suspended.take()
+            rows = suspended.suspend()
+        with anyio.move_on_after(_RELEASE_S, shield=True), suppress(TreadleError):
+            await self.store.release(claim, rows)
+
+    def _heart(self, claim: Claim, driver: Driver) -> Heart | nullcontext[None]:
+        if not self.store.is_durable:
+            return nullcontext()
+
+        def cancel(asked: CancelRequest) -> None:
+            driver.cancel(asked.reason, is_forced=asked.force)
+
+        post, beat_s = loop_poster(), self.lease.beat_s
+        return Heart(self.store, claim, post=post, on_lost=driver.fail, on_cancel=cancel, beat_s=beat_s)
+
+    def _opening(self, entries: Sequence[Entry], claim: Claim) -> Callable[[float], StintOpened]:
+        stint = 1 + sum(isinstance(entry, StintOpened) for entry in entries)
+        owner = shown(claim.owner)
+        return partial(StintOpened, stint=stint, owner=owner, engine="local", versions=self.versions())
+
+    def _creation(self, run_id: str, inputs: Mapping[str, Json], tracing: RunTracing, trigger: str) -> RunCreated:
+        workflow = self.plan.workflow
+        environ = os.environ
+        trace = tracing.begin(
+            workflow.name,
+            environ.get("TRACEPARENT", ""),
+            tracestate=environ.get("TRACESTATE", ""),
+            run_id=run_id,
+            trigger=trigger,
+        )
+        return RunCreated(
+            self.clock.now(),
+            run_id=run_id,
+            workflow=self.plan.document,
+            workflow_hash=self.plan.hash,
+            inputs=inputs,
+            trace_id=trace.trace_id,
+            root_span_id=trace.root_span_id,
+            parent_span_id=trace.parent_span_id,
+            trace_flags=trace.flags,
+            max_parallel=self.max_parallel,
+            trigger=trigger,
+        )
+
+    def _source(self) -> str:
+        file = self.plan.workflow.file
+        return os.path.abspath(file) if file else ""
+
+    def _check_backend(self) -> None:
+        current = sniffio.current_async_library()
+        for bound in self.plan.executors.values():
+            if current not in bound.backends:
+                raise ConfigError(
+                    f"Executor {bound.name!r} does not run on {current} (it declares: {', '.join(bound.backends)}).",
+                    f"Run the workflow with backend={bound.backends[0]!r}, or TREADLE_BACKEND={bound.backends[0]}.",
+                )
+
+    def versions(self) -> dict[str, str]:
+        """Distribution -> version of treadle and of the plugins that the plan uses."""
+        bound = self.plan.executors.values()
+        return {"treadle": __version__, **{item.distribution: item.version for item in bound if item.distribution}}
+
+    def _width(self) -> int:
+        """Workers that the plan can use for certain."""
+        if any(node.is_map for node in self.plan.graph.nodes):
+            return self.plan.graph.max_parallel
+        return len(self.plan.graph.nodes)
+
+    def _progress(self) -> Callable[[Call, float, float | None, str], None]:
+        listeners = [sink.progress for sink in self.sinks if callable(getattr(sink, "progress", None))]  # type: ignore[attr-defined]  # checked
+
+        def tell(call: Call, done: float, total: float | None, message: str) -> None:
+            for listener in listeners:
+                listener(call, done, total, message)
+
+        return tell
+
+
+def fingerprint(workflow: str, inputs: Mapping[str, Json]) -> str:
+    """What a run's key stands for: the workflow's name and the inputs."""
+    text = json.dumps([workflow, inputs], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _LocalEngine:
+    """Performs calls in this process."""
+
+    name = "local"
+    capabilities = frozenset({"cancels_running", "streams"})
+
+    def __init__(self, runner: Runner) -> None:
+        self.perform = runner.perform
+
+
+class _Readers:
+    """Everybody who reads the log while it grows: sinks, spans, metrics."""
+
+    def __init__(self, run_id: str, scope: RunScope, tracing: RunTracing) -> None:
+        self._run_id, self._scope, self._tracing = run_id, scope, tracing
+        self.entries: list[Entry] = []
+        is_known = tracing.take_sent if scope.emit_span is None else None
+        self._projection = SpanProjection(is_known) if scope.emit_span is not None or tracing.is_live else None
+        metrics = RunMetrics()
+        self._metrics = metrics if metrics.is_active else None
+        self._is_quiet = scope.record_event is None and self._projection is None and self._metrics is None
+
+    def catch_up(self, entries: Sequence[Entry]) -> None:
+        """Take in what earlier stints committed; they have told everybody."""
+        self.entries += entries
+        for entry in entries:
+            if self._projection is not None:
+                self._projection.apply(entry)
+            if self._metrics is not None:
+                self._metrics.apply(entry, replayed=True)
+
+    def read(self, first: int, entries: Sequence[Entry]) -> None:
+        """Take in what was just committed."""
+        self.entries += entries
+        if self._is_quiet:
+            return
+        for seq, entry in enumerate(entries, first):
+            if self._scope.record_event is not None:
+                self._scope.event(Record(self._run_id, seq, entry))
+            if self._projection is not None:
+                for span in self._projection.apply(entry):
+                    self._scope.span(span)
+                    self._tracing.emit(span)
+            if self._metrics is not None:
+                self._metrics.apply(entry)
+
+    def close(self) -> None:
+        """The run is over or let go."""
+        if self._metrics is not None:
+            self._metrics.close()
