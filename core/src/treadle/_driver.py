@@ -101,7 +101,8 @@ class Driver:
         at: float = -math.inf,
         workers: int = 10,
     ) -> None:
-        self._run_id, self._conductor, self._append, self._engine = run_id, conductor, log.append, engine
+        self._run_id, self._conductor, self._engine = run_id, conductor, engine
+        self._pack, self._commit = log.pack, log.commit
         self._runner, self._clock, self._on_commit, self._seq = runner, clock, on_commit, seq
         self._most_workers = workers
         self._workers = 0
@@ -218,7 +219,7 @@ class Driver:
                     commands += turn.commands
                     if self._conductor.status is not None:
                         break  # a log ends with RunEnded; what arrives later is nobody's
-                await self._append(self._seq + 1, records)
+                await self._commit(self._pack(self._seq + 1, records))
                 first = self._seq + 1
                 self._seq += len(records)
                 for command in commands:

@@ -112,19 +112,20 @@ class MemoryStore:
 
     async def commit(self, commit: Commit) -> None:
         """Append to a run's log."""
+        run = self._runs.get(commit.run_id) or self._found(commit.run_id)
+        entries, new = run.entries, commit.entries
         with self._lock:
-            run = self._found(commit.run_id)
             if run.epoch != commit.epoch:
                 raise _lost(commit.run_id, run)
-            if commit.seq != len(run.entries) + 1:
+            if commit.seq != len(entries) + 1:
                 raise StoreUnavailableError(
-                    f"Run {commit.run_id}: entry {commit.seq} was to be appended, but the log holds {len(run.entries)}.",
+                    f"Run {commit.run_id}: entry {commit.seq} was to be appended, but the log holds {len(entries)}.",
                     "Another process may drive this run; only one may.",
                 )
-            run.entries.extend(commit.entries)
+            entries += new
             if run.checkpoints:
-                _drop_checkpoints(run, commit.entries)
-            if commit.entries and isinstance(commit.entries[-1], RunEnded):
+                _drop_checkpoints(run, new)
+            if type(entries[-1]) is RunEnded:
                 run.owner = ""
 
     async def save(self, claim: Claim, checkpoint: Checkpoint) -> None:

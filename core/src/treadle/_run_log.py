@@ -11,7 +11,9 @@ from treadle.ports import Store
 
 
 class RunLog:
-    """Appends to a run in a store.
+    """Appends to a run in a store: ``await log.commit(log.pack(seq, entries))``; returning is the acknowledgement.
+
+    Two calls, because a coroutine around the store's own is felt at every step.
 
     Args:
         store: Where it is kept.
@@ -20,22 +22,14 @@ class RunLog:
     """
 
     def __init__(self, store: Store, claim: Claim, rows: LogRows | None) -> None:
-        self._commit, self._run_id, self._epoch, self._rows = store.commit, claim.run_id, claim.epoch, rows
+        self.commit = store.commit
+        self._run_id, self._epoch, self._rows = claim.run_id, claim.epoch, rows
 
-    async def append(self, seq: int, entries: Sequence[Entry]) -> None:
-        """Make ``entries`` durable, all or none; returning is the acknowledgement.
-
-        Args:
-            seq: Place of the first, from 1.
-            entries: Facts and decisions in order.
-
-        Raises:
-            LeaseLostError: Another process drives the run now.
-            StoreUnavailableError: Nothing was kept.
-        """
-        if self._rows is None:
-            await self._commit(Commit(self._run_id, self._epoch, seq, entries))
-            return
+    def pack(self, seq: int, entries: Sequence[Entry]) -> Commit:
+        """What makes ``entries`` durable; ``seq`` is the place of the first."""
+        rows = self._rows
+        if rows is None:
+            return Commit(self._run_id, self._epoch, seq, entries)
         for entry in entries:
-            self._rows.apply(entry)
-        await self._commit(Commit(self._run_id, self._epoch, seq, entries, self._rows.take()))
+            rows.apply(entry)
+        return Commit(self._run_id, self._epoch, seq, entries, rows.take())
