@@ -15,7 +15,7 @@ from treadle._models import Call, Outcome, SpanKind, SpanRecord
 from treadle._span_ids import Bits, new_span_id
 from treadle._trace_parent import TraceParent
 
-__all__ = ["NO_SPAN", "AttemptSpan", "ClientSpan", "LiveSpan", "Provider", "Stamps", "clean", "first_line"]
+__all__ = ["NO_SPAN", "AttemptSpan", "ClientSpan", "LiveSpan", "Provider", "Stamps", "clean", "first_line", "traceparent_here"]
 
 Attributes = Mapping[str, object]
 
@@ -37,6 +37,14 @@ class Stamps:
 
 _enclosing: ContextVar[tuple[str, str]] = ContextVar("treadle_enclosing_span", default=("", ""))
 """The client-call span that the running code is in: the id of its attempt, and its own."""
+
+
+def traceparent_here(call: Call) -> str:
+    """W3C header that makes what is called a child of the client-call span around it, else of the attempt."""
+    attempt_id, client_id = _enclosing.get()
+    if not client_id or not call.trace_id or attempt_id != call.span_id:
+        return call.traceparent
+    return f"00-{call.trace_id}-{client_id}-{call.trace_flags:02x}"
 
 
 class LiveSpan(Protocol):

@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 import anyio
 import anyio.to_thread
 
+from treadle._attempt_span import traceparent_here
 from treadle._bind import BoundExecutor
 from treadle._clients import ClientHosts
 from treadle._log_records import current_call
@@ -107,8 +108,8 @@ class RunContext:
 
     @property
     def traceparent(self) -> str:
-        """W3C header; empty without a trace."""
-        return self.call.traceparent
+        """W3C header, of the client-call span that the code is in, else of the attempt; empty without a trace."""
+        return traceparent_here(self.call)
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
