@@ -93,7 +93,8 @@ BROKEN = [
     {"name": "w", "steps": {"a": {"uses": "x"}}, "inputs": {"x": {"type": "str"}}},
     {"name": "w", "steps": {"a": {"uses": "x"}}, "max_parallel": 0},
     {"name": "w", "steps": {"a": {"uses": "x"}}, "max_failures": "many"},
-    {"name": "w", "steps": {"a": {"uses": "x"}}, "defaults": {"isolation": "process"}},
+    {"name": "w", "steps": {"a": {"uses": "x"}}, "defaults": {"isolation": "thread"}},
+    {"name": "w", "steps": {"a": {"uses": "x", "isolation": {"memry": 1}}}},
 ]
 
 

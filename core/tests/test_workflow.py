@@ -249,7 +249,6 @@ def test_keys_of_the_workflow_that_are_not_built_yet_are_refused(key: str) -> No
     [
         "needs_rule",
         "batch",
-        "isolation",
         "on_interrupt",
         "fallback",
         "compensate",
@@ -270,10 +269,29 @@ def test_other_kinds_of_steps_are_refused_for_now(kind: str) -> None:
     assert faults_of({"name": "w", "steps": {"a": {kind: {}}}}) == {f"steps.a.{kind}": f"'{kind}' is not supported yet ()"}
 
 
-def test_isolation_is_refused_among_the_defaults_too() -> None:
-    """It is in the table of the format, and not built yet."""
-    assert faults_of({**with_step(), "defaults": {"isolation": "process"}}) == {
-        "defaults.isolation": "'isolation' is not supported yet ()"
+@pytest.mark.parametrize("said", ["process", "inline", {"memory": "512 MiB", "cpu": "30s", "processes": "unlimited"}])
+def test_isolation_stands_in_steps_and_defaults(said: object) -> None:
+    """A word, or the limits of a process; it is written back as it was read."""
+    data = {**with_step(isolation=said), "defaults": {"isolation": said}}
+
+    workflow = Workflow.from_dict(data)
+
+    assert workflow.steps["a"].isolation == workflow.defaults.isolation == said
+    assert Workflow.from_dict(workflow.to_dict()).to_dict() == workflow.to_dict()
+    assert workflow.to_dict()["steps"]["a"]["isolation"] == said
+
+
+def test_isolation_that_cannot_be_meant_is_refused() -> None:
+    """Every fault of the limits at once, each with its key."""
+    assert faults_of(with_step(isolation="proces")) == {
+        "steps.a.isolation": "expected 'inline', 'process' or limits of a process, not 'proces' (did you mean 'process'?)"
+    }
+    keys = "(known: memory, cpu, open_files, file_size, processes, output)"
+    assert faults_of(with_step(isolation={"memory": "much", "cpu": "soon", "fork": 1, "pass_env": ["X"]})) == {
+        "steps.a.isolation.memory": "expected a size like '512 MiB', or 'unlimited', not 'much' ()",
+        "steps.a.isolation.cpu": "expected a duration like '30s', or 'unlimited', not 'soon' ()",
+        "steps.a.isolation.fork": f"limits have no key 'fork' {keys}",
+        "steps.a.isolation.pass_env": f"limits have no key 'pass_env' {keys}",
     }
 
 

@@ -25,10 +25,12 @@ from treadle._contracts import (
     type_text,
     unresolvable,
 )
+from treadle._error_info import FromChild
 from treadle._executor import BACKENDS, Effects, Executor, ExecutorMark, executor_mark
 from treadle._json import NotJsonError, copy_json
-from treadle._models import Call, GiveUp, Issue, Json, RetryAfter, Work
-from treadle._retries import unsafe_refusal
+from treadle._models import Call, GiveUp, Issue, Json, RetryAfter, RetryPolicy, Work
+from treadle._origin import Origin, origin_of
+from treadle._retries import preset, unsafe_refusal
 from treadle.errors import BindError, Fault, InputsInvalidError, OutputInvalidError
 from treadle.hookspecs import hookimpl
 from treadle.ports import Context, SyncContext
@@ -103,6 +105,8 @@ class BoundExecutor:
         inputs: What it may be given.
         examples: Inputs that must work.
         isolation: ``process`` or None.
+        origin: How another process gets it; None when it cannot.
+        family_origin: The same for the class of the family that a function keeps the contract of; None for ``general``.
     """
 
     name: str
@@ -117,6 +121,8 @@ class BoundExecutor:
     inputs: tuple[InputParameter, ...]
     examples: tuple[Mapping[str, Json], ...]
     isolation: str | None
+    origin: Origin | None
+    family_origin: Origin | None
     _start: Callable[..., object]
     _makes_family: Callable[[], Executor]
     _contracts: Mapping[str, Contract]
@@ -134,6 +140,32 @@ class BoundExecutor:
     def takes_context(self) -> bool:
         """Whether it asks for the context."""
         return None in self.positional
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Deadline of one attempt where the workflow names none; None for none."""
+        return self._family.timeout_s
+
+    @property
+    def retry(self) -> RetryPolicy | None:
+        """How it is retried where the workflow does not say; None: as everything is."""
+        name = self._family.retry_preset
+        # What nobody asked for in the file does not allow to repeat what does harm.
+        return None if name is None else attrs.evolve(preset(name), explicit=False)
+
+    @property
+    def _family(self) -> type[Executor]:
+        return cast("type[Executor]", self._makes_family)
+
+    def isolation_problem(self) -> tuple[str, str]:
+        """Why it cannot run in a process of its own, and what to do; empty when it can."""
+        if self.needs:
+            names = ", ".join(need.name for need in self.needs)
+            return f"{self.name} cannot run in a process of its own: it needs {names}", "clients live in the run's process"
+        if self.origin is None:
+            remedy = "define it at the top level of a module, not in a function or a session"
+            return f"{self.name} cannot run in a process of its own: another process could not find it", remedy
+        return "", ""
 
     # -- inputs
 
@@ -217,6 +249,9 @@ class BoundExecutor:
     def execute(self, call: Call, ctx: Context) -> Work:
         """The work of one attempt; a ``def`` runs in a worker thread."""
         context = cast(CallContext, ctx)
+        isolated = getattr(context, "isolated", None)  # a context of somebody's tests need not have it
+        if isolated is not None:
+            return cast(Work, isolated)
         start = functools.partial(self._start, *context.arguments, **context.inputs)
         if self.is_async:
             return cast(Work, start)
@@ -237,7 +272,14 @@ class BoundExecutor:
     @hookimpl
     def retry_policy(self, call: Call, error: Exception) -> RetryAfter | GiveUp | None:
         """Nothing is retried that does harm; else what the author or the family says."""
-        return unsafe_refusal(self.effects, call.retry) or self._makes_family().retry_policy(error)
+        refusal = unsafe_refusal(self.effects, call.retry)
+        if isinstance(error, FromChild):  # the child has asked, with the real exception
+            return refusal or error.proposal
+        return refusal or self._makes_family().retry_policy(error)
+
+    def timed_out(self, timeout_s: float) -> Exception | None:
+        """What the family calls an attempt that was still running at its deadline; None: no words of its own."""
+        return self._makes_family().timed_out(timeout_s)
 
 
 def bind(
@@ -247,6 +289,7 @@ def bind(
     distribution: str = "",
     version: str = "",
     family: type[Executor] | None = None,
+    origin: Origin | None = None,
 ) -> BoundExecutor:
     """Wrap a function or an Executor class.
 
@@ -256,6 +299,7 @@ def bind(
         distribution: Who provides it.
         version: Of the distribution.
         family: The class of the family that the mark of a function names.
+        origin: How another process gets it; None finds out.
 
     Raises:
         BindError: It cannot work; the message says why and what to write instead.
@@ -280,6 +324,8 @@ def bind(
         inputs=signature.inputs,
         examples=mark.examples,
         isolation=mark.isolation,
+        origin=origin or origin_of(obj),
+        family_origin=None if isinstance(obj, type) or makes_family is Executor else origin_of(makes_family),
         start=form.start,
         makes_family=makes_family,
         contracts=signature.contracts,

@@ -322,10 +322,12 @@ class Conductor:
             created.root_span_id,
             created.trace_flags,
             at,
+            step.limits,
         )
         return Start(start.path, index, start.attempt, start.variant, call)
 
 
 def _describe(error: ErrorInfo) -> Json:
     """An error as expressions see it."""
-    return {"type": error.type, "message": error.message}
+    seen: dict[str, Json] = {"type": error.type, "message": error.message}
+    return seen if error.partial_results is None else {**seen, "partial_results": error.partial_results}

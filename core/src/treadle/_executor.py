@@ -58,6 +58,10 @@ class Executor:
     """
 
     family: ClassVar[str] = "general"
+    timeout_s: ClassVar[float | None] = None
+    """Deadline of one attempt where the workflow names none."""
+    retry_preset: ClassVar[str | None] = None
+    """Which of the retry presets holds where the workflow has no ``retry``."""
 
     def validate_output(self, output: Json) -> Iterable[Issue | str] | None:
         """Say what is wrong with an output that has the declared type.
@@ -74,6 +78,10 @@ class Executor:
 
     def retry_policy(self, error: Exception) -> RetryAfter | GiveUp | None:
         """Propose whether to try again after ``error``; None: no opinion."""
+        return None
+
+    def timed_out(self, timeout_s: float) -> Exception | None:
+        """The error of an attempt that was still running at its deadline; None: treadle's StepTimeoutError."""
         return None
 
 

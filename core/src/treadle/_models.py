@@ -145,6 +145,8 @@ class ErrorInfo:
         issues: Broken clauses of a contract, when that was the error.
         traceback: The formatted stack, when user code raised.
         retryable: What the exception said of itself: True, False, or None when it did not say.
+        partial_results: What it carried of the work done before it (``exc.partial_results``), when that is plain JSON.
+        items_processed: How many items that is.
     """
 
     type: str
@@ -153,6 +155,8 @@ class ErrorInfo:
     issues: tuple[Issue, ...] = ()
     traceback: str = attrs.field(default="", repr=False)
     retryable: bool | None = None
+    partial_results: Json = attrs.field(default=None, repr=False)
+    items_processed: int | None = None
 
 
 # -- calls -------------------------------------------------------------------------------------------------------------
@@ -206,6 +210,7 @@ class Call:
         root_span_id: 16 hex digits: the run's span, which the ids of its other spans derive from.
         trace_flags: W3C trace flags, 1 when sampled.
         queued_at: When the call was released, seconds since the epoch.
+        limits: For a call in a process of its own: what differs there from ``[limits.process]``; None: the runner's process.
     """
 
     run_id: str
@@ -226,6 +231,7 @@ class Call:
     root_span_id: str = ""
     trace_flags: int = 0
     queued_at: float = 0.0
+    limits: Mapping[str, Json] | None = None
 
     @property
     def idempotency_key(self) -> str:

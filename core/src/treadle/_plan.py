@@ -53,6 +53,7 @@ class PlannedStep:
         timeout_s: Deadline of one attempt.
         clients: Need -> name of the client.
         node: What the scheduler knows of it.
+        limits: For a step in a process of its own: what it says of the limits; None: the run's process.
     """
 
     path: str
@@ -66,6 +67,7 @@ class PlannedStep:
     timeout_s: float | None
     clients: Mapping[str, str]
     node: Node
+    limits: Mapping[str, Json] | None = None
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -78,6 +80,7 @@ class Plan:
         graph: What the scheduler knows.
         outputs: Name -> value of the run's outputs.
         executors: Name -> bound executor; empty for a plan that only replays.
+        warnings: What can run, but probably not as meant.
     """
 
     workflow: Workflow
@@ -85,6 +88,7 @@ class Plan:
     graph: Graph
     outputs: Mapping[str, Value]
     executors: Mapping[str, BoundExecutor]
+    warnings: tuple[Fault, ...] = ()
 
     @cached_property
     def document(self) -> Mapping[str, Json]:
@@ -154,6 +158,7 @@ class _Planner:
     def __init__(self, workflow: Workflow) -> None:
         self._workflow = workflow
         self._faults: list[Fault] = []
+        self._warnings: list[Fault] = []
         self._steps: dict[str, PlannedStep] = {}
         self._executors: dict[str, BoundExecutor] = {}
         self._outputs: dict[str, Value] = {}
@@ -182,7 +187,7 @@ class _Planner:
     def bind(self, registry: Executors) -> None:
         """Find every executor and client; check inputs against types as far as they are known."""
         found: dict[str, BoundExecutor | TreadleError] = {}
-        for planned in self._steps.values():
+        for planned in list(self._steps.values()):
             name = planned.executor
             if name not in found:
                 found[name] = _look_up(registry, name)
@@ -192,6 +197,7 @@ class _Planner:
                 self._fault(f"{place}.uses", bound.problem, bound.remedy)
                 continue
             self._executors[name] = bound
+            self._steps[planned.path] = self._settled(planned, bound, place)
             self._check_inputs(planned, bound, place)
             self._check_clients(planned, bound, place, registry, found)
 
@@ -208,7 +214,7 @@ class _Planner:
             max_failures=_tolerated(self._workflow.max_failures, len(self._workflow.steps)),
             has_outputs=bool(self._outputs),
         )
-        return Plan(self._workflow, self._steps, graph, self._outputs, self._executors)
+        return Plan(self._workflow, self._steps, graph, self._outputs, self._executors, tuple(self._warnings))
 
     # -- parts
 
@@ -320,6 +326,34 @@ class _Planner:
     def _check_secrets(self, inputs: Value, place: str) -> None:
         for name in sorted(inputs.secret_names - set(self._workflow.secrets)):
             self._fault(place, f"secret {name!r} is not declared", f"add it: secrets: [{name}]")
+
+    def _settled(self, planned: PlannedStep, bound: BoundExecutor, place: str) -> PlannedStep:
+        """The step with what its executor says where the file says nothing."""
+        step, defaults = self._source(planned), self._workflow.defaults
+        isolation = next((said for said in (step.isolation, defaults.isolation, bound.isolation) if said is not None), "inline")
+        limits = isolation if isinstance(isolation, Mapping) else {} if isolation == "process" else None
+        if limits is not None:
+            problem, remedy = bound.isolation_problem()
+            if problem:
+                path = f"{place}.isolation" if step.isolation is not None else f"{place}.uses"
+                self._fault(path, problem, f"{remedy}; or write isolation: inline")
+        timeout_s = planned.timeout_s if planned.timeout_s is not None else bound.timeout_s
+        has_retry = step.retry is not None or defaults.retry is not None
+        retry = planned.retry if has_retry or bound.retry is None else bound.retry
+        if self._is_unstoppable(step, bound) and limits is None:
+            self._warn(planned, bound, place)
+        return attrs.evolve(planned, limits=limits, timeout_s=timeout_s, retry=retry)
+
+    def _is_unstoppable(self, step: Step, bound: BoundExecutor) -> bool:
+        """Whether somebody asked for a deadline of code that cannot be stopped, and could be isolated."""
+        is_timed = step.timeout_s is not None or self._workflow.defaults.timeout_s is not None
+        return is_timed and not bound.is_async and not bound.isolation_problem()[0]
+
+    def _warn(self, planned: PlannedStep, bound: BoundExecutor, place: str) -> None:
+        line, column = self._workflow.position(f"{place}.timeout")
+        message = f"{bound.name} is no 'async def': at its timeout the step ends, but its thread goes on"
+        remedy = "write isolation: process to have it stopped for certain"
+        self._warnings.append(Fault(message, f"{place}.timeout", remedy, self._workflow.file, line, column))
 
     def _check_inputs(self, planned: PlannedStep, bound: BoundExecutor, place: str) -> None:
         step = self._source(planned)

@@ -110,6 +110,10 @@ def _error(error: ErrorInfo | None, step: str = "") -> dict[str, Json] | None:
     told: dict[str, Json] = {"type": error.type, "message": error.message, "issues": issues}
     if error.remedy:
         told["remedy"] = error.remedy
+    if error.partial_results is not None:
+        told["partial_results"] = error.partial_results
+    if error.items_processed is not None:
+        told["items_processed"] = error.items_processed
     if step:
         told["step"] = step
     return told

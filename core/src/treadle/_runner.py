@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TypeVar, cast
 
 import anyio
@@ -16,18 +16,19 @@ import anyio.to_thread
 from treadle._attempt_span import traceparent_here
 from treadle._bind import BoundExecutor
 from treadle._clients import ClientHosts
+from treadle._error_info import describe_error, message_of
+from treadle._isolation import ChildPool
 from treadle._log_records import current_call
 from treadle._models import (
     Call,
-    ErrorInfo,
     GiveUp,
-    Issue,
     Json,
     Outcome,
     OutcomeStatus,
     RetryAfter,
     SpanKind,
     SpanRecord,
+    Work,
 )
 from treadle._retries import propose
 from treadle._scopes import ExecutorScope, TroubleLog
@@ -37,6 +38,7 @@ from treadle.errors import (
     BindError,
     CallCancelledError,
     ExecutorExitedError,
+    NotSupportedError,
     OutputInvalidError,
     StepTimeoutError,
     TreadleError,
@@ -47,9 +49,6 @@ T = TypeVar("T")
 
 MAX_DETACHED_THREADS = 32
 """Threads that did not stop when told to; with so many left behind no further one is started."""
-
-MAX_MESSAGE = 4_096
-MAX_TRACEBACK = 16_384
 
 _log = logging.getLogger("treadle.step")
 
@@ -65,12 +64,13 @@ def key_of(call: Call) -> Key:
 class RunContext:
     """The context of one call; what executors see of it is ``ports.Context``."""
 
-    __slots__ = ("_log", "_runner", "arguments", "call", "inputs", "spans", "threads")
+    __slots__ = ("_log", "_runner", "arguments", "call", "inputs", "isolated", "spans", "threads")
 
     def __init__(self, call: Call, runner: Runner) -> None:
         self.call = call
         self.arguments: tuple[object, ...] = ()
         self.inputs: dict[str, object] = {}
+        self.isolated: Work | None = None
         self.spans: list[SpanRecord] = []
         self.threads = 0
         self._runner = runner
@@ -144,7 +144,7 @@ class Runner:
         clock: Time.
         progress: Receives ``(call, done, total, message)`` of running executors, from any thread.
         trouble: Where errors of hooks go.
-        max_output_bytes: Largest output.
+        children: Where isolated calls are performed; they are refused without.
     """
 
     def __init__(
@@ -157,8 +157,9 @@ class Runner:
         clock: Clock,
         progress: Callable[[Call, float, float | None, str], None],
         trouble: TroubleLog,
+        children: ChildPool | None = None,
     ) -> None:
-        self._scopes, self._hosts, self._reveal = scopes, hosts, reveal
+        self._scopes, self._hosts, self._reveal, self._children = scopes, hosts, reveal, children
         self.tracing, self._clock, self.progress, self._trouble = tracing, clock, progress, trouble
         self.interruptions: dict[Key, TreadleError] = {}
         self.detached_threads = 0
@@ -232,7 +233,9 @@ class Runner:
     async def _work(self, scope: ExecutorScope, call: Call, context: RunContext) -> Json:
         bound = scope.bound
         inputs = self._with_secrets(call) if call.secrets else call.inputs
-        if bound.takes_context or bound.needs:
+        if call.limits is not None:
+            context.isolated = partial(self._in_child, bound, call, inputs, context)
+        elif bound.takes_context or bound.needs:
             context.arguments = await self._arguments(bound, call, context)
         context.inputs = bound.structure_inputs(inputs)
         work = scope.execute(call=call, ctx=context)
@@ -243,6 +246,12 @@ class Runner:
         if issues:
             raise OutputInvalidError(bound.name, issues)
         return output
+
+    async def _in_child(self, bound: BoundExecutor, call: Call, inputs: Mapping[str, Json], context: RunContext) -> Json:
+        if self._children is None:
+            raise NotSupportedError(f"Step {call.item!r} asks for a process of its own, which is not to be had here.")
+        with self._clock.hold():
+            return await self._children.perform(bound, call, inputs, context, self._secret_values(call))
 
     async def _arguments(self, bound: BoundExecutor, call: Call, context: RunContext) -> tuple[object, ...]:
         clients = call.clients
@@ -284,6 +293,8 @@ class Runner:
         is_detached: bool = False,
     ) -> Outcome:
         proposal: RetryAfter | GiveUp | None = None
+        if isinstance(error, StepTimeoutError) and status == "timed_out":
+            error = self._in_family_words(call, error)
         if status == "cancelled":
             proposal = None
         elif is_detached and self._scopes[call.executor].bound.effects not in ("none", "idempotent"):
@@ -293,6 +304,13 @@ class Runner:
         info = describe_error(error, self._secret_values(call))
         spans = tuple(context.spans) if context else ()
         return Outcome(status, None, info, proposal, started_at, self._clock.now(), is_detached, spans)
+
+    def _in_family_words(self, call: Call, error: StepTimeoutError) -> Exception:
+        try:
+            return self._scopes[call.executor].bound.timed_out(error.timeout_s) or error
+        except Exception as trouble:  # an author's method: raising counts as no words
+            self._trouble(call.executor, "timed_out", trouble)
+            return error
 
     def _propose(self, call: Call, error: Exception) -> RetryAfter | GiveUp:
         try:
@@ -365,53 +383,5 @@ def _replaced(value: Json, path: tuple[str | int, ...], text: str) -> Json:
 
 def _shown(error: BaseException) -> str:
     """``Name: message``."""
-    name, message = type(error).__name__, _message(error)
+    name, message = type(error).__name__, message_of(error)
     return message if message.startswith(name) else f"{name}: {message}"
-
-
-def _message(error: BaseException) -> str:
-    """The message, or the class's name when there is none; whatever ``__str__`` does."""
-    name = type(error).__name__
-    try:
-        return str(error) or name
-    except BaseException as broken:  # an author's __str__ may do anything
-        return f"{name} (its message cannot be shown: __str__ raised {type(broken).__name__})"
-
-
-def describe_error(error: Exception, secrets: list[str]) -> ErrorInfo:
-    """An exception as data: bounded, without the values of the call's secrets."""
-    is_ours = isinstance(error, TreadleError)
-    message = error.problem if isinstance(error, TreadleError) else _message(error)
-    issues = tuple(getattr(error, "issues", ())) if isinstance(error, OutputInvalidError) else ()
-    retryable = _retryable(error)
-    return ErrorInfo(
-        type=type(error).__name__,
-        message=_clean(message, secrets, MAX_MESSAGE),
-        remedy=error.remedy if isinstance(error, TreadleError) else "",
-        issues=tuple(issue if isinstance(issue, Issue) else Issue(str(issue)) for issue in issues),
-        traceback="" if is_ours and not error.__cause__ else _clean(_stack(error), secrets, MAX_TRACEBACK),
-        retryable=retryable if isinstance(retryable, bool) else None,
-    )
-
-
-def _retryable(error: Exception) -> object:
-    try:
-        return getattr(error, "retryable", None)
-    except BaseException:  # an author's property may do anything; it said nothing
-        return None
-
-
-def _stack(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except BaseException as broken:  # an author's __str__ or __repr__ may do anything
-        return f"(the traceback cannot be shown: {type(broken).__name__})"
-
-
-def _clean(text: str, secrets: list[str], most: int) -> str:
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "***")
-    # A lone surrogate would make the record unwritable.
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= most else f"{text[: most - 20]}... ({len(text)} in all)"

@@ -103,9 +103,14 @@ STEP = _table(
     Key("retry", "retry", "How failed attempts are repeated."),
     Key("timeout", "duration", "Deadline of one attempt."),
     Key(
+        "isolation",
+        "isolation",
+        "process: in a process of its own, which dies at the deadline; limits for it, like {memory: 512 MiB}; or inline.",
+    ),
+    Key(
         "on_error", "on_error", "stop or continue; the default is the workflow's. With continue a failed step's output is null."
     ),
-    later="parallel choose wait workflow needs_rule batch isolation on_interrupt fallback compensate cache rate_limit budget"
+    later="parallel choose wait workflow needs_rule batch on_interrupt fallback compensate cache rate_limit budget"
     " concurrency priority max_failures steps",
     aliases={
         "args": "with",
@@ -129,7 +134,7 @@ DEFAULTS = _table(
     "defaults",
     Key("timeout", "duration", "Deadline of one attempt of each step."),
     Key("retry", "retry", "How failed attempts of each step are repeated."),
-    later="isolation",
+    Key("isolation", "isolation", "process, limits for one, or inline, for each step."),
     aliases={"retries": "retry"},
 )
 
@@ -171,6 +176,30 @@ _RETRY: JsonSchema = {
     "additionalProperties": False,
 }
 
+_SIZE: JsonSchema = {
+    "description": "A size: '512 MiB', '2 GiB', a number of bytes, or 'unlimited'.",
+    "oneOf": [{"type": "string"}, {"type": "integer", "minimum": 1}],
+}
+_COUNT: JsonSchema = {"oneOf": [{"type": "integer", "minimum": 0}, {"const": "unlimited"}]}
+_ISOLATION: JsonSchema = {
+    "description": "Where the executor runs: in a process of its own (process, or limits for it), or in the run's (inline).",
+    "oneOf": [
+        {"enum": ["inline", "process"]},
+        {
+            "type": "object",
+            "properties": {
+                "memory": {**_SIZE, "description": "Address space."},
+                "cpu": {**_DURATION, "description": "Processor time of one call."},
+                "open_files": {**_COUNT, "description": "File descriptors."},
+                "file_size": {**_SIZE, "description": "Size of a file that it writes."},
+                "processes": {**_COUNT, "description": "Processes that it starts, at one time."},
+                "output": {**_SIZE, "description": "What one call writes to standard output and error."},
+            },
+            "additionalProperties": False,
+        },
+    ],
+}
+
 
 def _named(values: JsonSchema, spelled: str) -> JsonSchema:
     return {"type": "object", "propertyNames": {"pattern": f"^{spelled}$"}, "additionalProperties": values}
@@ -187,6 +216,7 @@ KINDS: dict[str, JsonSchema] = {
     "max_failures": {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d{1,3}(\.\d+)?%$"}]},
     "duration": {"$ref": "#/$defs/duration"},
     "retry": {"$ref": "#/$defs/retry"},
+    "isolation": {"$ref": "#/$defs/isolation"},
     "uses": {"type": "string", "pattern": r"^[^\s${}]+$"},
     "condition": {"type": ["string", "boolean"]},
     "item_name": {"type": "string", "pattern": f"^{NAME}$", "not": {"enum": sorted(RESERVED_NAMES)}},
@@ -216,6 +246,7 @@ def workflow_schema() -> JsonSchema:
             "defaults": _mapping_schema(DEFAULTS),
             "duration": _DURATION,
             "retry": _RETRY,
+            "isolation": _ISOLATION,
         },
     }
 

@@ -17,6 +17,7 @@ from treadle._clients import ClientHosts
 from treadle._conductor import Conductor
 from treadle._driver import DRAIN_S, Driver
 from treadle._heart import Heart
+from treadle._isolation import ChildPool
 from treadle._log_rows import LogRows
 from treadle._loop import loop_poster
 from treadle._models import Call, Entry, Json, Record, RunCreated, StintOpened
@@ -187,7 +188,9 @@ class Session:
         created = readers.entries[0]
         assert isinstance(created, RunCreated), "a log begins with it"
         try:
-            async with ClientHosts(self.registry) as hosts:
+            is_isolated = any(step.limits is not None for step in self.plan.steps.values())
+            children = ChildPool(self.registry.config, is_expected=is_isolated)
+            async with ClientHosts(self.registry) as hosts, children:
                 runner = Runner(
                     scopes=scopes,
                     hosts=hosts,
@@ -196,6 +199,7 @@ class Session:
                     clock=self.clock,
                     progress=self._progress(),
                     trouble=trouble,
+                    children=children,
                 )
                 driver = Driver(
                     run_id=claim.run_id,

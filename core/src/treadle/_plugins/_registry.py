@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 import logging
 import threading
 from collections import defaultdict
@@ -15,6 +16,7 @@ import attrs
 from treadle._bind import BoundExecutor, bind
 from treadle._config import Config, Table, load_config
 from treadle._executor import Executor, client_mark, executor_mark
+from treadle._origin import Origin
 from treadle._plugins import _settings
 from treadle._plugins._entry_points import GROUPS, KINDS, Claim, MetadataFault, normalise, scan
 from treadle._plugins._hooks import hook_deprecations, hook_faults
@@ -115,6 +117,7 @@ class Registry:
             self._claims[claim.group, claim.name].append(claim)
         self._lock = threading.Lock()
         self._made: dict[object, _Once[object]] = {}
+        self._from_sources: dict[str, tuple[object, BoundExecutor | None]] = {}
 
     @classmethod
     def discover(cls, config: Config | None = None) -> Registry:
@@ -252,12 +255,27 @@ class Registry:
         source = self._source(name)
         if source is None:
             raise self._no_executor(name, ())
-        return self._once(("bound", source, name), lambda: self._from_source(source, name))
+        return self._from_source(source, name)
 
     def _bind(self, claim: Claim, name: str, found: object) -> BoundExecutor:
         mark = executor_mark(found)
         family = self.family(mark.family) if mark else None
-        return bind(name, found, distribution=claim.distribution, version=claim.version, family=family)
+        # What was handed over and what a source makes is found by where it was defined, the rest by its entry point.
+        is_named = claim.distribution != GIVEN and not claim.name.endswith(_ANY)
+        origin = Origin(claim.module, claim.attribute, str(claim.file or "")) if is_named else None
+        return bind(name, found, distribution=claim.distribution, version=claim.version, family=family, origin=origin)
+
+    def _rebound(self, claim: Claim, name: str, found: object) -> BoundExecutor:
+        """What a source gave, bound again only when it is another object than the last time: its files may have changed."""
+        with self._lock:
+            known, bound = self._from_sources.get(name, (None, None))
+        # Methods are made anew for whoever asks.
+        is_same = known is found or (inspect.ismethod(found) and known == found)
+        if bound is None or not is_same:
+            bound = self._bind(claim, name, found)
+            with self._lock:
+                self._from_sources[name] = found, bound
+        return bound
 
     def _no_executor(self, name: str, more: Iterable[str]) -> ExecutorNotFoundError:
         known = sorted({*self.names("treadle.executors"), *more})
@@ -284,7 +302,7 @@ class Registry:
         source = self.source(claim)
         with entered(claim, on_import=self._slow, doing=f"getting {name!r}"):
             try:
-                return self._bind(claim, name, source.get(name))
+                return self._rebound(claim, name, source.get(name))
             except LookupError as error:
                 if isinstance(error, TreadleError):
                     raise  # the source says it in its own words

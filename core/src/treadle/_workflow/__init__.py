@@ -299,6 +299,7 @@ class Workflow:
         clients: Mapping[str, str] | None = None,
         timeout: str | float | None = None,
         retry: Json | None = None,
+        isolation: Json | None = None,
         on_error: str | None = None,
         with_: Mapping[str, object] | None = None,
         **inputs: object,
@@ -316,6 +317,7 @@ class Workflow:
             clients: Need -> name of the client.
             timeout: Deadline of one attempt: seconds, or a text like ``90s``.
             retry: A mapping as in a file, or a number of attempts.
+            isolation: ``process``, limits of a process as in a file, or ``inline``.
             on_error: ``stop`` or ``continue``.
             with_: Inputs whose names are taken by the arguments above.
             **inputs: Inputs of the executor; values may hold expressions.
@@ -338,6 +340,7 @@ class Workflow:
                 "clients": clients,
                 "timeout": timeout,
                 "retry": retry,
+                "isolation": isolation,
                 "on_error": on_error,
             },
         )
@@ -353,6 +356,7 @@ class Workflow:
         clients: Mapping[str, str] | None = None,
         timeout: str | float | None = None,
         retry: Json | None = None,
+        isolation: Json | None = None,
         on_error: str | None = None,
         with_: Mapping[str, object] | None = None,
         **inputs: object,
@@ -370,6 +374,7 @@ class Workflow:
                 "clients": clients,
                 "timeout": timeout,
                 "retry": retry,
+                "isolation": isolation,
                 "on_error": on_error,
             },
         )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from treadle._durations import parse_duration
 from treadle._expressions import check_text, parse_expression, split_text
+from treadle._limits import LimitsInvalidError, ProcessLimits, read_limits
 from treadle._models import Json, RetryPolicy
 from treadle._retries import RetryInvalidError, parse_retry
 from treadle._schema import DEFAULTS, INPUT, INPUT_TYPES, NAME, RESERVED_NAMES, STEP, STEP_ID, Table
@@ -375,10 +376,24 @@ class Reader:
                 self.fault(f"{path}.{fault.path}" if fault.path else path, fault.message, fault.remedy)
         return None
 
+    def isolation(self, path: str, value: object) -> Json:
+        """``inline``, ``process``, or limits of a process."""
+        if not isinstance(value, Mapping):
+            if value not in ("inline", "process"):
+                remedy = suggestion(value, ("inline", "process")) or "limits are a mapping, like {memory: 512 MiB}"
+                raise _Refused(f"expected 'inline', 'process' or limits of a process, not {shown(value)}", remedy)
+            return value
+        try:
+            read_limits(value, ProcessLimits())
+        except LimitsInvalidError as error:
+            for fault in error.faults:
+                self.fault(f"{path}.{fault.path}", fault.message, fault.remedy)
+        return dict(value)
+
     def defaults(self, path: str, value: object) -> Defaults:
         """What holds for every step."""
         data = self.mapping(path, value, DEFAULTS)
-        return Defaults(data.get("timeout"), data.get("retry"))  # type: ignore[arg-type] # READERS made them so
+        return Defaults(data.get("timeout"), data.get("retry"), data.get("isolation"))  # type: ignore[arg-type] # READERS made them so
 
     def inputs(self, path: str, value: object) -> dict[str, InputSpec]:
         """What a run is given."""
@@ -449,6 +464,7 @@ READERS: Mapping[str, Callable[[Reader, str, object], object]] = {
     "foreach": Reader.foreach,
     "input_type": Reader.input_type,
     "inputs": Reader.inputs,
+    "isolation": Reader.isolation,
     "item_name": Reader.item_name,
     "max_failures": Reader.max_failures,
     "name": Reader.name,

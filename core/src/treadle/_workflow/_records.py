@@ -47,15 +47,18 @@ class Defaults:
     Attributes:
         timeout_s: Deadline of one attempt.
         retry: How failed attempts are repeated.
+        isolation: ``inline``, ``process``, or limits of a process; None leaves it to the executor.
     """
 
     timeout_s: float | None = None
     retry: RetryPolicy | None = None
+    isolation: Json = None
 
     def to_dict(self) -> dict[str, Json]:
         """Plain data that reads back the same."""
         data: dict[str, Json] = {} if self.timeout_s is None else {"timeout": duration_data(self.timeout_s)}
-        return data if self.retry is None else {**data, "retry": retry_data(self.retry)}
+        data = data if self.retry is None else {**data, "retry": retry_data(self.retry)}
+        return data if self.isolation is None else {**data, "isolation": copied(self.isolation)}
 
 
 @attrs.frozen
@@ -75,6 +78,7 @@ class Step:
         timeout_s: Deadline of one attempt.
         retry: How failed attempts are repeated; None takes the workflow's default.
         on_error: None takes the workflow's.
+        isolation: ``inline``, ``process``, or limits of a process; None takes the workflow's default, then the executor's.
     """
 
     id: str
@@ -89,6 +93,7 @@ class Step:
     timeout_s: float | None = None
     retry: RetryPolicy | None = None
     on_error: OnError | None = None
+    isolation: Json = None
 
     def to_dict(self) -> dict[str, Json]:
         """Plain data that reads back the same, without the id."""
@@ -103,6 +108,7 @@ class Step:
             "clients": dict(self.clients),
             "retry": None if self.retry is None else retry_data(self.retry),
             "timeout": None if self.timeout_s is None else duration_data(self.timeout_s),
+            "isolation": copied(self.isolation),
             "on_error": self.on_error,
         }
         # A foreach over an empty list is no step without a foreach.
