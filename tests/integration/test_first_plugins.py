@@ -27,7 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project's folder: configuration, a tools folder, and a root for files; the working directory of the test."""
     (tmp_path / "treadle.toml").write_text(
         '[tools]\nfolder = "tools"\n[clients.files]\nroot = "files"\n[clients.python]\nallow = ["statistics"]\n'
-        "[clients.http]\ntimeout_s = 5\n"
+        '[clients.http]\ntimeout_s = 5\nallow = ["127.0.0.1"]\n'
     )
     (tmp_path / "tools").mkdir()
     (tmp_path / "files").mkdir()
@@ -259,8 +259,8 @@ def test_a_busy_service_is_asked_again(project: Path, backend: str, busy_service
 def test_client_calls_are_spans_of_their_attempts(
     project: Path, backend: str, busy_service: tuple[str, list[dict[str, str]]]
 ) -> None:
-    """Each request is a client span beneath its attempt, with status and without the query."""
-    url, _ = busy_service
+    """Each request is a client span beneath its attempt, with status and without the query; the service becomes its child."""
+    url, seen = busy_service
     workflow = Workflow("spans")
     workflow.step("ask", "http.request", url=f"{url}?key=private", method="POST", retry={"max_attempts": 3, "base": "10ms"})
 
@@ -274,6 +274,7 @@ def test_client_calls_are_spans_of_their_attempts(
     ]
     by_id = {span.span_id: span for span in result.spans}
     assert {by_id[span.parent_id].name for span in calls} == {"attempt ask"}
+    assert [headers["traceparent"].split("-")[2] for headers in seen] == [span.span_id for span in calls]
     assert "private" not in str([span.attributes for span in result.spans])
 
 

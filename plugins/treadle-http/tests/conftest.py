@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
+import hashlib
 import json
 import logging
+import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 import attrs
+import brotli
 import pytest
 from treadle.ports import Call, SpanKind
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 @attrs.define
@@ -91,6 +101,13 @@ def ctx() -> OneCall:
     )
 
 
+@functools.cache
+def packed(coding: str) -> bytes:
+    """Fifty million bytes in a few."""
+    pack = {"gzip": gzip.compress, "br": functools.partial(brotli.compress, quality=4), "zstd": zstd.compress}[coding]
+    return bytes(pack(bytes(50_000_000)))
+
+
 class Handler(BaseHTTPRequestHandler):
     """A service whose paths misbehave in one way each; every request is noted."""
 
@@ -100,12 +117,18 @@ class Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         length = int(self.headers.get("content-length", 0))
         parts = urlsplit(self.path)
+        body, digest = b"", hashlib.sha256()
+        while length:
+            chunk = self.rfile.read(min(length, 1 << 20))
+            body, length = (body + chunk)[: 1 << 20], length - len(chunk)
+            digest.update(chunk)
         seen = {
             "method": self.command,
             "path": parts.path,
             "query": parse_qsl(parts.query, keep_blank_values=True),
             "headers": {name.lower(): value for name, value in self.headers.items()},
-            "body": self.rfile.read(length).decode(),
+            "body": body.decode("utf-8", "backslashreplace"),
+            "sha256": digest.hexdigest(),
         }
         self.server.seen.append(seen)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -134,7 +157,8 @@ class Handler(BaseHTTPRequestHandler):
     def answer_status(self, seen: dict[str, object]) -> None:
         query = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
         extra = {"retry_after": query["after"]} if "after" in query else {}
-        self.say(int(query["code"]), "the reason", **extra)
+        named = {name: value for name, value in query.items() if name.startswith(("x-", "ratelimit"))}
+        self.say(int(query["code"]), "the reason", **extra, **named)
 
     def answer_json(self, seen: dict[str, object]) -> None:
         query = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
@@ -148,10 +172,22 @@ class Handler(BaseHTTPRequestHandler):
         self.say(302, location="/loop")
 
     def answer_bomb(self, seen: dict[str, object]) -> None:
-        self.say(200, gzip.compress(bytes(200_000_000), 9), content_encoding="gzip")
+        coding = urlsplit(self.path).path.rpartition("/")[2]
+        self.say(200, packed(coding), content_encoding=coding)
 
     def answer_large(self, seen: dict[str, object]) -> None:
         self.say(200, bytes(5_000_000))
+
+    def answer_flow(self, seen: dict[str, object]) -> None:
+        count = int(urlsplit(self.path).query)
+        self.send_response(200)
+        self.send_header("content-length", str(count * 1_000_000))
+        self.end_headers()
+        for _ in range(count):
+            self.wfile.write(bytes(1_000_000))
+
+    def answer_headers(self, seen: dict[str, object]) -> None:
+        self.say(200, **{f"x_{number}": "x" * 1000 for number in range(1000)})
 
     def answer_broken(self, seen: dict[str, object]) -> None:
         self.say(200, b"not packed", content_encoding="gzip")
@@ -187,29 +223,66 @@ class Service(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        if ":" in host:
+            self.address_family = socket.AF_INET6
         self.seen: list[dict[str, object]] = []
+        self.connections = 0
         self.release = threading.Event()
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__((host, port), Handler)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        self.connections += 1
+        return super().get_request()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that hang up are nothing to tell of."""
+
+    @property
+    def port(self) -> int:
+        return self.server_address[1]
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http://{self.server_address[0]}:{self.port}"
+
+
+@contextlib.contextmanager
+def serving(service: Service) -> Iterator[Service]:
+    """The service answers within the block."""
+    with service:
+        thread = threading.Thread(target=service.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield service
+        finally:
+            service.release.set()
+            service.shutdown()
+            thread.join()
 
 
 @pytest.fixture
-def services() -> Iterator[tuple[Service, Service]]:
+def listen() -> Iterator[Callable[..., Service]]:
+    """Starts services: ``listen(host, port)``."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *place: stack.enter_context(serving(Service(*place)))
+
+
+@pytest.fixture
+def canary(listen: Callable[..., Service]) -> Service:
+    """A service on every address of this machine, of both families where there are two."""
+    return listen("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
+
+
+@pytest.fixture
+def services(listen: Callable[..., Service]) -> tuple[Service, Service]:
     """Two services, which are two origins."""
-    with Service() as one, Service() as two:
-        threads = [threading.Thread(target=service.serve_forever, args=(0.01,)) for service in (one, two)]
-        for thread in threads:
-            thread.start()
-        yield one, two
-        for service in (one, two):
-            service.release.set()
-            service.shutdown()
-        for thread in threads:
-            thread.join()
+    return listen(), listen()
 
 
 @pytest.fixture

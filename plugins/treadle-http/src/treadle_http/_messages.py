@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from json import dumps
 from urllib.parse import urlsplit
 
 import attrs
 from treadle.errors import PermanentError, TransientError, TreadleError
+
+from treadle_http._rate_limits import is_exhausted, wait_asked
 
 RETRYABLE = frozenset((408, 425, 429, 500, 502, 503, 504))
 """Statuses after which the same request may succeed later."""
@@ -26,6 +27,23 @@ _REFUSED_HEADERS = frozenset(("connection", "content-length", "keep-alive", "te"
 
 
 @attrs.frozen
+class Upload:
+    """A file that a form sends.
+
+    Attributes:
+        path: Which file, beneath the client's ``root``.
+        field: Name of the form's field.
+        filename: What it is called to the service; default the path's last name.
+        content_type: What it is; default what its name suggests.
+    """
+
+    path: str
+    field: str = "file"
+    filename: str | None = None
+    content_type: str | None = None
+
+
+@attrs.frozen
 class HttpRequest:
     """What to send.
 
@@ -37,6 +55,11 @@ class HttpRequest:
         content: The body.
         timeout_s: Deadline of the whole call, redirects and body included; None for the client's.
         expect_status: Statuses that are a success; None for all below 400.
+        fields: Fields of a form, which is sent with ``files``.
+        files: Files of a form; makes the body ``multipart/form-data``.
+        body_file: File beneath the client's ``root`` that is the body.
+        save_to: Where beneath the client's ``root`` the answer's body goes; None for the result.
+        key: What all attempts of this call have in common, like ``ctx.idempotency_key``; names the file while it is written.
     """
 
     method: str
@@ -46,6 +69,11 @@ class HttpRequest:
     content: bytes | None = attrs.field(default=None, repr=False)
     timeout_s: float | None = None
     expect_status: frozenset[int] | None = None
+    fields: Mapping[str, ParameterValue | list[ParameterValue]] = attrs.field(factory=dict, repr=False)
+    files: tuple[Upload, ...] = ()
+    body_file: str | None = None
+    save_to: str | None = None
+    key: str = ""
 
     def accepts(self, status: int) -> bool:
         """Whether a status is a success."""
@@ -66,6 +94,9 @@ class HttpRequest:
                 raise PermanentError(f"Header {name!r} holds what no header can.", "Remove line breaks and control characters.")
             if name.lower() in _REFUSED_HEADERS:
                 raise PermanentError(f"Header {name!r} is set by the connection itself.", "Leave it out.")
+        for upload in self.files:
+            if _CONTROL.search(upload.content_type or ""):
+                raise PermanentError(f"The content type of {upload.path!r} holds what no header can.", "Remove line breaks.")
         if self.timeout_s is not None and not 0 < self.timeout_s < float("inf"):
             raise PermanentError(f"timeout_s is {self.timeout_s}.", "Give seconds, more than 0.")
 
@@ -77,11 +108,14 @@ class HttpResult:
     Attributes:
         status: The HTTP status, like 200.
         headers: Names in lower case; values of a repeated name joined by ``, ``.
-        text: The body as text, by the charset that the answer names, else UTF-8.
+        text: The body as text, by the charset that the answer names, else UTF-8; empty when it was saved to a file.
         json: The parsed body when the answer says that it is JSON.
         url: Where it came from, after redirects.
         bytes: Size of the body after decompression.
         elapsed_s: Seconds from the first byte sent to the last one read.
+        path: The file that the body was saved to, as ``save_to`` gave it.
+        sha256: Digest of that file, 64 hex digits.
+        http_version: Like ``1.1`` or ``2``.
     """
 
     status: int
@@ -91,6 +125,9 @@ class HttpResult:
     url: str
     bytes: int
     elapsed_s: float
+    path: str | None = None
+    sha256: str | None = None
+    http_version: str = "1.1"
 
 
 class HttpStatusError(TreadleError):
@@ -103,13 +140,25 @@ class HttpStatusError(TreadleError):
         excerpt: The beginning of the body.
     """
 
-    def __init__(self, method: str, url: str, status_code: int, *, retry_after: str = "", excerpt: str = "") -> None:
+    def __init__(
+        self,
+        method: str,
+        url: str,
+        status_code: int,
+        *,
+        retry_after: str = "",
+        headers: Mapping[str, str] | None = None,
+        excerpt: str = "",
+    ) -> None:
+        said = {**({"retry-after": retry_after} if retry_after else {}), **(headers or {})}
         self.status_code = status_code
-        self.retryable = status_code in RETRYABLE
-        self.retry_after_s = parse_retry_after(retry_after, datetime.now(UTC))
+        # Some services answer 403, not 429, to whoever asks too often.
+        self.retryable = status_code in RETRYABLE or (status_code == 403 and is_exhausted(said))
+        self.retry_after_s = wait_asked(said, status_code)
         self.excerpt = _CONTROLS_AND_SPACES.sub(" ", excerpt).strip()[:_EXCERPT]
-        said = f": {self.excerpt}" if self.excerpt else "."
-        super().__init__(f"{method} {shown_url(url)} answered {status_code}{_phrase(status_code)}{said}", _remedy(status_code))
+        words = f": {self.excerpt}" if self.excerpt else "."
+        remedy = _remedy(429 if self.retryable and status_code == 403 else status_code)
+        super().__init__(f"{method} {shown_url(url)} answered {status_code}{_phrase(status_code)}{words}", remedy)
 
 
 class HttpTimeoutError(TransientError, TimeoutError):
@@ -136,16 +185,31 @@ class HttpPermanentError(PermanentError):
     """A request that cannot be sent, or an answer that cannot be taken, however often it is tried."""
 
 
-def parse_retry_after(value: str, now: datetime) -> float | None:
-    """Seconds to wait by a ``Retry-After`` header: a number of seconds or a date; None when it is neither."""
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:12])
-    try:
-        at = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
+class AddressRefusedError(HttpPermanentError):
+    """A host that must not be asked: it is not on the public internet, and the settings do not open it.
+
+    Attributes:
+        host: The host.
+        port: The port, when that is what is refused.
+    """
+
+    def __init__(self, host: str, why: str, entry: str, *, port: int | None = None) -> None:
+        self.host, self.port = host, port
+        opened = f"allow = [{dumps(entry)}]" + (f", or the port with ports = [80, 443, {port}]" if port else "")
+        super().__init__(f"Requests to {host!r} are refused: {why}.", f"If it is meant, open it: {opened} in [clients.http].")
+
+
+class FileRefusedError(HttpPermanentError):
+    """A file that cannot be sent, or saved to."""
+
+    def __init__(self, path: str, why: str) -> None:
+        self.path = path
+        super().__init__(f"File {path!r} is refused: {why}.", "Give a path of a regular file beneath 'root' of [clients.http].")
+
+
+def parameter_text(value: ParameterValue) -> str:
+    """A value of a query or form as it is written: ``true``, ``1``, ``text``."""
+    return value if isinstance(value, str) else dumps(value)
 
 
 def shown_url(url: str) -> str:

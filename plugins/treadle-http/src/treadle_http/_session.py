@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
+import os
 import ssl
 import time
 from collections.abc import Mapping
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import anyio
+import anyio.to_thread
 import attrs
 import httpx2
 
+from treadle_http._bodies import FileBody, multipart
+from treadle_http._folder import Draft, Folder, OpenFile
 from treadle_http._messages import (
     HttpConnectionError,
     HttpPermanentError,
@@ -23,8 +28,10 @@ from treadle_http._messages import (
     HttpTimeoutError,
     shown_url,
 )
+from treadle_http._network import Guard, GuardedTransport
 
 _EXCERPT_BYTES = 2048
+_BLOCK = 524_288  # what is written to a file at once: a thread's hop costs as much as writing this
 # What may follow a redirect to somebody else: it says how to talk, not who we are.
 _HARMLESS = frozenset(
     (
@@ -48,27 +55,44 @@ class Limits:
     Attributes:
         timeout_s: Deadline of a call that does not bring its own.
         max_bytes: Largest body, after decompression.
+        max_file_bytes: The same of one that goes to a file.
         max_redirects: Redirects that are followed.
     """
 
     timeout_s: float
     max_bytes: int
+    max_file_bytes: int
     max_redirects: int
 
 
-def open_client(base_url: str, *, ca_file: str, proxy: str) -> httpx2.AsyncClient:
-    """A connection pool that takes nothing from its surroundings: no proxy, no .netrc, no cookies from one call to the next."""
+def open_client(
+    base_url: str, guard: Guard, *, ca_file: str, http2: bool, proxy: str, proxy_auth: tuple[str, str] | None
+) -> httpx2.AsyncClient:
+    """A connection pool that takes nothing from its surroundings: no proxy, no .netrc, no cookies from one call to the next.
+
+    Raises:
+        ImportError: A library for HTTP/2 or SOCKS is not installed.
+        OSError: The certificates cannot be read.
+        ValueError: The proxy's URL is none.
+    """
     library = logging.getLogger("httpx2")
     if library.level == logging.NOTSET:  # It logs each whole URL, where secrets may be; who wants that sets a level.
         library.setLevel(logging.WARNING)
+    if http2:
+        importlib.import_module("h2")  # The library would miss it only when it connects.
+    transport = GuardedTransport(
+        guard,
+        verify=ssl.create_default_context(cafile=ca_file) if ca_file else True,
+        http2=http2,
+        proxy=httpx2.Proxy(proxy, auth=proxy_auth) if proxy else None,
+    )
     return httpx2.AsyncClient(
         base_url=base_url,
         trust_env=False,
         timeout=None,  # One deadline around the whole call instead: a limit per read never ends a slow trickle.
         follow_redirects=False,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        verify=ssl.create_default_context(cafile=ca_file) if ca_file else True,
-        proxy=proxy or None,
+        transport=transport,
     )
 
 
@@ -78,12 +102,16 @@ class Session:
 
     Attributes:
         client: The pool.
+        guard: Where requests may go.
         limits: What every call is held to.
+        folder: Where files are.
         headers: Sent only to the origin of ``base_url``, or everywhere when there is none.
     """
 
     client: httpx2.AsyncClient
+    guard: Guard
     limits: Limits
+    folder: Folder
     headers: Mapping[str, str] = attrs.field(repr=False)
 
     @property
@@ -95,7 +123,10 @@ class Session:
     def resolve(self, url: str) -> str:
         """The absolute form of a URL that may be relative to ``base_url``; as it is when it is no URL."""
         try:
-            return str(self.client.build_request("GET", url).url)
+            parsed = httpx2.URL(url)
+            if parsed.is_relative_url:
+                parsed = self.client.build_request("GET", parsed).url
+            return str(parsed)
         except (httpx2.InvalidURL, UnicodeEncodeError):
             return url
 
@@ -116,10 +147,31 @@ class Session:
         outgoing = self._build(request)
         request = attrs.evolve(request, url=str(outgoing.url))  # Errors name the whole URL.
         timeout_s = self.limits.timeout_s if request.timeout_s is None else request.timeout_s
-        with anyio.move_on_after(timeout_s) as deadline:
-            return await self._translated(request, outgoing)
+        with ExitStack() as files:
+            with anyio.move_on_after(timeout_s) as deadline:
+                if request.save_to is not None:
+                    await anyio.to_thread.run_sync(self.folder.check, request.save_to)
+                if request.files or request.body_file is not None:
+                    await self._attach(request, outgoing, files)
+                return await self._translated(request, outgoing)
         assert deadline.cancelled_caught, "only the deadline leaves the block without a result"
         raise HttpTimeoutError(request.method, request.url, timeout_s)
+
+    async def _attach(self, request: HttpRequest, outgoing: httpx2.Request, files: ExitStack) -> None:
+        """Give a request the body that is read from files, which stay open until it is over."""
+        paths = [upload.path for upload in request.files] or [request.body_file or ""]
+        opened: list[OpenFile] = []
+        for path in paths:
+            file = await anyio.to_thread.run_sync(self.folder.open_file, path)
+            files.callback(os.close, file.descriptor)
+            opened.append(file)
+        if request.files:
+            body, kind = multipart(request.fields, list(zip(request.files, opened, strict=True)))
+            outgoing.headers["content-type"] = kind
+        else:
+            body = FileBody((opened[0],))
+        outgoing.stream = body
+        outgoing.headers["content-length"] = str(body.size)
 
     async def _translated(self, request: HttpRequest, outgoing: httpx2.Request) -> HttpResult:
         """The exchange, with the library's errors as ours."""
@@ -151,6 +203,7 @@ class Session:
                 url = url.copy_merge_params(dict(request.params))
             outgoing = self.client.build_request(request.method, url, content=request.content)
             if outgoing.url.scheme in ("http", "https") and outgoing.url.host and not outgoing.url.userinfo:
+                self.guard.check_url(outgoing.url)
                 if self._is_home(outgoing.url):
                     outgoing.headers.update(self.headers)
                 outgoing.headers.update(request.headers)
@@ -175,6 +228,7 @@ class Session:
             raise HttpPermanentError(
                 f"{shown_url(str(sent.url))} redirects {where}, which is not followed.", "Tell whoever runs the service."
             )
+        self.guard.check_url(following.url)
         if not _is_same_site(sent.url, following.url):
             for name in list(following.headers):
                 if name not in _HARMLESS:
@@ -191,20 +245,49 @@ class Session:
                 request.method,
                 str(response.url),
                 response.status_code,
-                retry_after=response.headers.get("retry-after", ""),
+                headers=dict(response.headers),
                 excerpt=_text(response, await _beginning(response)),
             )
-        body = await self._body(response)
-        text = _text(response, body)
+        if request.save_to is not None:
+            draft = await self._saved(response, request.save_to, request.key)
+            text, value, size, digest = "", None, draft.size, draft.sha256
+        else:
+            body = await self._body(response)
+            text, size, digest = _text(response, body), len(body), None
+            value = _parsed(response, text)
         return HttpResult(
             status=response.status_code,
             headers=dict(response.headers),
             text=text,
-            json=_parsed(response, text),
+            json=value,
             url=str(response.url),
-            bytes=len(body),
+            bytes=size,
             elapsed_s=round(time.monotonic() - began, 6),
+            path=request.save_to,
+            sha256=digest,
+            http_version=response.http_version.removeprefix("HTTP/"),
         )
+
+    async def _saved(self, response: httpx2.Response, path: str, key: str) -> Draft:
+        """The body in a file, which is there when all of it is."""
+        draft = await anyio.to_thread.run_sync(self.folder.draft, path, key)
+        try:
+            block = bytearray()
+            async with aclosing(response.aiter_bytes()) as chunks:
+                async for chunk in chunks:
+                    block += chunk
+                    if draft.size + len(block) > self.limits.max_file_bytes:
+                        raise _too_large(response, self.limits.max_file_bytes, "max_file_bytes")
+                    if len(block) >= _BLOCK:
+                        await anyio.to_thread.run_sync(draft.write, bytes(block))
+                        block.clear()
+            await anyio.to_thread.run_sync(draft.write, bytes(block))
+            await anyio.to_thread.run_sync(draft.keep)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(draft.drop)
+            raise
+        return draft
 
     async def _body(self, response: httpx2.Response) -> bytes:
         body = bytearray()
@@ -212,11 +295,15 @@ class Session:
             async for chunk in chunks:
                 body += chunk
                 if len(body) > self.limits.max_bytes:
-                    raise HttpPermanentError(
-                        f"{shown_url(str(response.url))} answered more than {self.limits.max_bytes:,} bytes.",
-                        "Ask for less, or raise 'max_bytes' of the client.",
-                    )
+                    raise _too_large(response, self.limits.max_bytes, "max_bytes")
         return bytes(body)
+
+
+def _too_large(response: httpx2.Response, limit: int, setting: str) -> HttpPermanentError:
+    return HttpPermanentError(
+        f"{shown_url(str(response.url))} answered more than {limit:,} bytes.",
+        f"Ask for less, raise {setting!r} of the client" + (", or use 'save_to'." if setting == "max_bytes" else "."),
+    )
 
 
 async def _beginning(response: httpx2.Response) -> bytes:
