@@ -32,7 +32,7 @@ its form is in [json/](json/). When a command cannot give its result, that objec
 """
 
 SCHEMAS = {"run": "run", "check": "check", "plan": "plan", "version": "version"} | {
-    f"plugins {name}": f"plugins-{name}" for name in ("list", "info", "doctor")
+    f"plugins {name}": f"plugins-{name}" for name in ("list", "info", "doctor", "test")
 }
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 import cli_page
+import contract_page
 import executors_page
 import hooks_page
 import telemetry_page
@@ -76,6 +77,7 @@ def schema() -> str:
 PAGES: dict[Path, Callable[[], str]] = {
     REFERENCE / "api.md": api,
     REFERENCE / "cli.md": cli_page.page,
+    REFERENCE / "executor-contract.md": contract_page.page,
     REFERENCE / "executors.md": executors_page.page,
     REFERENCE / "hooks.md": hooks_page.page,
     REFERENCE / "telemetry.md": telemetry_page.page,

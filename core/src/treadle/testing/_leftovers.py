@@ -24,7 +24,7 @@ class Holdings:
     """What this process holds at one moment.
 
     Attributes:
-        threads: Threads of Python.
+        threads: Threads of Python, without those of a pool that have nothing to do.
         children: Process ids of its live descendants; none where the system does not tell (only Linux does).
         descriptors: Open descriptor -> what it leads to; none where the system does not tell.
     """
@@ -36,7 +36,9 @@ class Holdings:
     @classmethod
     def now(cls) -> Holdings:
         """What it holds now."""
-        return cls(frozenset(threading.enumerate()), frozenset(_descendants(os.getpid())), _open_descriptors())
+        # A worker that trio keeps may have nothing to do before, and be left with work afterwards.
+        threads = frozenset(thread for thread in threading.enumerate() if not _is_pooled(thread))
+        return cls(threads, frozenset(_descendants(os.getpid())), _open_descriptors())
 
 
 @attrs.frozen
@@ -91,7 +93,7 @@ def leftovers(before: Holdings, marks: Iterable[str], patience_s: float) -> Left
 
 def _beyond(before: Holdings, tokens: list[bytes]) -> tuple[list[threading.Thread], list[int], dict[int, str]]:
     now = Holdings.now()
-    threads = [thread for thread in now.threads - before.threads if thread.is_alive() and not _is_pooled(thread)]
+    threads = [thread for thread in now.threads - before.threads if thread.is_alive()]
     children = sorted((now.children - before.children) | (set(_marked(tokens)) - before.children))
     descriptors = {number: target for number, target in now.descriptors.items() if before.descriptors.get(number) != target}
     return threads, children, descriptors

@@ -139,11 +139,15 @@ begun = time.process_time()
 import treadle, treadle.errors, treadle.hookspecs, treadle.ports
 from treadle import Context, Registry, client, executor
 core = time.process_time()
-import importlib, threading
+import importlib.util, threading
 before, threads = set(sys.modules), threading.active_count()
 out, sys.stdout = sys.stdout, sys.stderr
 begun_module = time.process_time()
-importlib.import_module(request["module"])
+if request["file"]:
+    spec = importlib.util.spec_from_file_location(request["module"], request["file"])
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+else:
+    importlib.import_module(request["module"])
 ended = time.process_time()
 new = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
 packages = [name for name in new if name not in sys.stdlib_module_names]
@@ -160,7 +164,8 @@ def import_problems(subject: Subject, backend: str) -> Iterator[str]:
     if subject.is_in_test or isinstance(subject.executor, BoundExecutor):
         return
     module = str(getattr(subject.executor, "__module__", ""))
-    core_s, own_s, packages, threads, why = _import_cost(module)
+    file = str(subject.claim.file or "") if subject.claim else ""
+    core_s, own_s, packages, threads, why = _import_cost(module, file)
     limit_s = max(IMPORT_LIMIT_S, IMPORT_SHARE * core_s)
     if why and not is_local(subject):
         yield f"Its module {module} cannot be imported on its own: {why}"
@@ -173,17 +178,21 @@ def import_problems(subject: Subject, backend: str) -> Iterator[str]:
 
 
 @functools.cache
-def _import_cost(module: str) -> tuple[float, float, tuple[str, ...], int, str]:
+def _import_cost(module: str, file: str) -> tuple[float, float, tuple[str, ...], int, str]:
     """Seconds for treadle and for the module, the packages it brought, the threads it started; and why there is no answer.
 
     A cost above the limit is measured again: the least of a few is what the import needs.
+
+    Args:
+        module: Its name.
+        file: The file of a module that cannot be imported by name; else empty.
     """
     best: tuple[float, float, tuple[str, ...], int, str] = (0.0, 0.0, (), 0, "it was not tried")
     for number in range(_IMPORT_TRIES):
         try:
             done = subprocess.run(
                 [sys.executable, "-P", "-c", _MEASURE],
-                input=json.dumps({"path": sys.path, "module": module}),
+                input=json.dumps({"path": sys.path, "module": module, "file": file}),
                 capture_output=True,
                 text=True,
                 timeout=_IMPORT_TIMEOUT_S,

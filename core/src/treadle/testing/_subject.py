@@ -14,7 +14,7 @@ from treadle._bind import BoundExecutor
 from treadle._config import Config, load_config
 from treadle._executor import executor_mark
 from treadle._models import Json
-from treadle._plugins import GIVEN, Claim, Registry
+from treadle._plugins import Claim, Registry
 from treadle.errors import TreadleError
 
 EXECUTORS = "treadle.executors"
@@ -207,4 +207,4 @@ def floor_of(subject: Subject) -> str:
 
 def is_local(subject: Subject) -> bool:
     """Whether nobody installed it: its entry point, if any, is none of a distribution's."""
-    return subject.owner is None and (subject.claim is None or subject.claim.distribution == GIVEN)
+    return subject.owner is None and (subject.claim is None or subject.claim.metadata is None)
