@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -19,34 +18,28 @@ COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILI
 Shell = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 
-def uv(*arguments: str | Path, cwd: Path) -> None:
-    """Run uv, the one beside this interpreter."""
-    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    command = [Path(sys.executable).with_name("uv"), *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+class Environment(Protocol):
+    """The fixture's: a virtual environment with commands of its own."""
+
+    def install(self, *wanted: str | Path, cwd: Path | None = None) -> None: ...
+
+    def shell(self, command: str, *, cwd: Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]: ...
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+def shell(
+    tmp_path_factory: pytest.TempPathFactory,
+    core_wheel: Path,
+    build_wheel: Callable[[Path], Path],
+    new_environment: Callable[[], Environment],
+) -> Shell:
     """A shell in the author's folder, with treadle and the tutorial's plugin installed from their wheels."""
     folder = tmp_path_factory.mktemp("treadle-acme")
-    wheels = tmp_path_factory.mktemp("wheels")
-    environment = tmp_path_factory.mktemp("environment") / "venv"
     for name, text in FILES.items():
         (folder / name).write_text(text, "utf-8")
-    uv("build", "--quiet", "--wheel", "--no-sources", "--out-dir", wheels, ROOT / "core", cwd=folder)
-    uv("build", "--quiet", "--wheel", "--out-dir", wheels, folder, cwd=folder)
-    uv("venv", "--quiet", "--python", sys.executable, environment, cwd=folder)
-    uv("pip", "install", "--quiet", "--python", environment, *sorted(wheels.glob("*.whl")), cwd=folder)
-    variables = os.environ | {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120"}
-
-    def run(command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["/bin/sh", "-c", command], cwd=folder, env=variables, capture_output=True, text=True, timeout=60, check=False
-        )
-
-    return run
+    environment = new_environment()
+    environment.install(core_wheel, build_wheel(folder))
+    return lambda command: environment.shell(command, cwd=folder)
 
 
 def test_the_plugin_is_under_ten_lines_and_one_entry_point() -> None:

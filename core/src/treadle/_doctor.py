@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -214,9 +215,13 @@ def _missing_bounds(operators: set[str]) -> list[str]:
     missing = [word for word, bounds in (("floor", {">", ">="}), ("cap", {"<", "<="})) if not (fixed or operators & bounds)]
     if not missing:
         return []
-    major, minor = __version__.split(".")[:2]
-    wanted = f"treadle>={major}.{minor},<{int(major) + 1}"
-    return [f"names no {' and no '.join(missing)} of the treadle that it works with, like {wanted}"]
+    return [f"names no {' and no '.join(missing)} of the treadle that it works with, like treadle{bounds(__version__)}"]
+
+
+def bounds(version: str) -> str:
+    """The floor and cap of a distribution that works with this version, like ``>=0.1,<1``; empty when it has no numbers."""
+    found = re.match(r"(\d+)(\.\d+)?", version)
+    return f">={found[0]},<{int(found[1]) + 1}" if found else ""
 
 
 def _installed(name: str) -> str | None:

@@ -15,6 +15,7 @@ from treadle._bind import BoundExecutor
 from treadle._cli._contract import test
 from treadle._cli._failures import FAILED
 from treadle._cli._loading import discover, json_option
+from treadle._cli._new import new
 from treadle._cli._output import clean, paint, say, table, write, write_json
 from treadle._doctor import diagnose, doctor_lines, is_healthy
 from treadle._plugins import GROUPS, PluginEntry, Registry
@@ -31,6 +32,7 @@ def plugins() -> None:
 
 
 plugins.add_command(test)
+plugins.add_command(new)
 
 
 @plugins.command("list")
