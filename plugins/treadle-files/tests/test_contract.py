@@ -1,7 +1,7 @@
 """The executors for files do what every executor has to."""
 
 from treadle.testing import ExecutorContract
-from treadle_files import glob, read, write
+from treadle_files import copy, delete, glob, list_entries, move, read, write
 from treadle_files.testing import FakeFiles
 
 
@@ -20,4 +20,28 @@ class TestWrite(ExecutorContract):
 class TestGlob(ExecutorContract):
     executor = glob
     bad_example = {"pattern": "../*"}
+    clients = {"files": FakeFiles()}
+
+
+class TestList(ExecutorContract):
+    executor = list_entries
+    bad_example = {"path": "../"}
+    clients = {"files": FakeFiles()}
+
+
+class TestCopy(ExecutorContract):
+    executor = copy
+    bad_example = {"path": "README.md", "to": "../out"}
+    clients = {"files": FakeFiles()}
+
+
+class TestMove(ExecutorContract):
+    executor = move
+    bad_example = {"path": "README.md", "to": "../out"}
+    clients = {"files": FakeFiles()}
+
+
+class TestDelete(ExecutorContract):
+    executor = delete
+    bad_example = {"path": "../README.md"}
     clients = {"files": FakeFiles()}

@@ -1,4 +1,4 @@
-"""``file.read``, ``file.write`` and ``file.glob``: whole files, beneath one folder and nowhere else."""
+"""``file.read``, ``file.write`` and others: whole files, beneath one folder and nowhere else."""
 
 from __future__ import annotations
 
@@ -17,21 +17,52 @@ from treadle import client, executor
 from treadle.errors import ConfigError, PermanentError
 from treadle.ports import SyncContext
 
-from treadle_files._beneath import FileAccessError, FileMissingError, FileRoot, NotAFileError, OutsideRootError
+from treadle_files._arranging import (
+    Deleted,
+    Entry,
+    Listing,
+    Moved,
+    TargetExistsError,
+    Written,
+    copy,
+    delete,
+    list_entries,
+    move,
+    reported,
+    temporary_name,
+)
+from treadle_files._beneath import (
+    FileAccessError,
+    FileMissingError,
+    FileRoot,
+    NotAFileError,
+    NotAFolderError,
+    OutsideRootError,
+)
 from treadle_files._contents import read_bytes, write_bytes
 from treadle_files._matching import Search
 
 __all__ = [
     "Content",
+    "Deleted",
+    "Entry",
     "FileAccessError",
     "FileMissingError",
     "FileRoot",
     "Files",
+    "Listing",
     "Matches",
+    "Moved",
     "NotAFileError",
+    "NotAFolderError",
     "OutsideRootError",
+    "TargetExistsError",
     "Written",
+    "copy",
+    "delete",
     "glob",
+    "list_entries",
+    "move",
     "read",
     "write",
 ]
@@ -92,21 +123,6 @@ class Content:
 
 
 @attrs.frozen
-class Written:
-    """A file that was written.
-
-    Attributes:
-        path: Where it is, relative to the root, links resolved.
-        bytes: Its size.
-        sha256: Its digest, 64 hex digits.
-    """
-
-    path: str
-    bytes: int
-    sha256: str
-
-
-@attrs.frozen
 class Matches:
     """Files that a pattern matches.
 
@@ -142,7 +158,7 @@ def read(
     Raises:
         PermanentError: There is no such regular file beneath the root, it is too large, or it is not in that format.
     """
-    with _reported("read", path), files.place(path) as place:
+    with reported("read", path), files.place(path) as place:
         content = read_bytes(place, max_bytes)
     found = Content(place.path, len(content), hashlib.sha256(content).hexdigest())
     if format == "base64":
@@ -182,10 +198,9 @@ def write(
     """
     content = _content(text, json, base64, encoding)
     permissions = _permissions(mode)
-    with _reported("written", path), files.place(path, create=True) as place:
-        temporary = hashlib.sha256(f"{ctx.idempotency_key}/{place.name}".encode()).hexdigest()[:24]
-        write_bytes(place, content, temporary=f".treadle-{temporary}.tmp", mode=permissions)
-        return Written(place.path, len(content), hashlib.sha256(content).hexdigest())
+    with reported("written", path), files.place(path, create=True) as place:
+        digest = write_bytes(place, [content], temporary=temporary_name(ctx, place), mode=permissions)
+        return Written(place.path, digest.size, digest.sha256)
 
 
 @executor("file.glob", effects="none", examples=({"pattern": "**/*.md"},))
@@ -204,18 +219,6 @@ def glob(files: FileRoot, /, pattern: str, max_matches: int = 10_000) -> Matches
     search = Search(files.parts(pattern), max_matches)
     paths = search.run(files)
     return Matches(paths, len(paths), search.skipped)
-
-
-@contextmanager
-def _reported(verb: str, path: str) -> Iterator[None]:
-    """An error of the system names the path that the step gave, not a name of ours."""
-    try:
-        yield
-    except OSError as error:
-        raise FileAccessError(
-            f"File {path!r} cannot be {verb}: {error.strerror or error}.",
-            "See its folder's permissions and the disk's free space.",
-        ) from error
 
 
 def _content(text: str | None, json: object, base64: str | None, encoding: str) -> bytes:

@@ -25,6 +25,10 @@ class NotAFileError(PermanentError):
     """What is at a path is no regular file: a folder, a pipe, a socket, a device."""
 
 
+class NotAFolderError(PermanentError):
+    """What is at a path is no folder."""
+
+
 class FileAccessError(TreadleError):
     """The system refuses: permissions, a full disk, a failing one. Whether it will later, nobody knows."""
 
@@ -94,12 +98,13 @@ class FileRoot:
     folder: int
 
     @contextlib.contextmanager
-    def place(self, path: str, *, create: bool = False) -> Iterator[Place]:
+    def place(self, path: str, *, create: bool = False, follow: bool = True) -> Iterator[Place]:
         """Find where a path leads, following links only as long as they stay beneath the root.
 
         Args:
             path: Relative to the root, or absolute beneath it.
             create: Make folders that are missing.
+            follow: Whether a link at the very end is followed too; else the place is the link's own.
 
         Raises:
             OutsideRootError: The path leads out, or tries to.
@@ -108,10 +113,36 @@ class FileRoot:
         """
         walk = _Walk(self.folder)
         try:
-            name = self._walk(walk, path, create=create)
+            name = self._walk(walk, path, create=create, follow=follow)
             yield Place(walk.here, name, "/".join([*walk.names, name]))
         finally:
             walk.close()
+
+    @contextlib.contextmanager
+    def inside(self, path: str) -> Iterator[tuple[int, str]]:
+        """Open a folder beneath the root, or the root itself for ``.``; yields its file descriptor and its path.
+
+        Raises:
+            OutsideRootError: The path leads out, or tries to.
+            FileMissingError: There is nothing.
+            NotAFolderError: There is something else.
+        """
+        if path and set(path) <= set("./") and ".." not in path and not path.startswith("/"):
+            yield self.folder, ""
+            return
+        with self.place(path) as place:
+            try:
+                folder = os.open(place.name, _FOLDER, dir_fd=place.folder)
+            except FileNotFoundError:
+                raise FileMissingError(f"There is no folder {place.path!r}.", "Correct the path.") from None
+            except OSError as error:
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    raise NotAFolderError(f"Path {place.path!r} is not a folder.", "Name a folder.") from error
+                raise
+            try:
+                yield folder, place.path
+            finally:
+                os.close(folder)
 
     def parts(self, path: str) -> list[str]:
         """The components of a path as its author wrote it, checked.
@@ -139,7 +170,7 @@ class FileRoot:
             raise NotAFileError(f"Path {path!r} is the root folder itself.", "Name a file in it.")
         return parts
 
-    def _walk(self, walk: _Walk, path: str, *, create: bool) -> str:
+    def _walk(self, walk: _Walk, path: str, *, create: bool, follow: bool) -> str:
         """Go to the last folder of a path; answers the name in it."""
         parts, links = self.parts(path), 0
         while True:
@@ -150,7 +181,7 @@ class FileRoot:
                 if not parts:
                     raise NotAFileError(f"Path {path!r} is a folder.", "Name a file.")
                 continue
-            target = _link(name, walk.here)
+            target = _link(name, walk.here) if parts or follow else None
             if target is not None:
                 links += 1
                 if links > MAX_LINKS:

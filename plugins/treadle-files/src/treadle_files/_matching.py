@@ -54,7 +54,7 @@ class Search:
                 (entry.name, entry.is_dir(follow_symlinks=False), entry.is_file(follow_symlinks=False)) for entry in listing
             ]
         for name, is_folder, is_file in entries:
-            if not _is_text(name):
+            if not is_text(name):
                 self.skipped += 1
             elif is_file and any(i == len(self.parts) - 1 and _matches(self.parts[i], name) for i in at):
                 self._add(prefix + name)
@@ -110,7 +110,8 @@ def _matches(part: str, name: str) -> bool:
     return fnmatch.fnmatchcase(name, part)
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether a name can be part of an output."""
     with contextlib.suppress(UnicodeEncodeError):
         name.encode()
         return True
