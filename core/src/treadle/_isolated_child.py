@@ -268,19 +268,13 @@ def _call_facts(call: Call) -> dict[str, str]:
     return facts
 
 
-def dump_call(call: Call) -> dict[str, Json]:
-    """A call for the child. The codec would do, but importing it costs more than all the rest."""
-    fields = {field.name: getattr(call, field.name) for field in attrs.fields(Call)}
-    return {**fields, "retry": attrs.asdict(call.retry), "secrets": [attrs.asdict(one) for one in call.secrets]}
-
-
 def load_call(data: Mapping[str, object]) -> Call:
-    """What ``dump_call`` gave."""
+    """The call that treadle's process took apart."""
     policy = cast("dict[str, object]", data["retry"])
     retry = {name: tuple(value) if isinstance(value, list) else value for name, value in policy.items()}
     references = cast("list[dict[str, list[Any]]]", data["secrets"])
     secrets = tuple(SecretReference(tuple(one["path"]), tuple(map(tuple, one["parts"]))) for one in references)
-    # Plain data of a call, as dump_call wrote it.
+    # Plain data of a call, as treadle's process wrote it.
     return Call(**{**data, "retry": RetryPolicy(**retry), "secrets": secrets})  # type: ignore[arg-type]
 
 

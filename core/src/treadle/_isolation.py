@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import select
 import signal
 import socket
@@ -26,10 +27,10 @@ import attrs
 from treadle._bind import BoundExecutor
 from treadle._config import Config
 from treadle._error_info import load_error
-from treadle._isolated_child import dump_call
 from treadle._limits import LimitsInvalidError, ProcessLimits, read_limits, size_text
 from treadle._models import Call, Json, SpanRecord
-from treadle.errors import ConfigInvalidError, ExecutorDiedError, NotSupportedError, TreadleError
+from treadle._secrets import hide
+from treadle.errors import ConfigInvalidError, ExecutorDiedError, NotSupportedError, TransientError, TreadleError
 
 GRACE_S = 2.0
 """How long a child may take to end after TERM, before KILL."""
@@ -57,6 +58,7 @@ _CHUNK = 65536
 _LARGE = 1024 * 1024
 _LINE_COST = 64  # a log line costs more than its bytes
 _POLL_S = 0.01
+_LOOK = "Is the system out of memory or processes? Lower 'max_parallel', or see the log."
 
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); sys.argv[:] = ['treadle-supervisor']; "
@@ -89,6 +91,8 @@ class ChildPool:
 
     def __init__(self, config: Config, *, is_expected: bool = False) -> None:
         self._limits = _configured(config)
+        if is_expected and not hasattr(os, "fork"):
+            raise NotSupportedError("Steps with isolation: process need a system that can fork.", "Write isolation: inline.")
         self._is_expected = is_expected
         self._idle: list[_Child] = []
         self._supervisor: _Supervisor | None = None
@@ -160,10 +164,11 @@ class ChildPool:
                 if not child.has_ended():
                     return child
                 child.close()
-        if self._supervisor is None or self._supervisor.is_gone:
-            if self._supervisor is not None:
-                await self._supervisor.close()
-            self._supervisor = _Supervisor(self._limits.pass_env)
+        if self._supervisor is not None:
+            with contextlib.suppress(_SupervisorGoneError):
+                return await self._supervisor.fork(key, limits)
+            await self._supervisor.close()
+        self._supervisor = _Supervisor(self._limits.pass_env)
         return await self._supervisor.fork(key, limits)
 
     def _keep(self, child: _Child) -> None:
@@ -220,6 +225,12 @@ def _request(bound: BoundExecutor, call: Call, inputs: Mapping[str, Json], limit
     return request if inputs is call.inputs else {**request, "inputs": inputs}
 
 
+def dump_call(call: Call) -> dict[str, Json]:
+    """A call for the child. The codec would do, but importing it there costs more than all the rest."""
+    fields = {field.name: getattr(call, field.name) for field in attrs.fields(Call)}
+    return {**fields, "retry": attrs.asdict(call.retry), "secrets": [attrs.asdict(one) for one in call.secrets]}
+
+
 def _backend() -> str:
     import sniffio
 
@@ -232,6 +243,10 @@ def _spans(told: object) -> Iterator[dict[str, object]]:
 
 
 # -- the supervisor's side -----------------------------------------------------------------------------------------------
+
+
+class _SupervisorGoneError(TreadleError):
+    """It has died, or does not answer."""
 
 
 class _Supervisor:
@@ -251,7 +266,6 @@ class _Supervisor:
         ours.setblocking(False)
         self._control = ours
         self._lock = anyio.Lock()
-        self.is_gone = False
 
     async def fork(self, key: object, limits: ProcessLimits) -> _Child:
         """A new child."""
@@ -263,10 +277,7 @@ class _Supervisor:
             message = {"do": "fork", "limits": _resource_limits(limits), "processes": limits.processes}
             answer = await self._ask(message, theirs)
             if "pid" not in answer:
-                raise TreadleError(
-                    f"A child process cannot be started: {answer.get('error', 'its supervisor ended')}.",
-                    "Is the system out of memory or processes? Lower 'max_parallel', or see the log.",
-                )
+                raise TransientError(f"A child process cannot be started: {answer['error']}.", _LOOK)
             stack.pop_all()
         for end in theirs:
             os.close(end)
@@ -277,7 +288,8 @@ class _Supervisor:
 
     async def signal(self, pid: int, number: signal.Signals) -> None:
         """Send a signal to a child's process group."""
-        await self._ask({"do": "signal", "pid": pid, "signal": int(number)})
+        with contextlib.suppress(_SupervisorGoneError):  # then the kernel has ended its children
+            await self._ask({"do": "signal", "pid": pid, "signal": int(number)})
 
     async def close(self) -> None:
         """End it, and with it all children."""
@@ -292,15 +304,13 @@ class _Supervisor:
     async def _ask(self, message: Mapping[str, object], ends: Sequence[int] = ()) -> dict[str, object]:
         async with self._lock:
             # Half of a question would be answered to the next one who asks.
-            with anyio.move_on_after(_START_S, shield=True) as scope:
+            with anyio.move_on_after(_START_S, shield=True):
                 try:
                     socket.send_fds(self._control, [json.dumps(message).encode() + b"\n"], ends)
                     return cast("dict[str, object]", json.loads(await self._line()))
                 except (OSError, ValueError) as error:
-                    self.is_gone = True
-                    return {"error": f"its supervisor is gone ({error})"}
-            self.is_gone = scope.cancelled_caught
-            return {"error": "its supervisor does not answer"}
+                    raise _SupervisorGoneError(f"The supervisor of isolated calls is gone ({error}).", _LOOK) from error
+            raise _SupervisorGoneError("The supervisor of isolated calls does not answer.", _LOOK)
 
     async def _line(self) -> bytes:
         line = b""
@@ -365,7 +375,7 @@ class _Child:
                 group.start_soon(self._watch, receiving)
                 try:
                     await self._send(request)
-                    answer = await self._receive(relay)
+                    answer = await self._receive(relay, secrets)
                 except OSError:
                     answer = None
             group.cancel_scope.cancel()
@@ -383,7 +393,7 @@ class _Child:
             except BlockingIOError:
                 await anyio.wait_writable(self._requests)
 
-    async def _receive(self, relay: Relay) -> Mapping[str, object] | None:
+    async def _receive(self, relay: Relay, secrets: Sequence[str]) -> Mapping[str, object] | None:
         seen = 0
         while True:
             end = self._pending.find(b"\n", seen)
@@ -391,7 +401,7 @@ class _Child:
                 line = bytes(self._pending[:end])
                 del self._pending[: end + 1]
                 seen = 0
-                answer = await self._understand(line, relay)
+                answer = await self._understand(line, relay, secrets)
                 if answer is not None:
                     return answer
                 continue
@@ -410,7 +420,7 @@ class _Child:
                     return None
                 self._pending += chunk
 
-    async def _understand(self, line: bytes, relay: Relay) -> Mapping[str, object] | None:
+    async def _understand(self, line: bytes, relay: Relay, secrets: Sequence[str]) -> Mapping[str, object] | None:
         try:
             message = json.loads(line) if len(line) < _LARGE else await anyio.to_thread.run_sync(json.loads, line)
             if "done" in message:
@@ -420,7 +430,7 @@ class _Child:
             else:
                 name, level, text, path, number = message["log"]
                 self._count(len(line))
-                _hand_on(name, level, text, path, number)
+                _hand_on(name, level, hide(text, secrets), path, number)
         except (ValueError, TypeError, KeyError):
             self.over = "sent treadle what is no message"
         if self.over:
@@ -501,7 +511,7 @@ class _Child:
 
     def last_lines(self, secrets: Sequence[str]) -> list[str]:
         """What it wrote to standard error at last."""
-        return self._streams[1].last(5, secrets) if self._streams else []
+        return self._streams[1].last(8, secrets) if self._streams else []
 
     def close(self) -> None:
         """Give the file descriptors back."""
@@ -595,20 +605,18 @@ class _Lines:
 
     def last(self, count: int, secrets: Sequence[str]) -> list[str]:
         """The last lines that are not empty, each cut to 400 characters."""
-        lines = self._clean(_text(self._tail), secrets).splitlines()
-        return [line[:400] for line in lines if line.strip()][-count:]
+        lines = hide(_text(self._tail), secrets).splitlines()
+        return [line[:400] for line in lines if line.strip() and not _OURS.match(line)][-count:]
 
     def _log(self, line: bytes | bytearray) -> None:
-        self._logger().info("%s", self._clean(_text(line), self.secrets).rstrip("\r"), extra={"stream": self.name})
+        self._logger().info("%s", hide(_text(line), self.secrets).rstrip("\r"), extra={"stream": self.name})
 
     def _logger(self) -> logging.Logger:
         return logging.getLogger(f"treadle.step.{self.executor}")
 
-    @staticmethod
-    def _clean(text: str, secrets: Sequence[str]) -> str:
-        for secret in secrets:
-            text = text.replace(secret, "***") if secret else text
-        return text
+
+_OURS = re.compile(r'  File "(.*treadle.(_isolated_child|_supervisor)\.py|<string>)"')
+"""Lines of the interpreter's last stack that say nothing to anybody."""
 
 
 def _text(data: bytes | bytearray) -> str:

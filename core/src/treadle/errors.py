@@ -317,6 +317,8 @@ class ExecutorDiedError(TreadleError):
         last_lines: What it wrote to standard error at last.
     """
 
+    retryable = False
+
     def __init__(self, executor: str, how: str, last_lines: Sequence[str] = ()) -> None:
         self.executor, self.how, self.last_lines = executor, how, tuple(last_lines)
         said = "".join(f"\n  {line}" for line in self.last_lines)
