@@ -127,6 +127,16 @@ def large() -> Iterator[Figure]:
     )
 
 
+def isolation() -> Iterator[Figure]:
+    """Calls in a process of their own: the first of a run, and those that follow."""
+    measured = apart("isolation.py")
+    raw = round(measured["python_ms"], 1)
+    note = f"{measured['another_ms']:.1f} ms for each further child, median {measured['cold_median_ms']:.0f} ms"
+    yield Figure("isolated_cold", round(measured["cold_ms"], 1), "ms", 150, None, raw, "ms, bare python", note)
+    note = f"99 of 100 in {measured['warm_p99_ms']:.2f} ms"
+    yield Figure("isolated_warm", round(measured["warm_ms"], 3), "ms", 5, note=note)
+
+
 def graphs(folder: Path) -> Iterator[Figure]:
     """Real workflow graphs: right order, and makespan against the critical path."""
     for file in sorted(folder.glob("*.json")):
@@ -145,6 +155,7 @@ BENCHES: dict[str, Bench] = {
     "sleepers": sleepers,
     "start_up": start_up,
     "large": large,
+    "isolation": isolation,
 }
 
 

@@ -5,12 +5,10 @@ Fields with their default value are left out, so that a field added later does n
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
-from typing import TypeVar, cast
-
-import cattrs
-from cattrs.gen import make_dict_unstructure_fn
+from typing import Protocol, TypeVar, cast
 
 from treadle import _models as models
 from treadle._models import DECISIONS, FACTS, Call, Entry, GiveUp, Outcome, RetryAfter
@@ -22,7 +20,21 @@ _RECORDS = (models.Issue, models.ErrorInfo, models.RetryPolicy, models.SecretRef
 """From the inside out: a hook is made with those of its parts."""
 
 
-def _make_converter() -> cattrs.Converter:
+class _Converter(Protocol):
+    """What is used of cattrs."""
+
+    def structure(self, data: object, kind: type[T], /) -> T:
+        """The record that the data stand for."""
+
+    def unstructure(self, record: object, /) -> dict[str, object]:
+        """A record as data."""
+
+
+@functools.cache
+def _converter() -> _Converter:
+    import cattrs  # takes longer than all of treadle's records, and most processes neither read nor write a log
+    from cattrs.gen import make_dict_unstructure_fn  # the same
+
     converter = cattrs.Converter()
     converter.register_structure_hook(str | int, lambda value, _: value)
     proposal = RetryAfter | GiveUp | None
@@ -31,7 +43,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
     for record in (*_RECORDS, *_BY_KIND.values()):
         converter.register_unstructure_hook(record, make_dict_unstructure_fn(record, converter, _cattrs_omit_if_default=True))
-    return converter
+    return cast("_Converter", converter)
 
 
 def _dump_proposal(proposal: RetryAfter | GiveUp | None) -> object:
@@ -48,12 +60,9 @@ def _load_proposal(data: object) -> RetryAfter | GiveUp | None:
     return RetryAfter(data["after_s"], data["reason"])
 
 
-_converter = _make_converter()
-
-
 def dump_entry(entry: Entry) -> dict[str, object]:
     """A fact or decision as JSON data, with its ``kind``."""
-    return {"kind": entry.kind, **_converter.unstructure(entry)}
+    return {"kind": entry.kind, **_converter().unstructure(entry)}
 
 
 def load_entry(data: object) -> Entry:
@@ -73,8 +82,10 @@ def load_entry(data: object) -> Entry:
 
 def _load(data: object, kind: type[T]) -> T:
     try:
-        return _converter.structure(data, kind)
-    except (cattrs.BaseValidationError, TypeError, ValueError, KeyError) as error:
+        return _converter().structure(data, kind)
+    except (ExceptionGroup, TypeError, ValueError, KeyError) as error:
+        import cattrs  # the converter has imported it
+
         why = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else str(error)
         raise ValueError(f"not a {kind.__name__}: {why}") from error
 
@@ -95,7 +106,7 @@ def load_line(line: str) -> Entry:
 
 def dump_record(record: Call | Outcome) -> dict[str, object]:
     """A call or an outcome as JSON data."""
-    return cast("dict[str, object]", _converter.unstructure(record))
+    return _converter().unstructure(record)
 
 
 def load_call(data: Mapping[str, object]) -> Call:

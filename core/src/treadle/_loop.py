@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 from collections.abc import Callable
 
@@ -18,4 +17,6 @@ def loop_poster() -> Post:
         lowlevel = importlib.import_module("trio").lowlevel  # optional: imported already when it runs
         post: Post = lowlevel.current_trio_token().run_sync_soon
         return post
+    import asyncio  # imported already when it runs; who only needs this module's neighbours does without
+
     return asyncio.get_running_loop().call_soon_threadsafe
