@@ -19,7 +19,7 @@ CORE = ROOT / "core" / "src" / "treadle"
 FLOORS = [
     "_span_ids errors",
     "_models",
-    "_codec _loop _store_records",
+    "_codec _faults _loop _store_records",
     "ports",
     "hookspecs",
     # each small, pure where it can be

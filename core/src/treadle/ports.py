@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 from treadle._codec import dump_line, load_line
+from treadle._faults import fault_point
 from treadle._loop import loop_poster
 from treadle._models import (
     DECISIONS,
@@ -135,6 +136,7 @@ __all__ = [
     "Turn",
     "Work",
     "dump_line",
+    "fault_point",
     "load_line",
     "loop_poster",
 ]

@@ -1,0 +1,314 @@
+"""A thread that owns a connection: the one that writes, in groups that share a commit, or one that reads."""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Generic, TypeVar, cast
+
+import anyio
+import apsw
+from treadle.errors import StoreUnavailableError, TreadleError
+from treadle.ports import fault_point, loop_poster
+
+T = TypeVar("T")
+
+MOST_AT_ONCE = 256
+"""Most jobs that share one commit."""
+
+CHECKPOINT_PAGES = 1000
+"""A write-ahead log of so many pages is brought into the file, after whoever waits has been told."""
+
+_IDLE_S = 1.0
+_DOWN = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.ReadOnlyError,
+    apsw.CantOpenError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.PermissionsError,
+    apsw.ProtocolError,
+    apsw.NoMemError,
+    apsw.BusyError,
+    apsw.LockedError,
+)
+"""What says that nothing can be kept now, rather than that a statement is wrong."""
+
+_REMEDIES: dict[type[Exception], str] = {
+    apsw.FullError: "Free some space on the disk, then resume.",
+    apsw.ReadOnlyError: "Make the file and its folder writable, then resume.",
+    apsw.CantOpenError: "Make the file and its folder readable and writable, then resume.",
+    apsw.CorruptError: "Restore a backup; do not go on with this file.",
+    apsw.NotADBError: "Choose another path in [store]: this file is not a store.",
+    apsw.BusyError: "Another process holds it; stop that process, or wait for it, then resume.",
+}
+
+
+def unavailable(path: str, error: Exception) -> StoreUnavailableError:
+    """An error of SQLite in words of treadle."""
+    remedy = next((text for kind, text in _REMEDIES.items() if isinstance(error, kind)), "Look after the disk, then resume.")
+    what = type(error).__name__.removesuffix("Error")
+    return StoreUnavailableError(f"Store {path} cannot be used ({what}: {error}).", remedy)
+
+
+class Job(Generic[T]):
+    """Something to do on a worker's thread, and what came of it."""
+
+    __slots__ = ("_error", "_result", "done", "work")
+
+    def __init__(self, work: Callable[[apsw.Connection], T], done: Callable[[], object]) -> None:
+        self.work, self.done = work, done
+        self._result: T | None = None
+        self._error: BaseException | None = None
+
+    def run(self, connection: apsw.Connection) -> None:
+        """Do it, keeping the result."""
+        self._result = self.work(connection)
+
+    def fail(self, error: BaseException) -> None:
+        """It did not work."""
+        self._error = error
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it failed."""
+        return self._error is not None
+
+    def tell(self) -> None:
+        """Wake whoever waits."""
+        with suppress(RuntimeError):  # the event loop has ended, and nobody waits any more
+            self.done()
+
+    def result(self) -> T:
+        """What it answered; raises what went wrong."""
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._result)
+
+
+class Worker:
+    """Runs jobs on a connection of its own, one after the other.
+
+    Args:
+        name: Of the thread.
+        path: Of the file, for messages.
+        connect: Opens the connection, on the thread.
+        timeout_s: How long to wait for other processes' locks.
+    """
+
+    def __init__(self, name: str, path: str, connect: Callable[[Worker], apsw.Connection], timeout_s: float) -> None:
+        self._path, self._connect, self._timeout_s = path, connect, timeout_s
+        self._pid = os.getpid()
+        self._jobs: queue.SimpleQueue[Job[object] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+        self._thread.start()
+
+    # -- for callers
+
+    async def ask(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Do ``work`` and wait for it; it is finished although whoever waits is cancelled."""
+        event, post = anyio.Event(), loop_poster()
+        job = Job(work, lambda: post(event.set))
+        self._put(job)
+        with anyio.move_on_after(2 * self._timeout_s, shield=True):
+            await event.wait()
+            return job.result()
+        raise self._silent()
+
+    def ask_here(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Do ``work`` and wait for it, blocking this thread."""
+        event = threading.Event()
+        job = Job(work, event.set)
+        self._put(job)
+        if not event.wait(2 * self._timeout_s):
+            raise self._silent()
+        return job.result()
+
+    def close(self) -> None:
+        """Finish what was asked for, then close the connection; nothing when that was done."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        if self._pid == os.getpid():
+            self._jobs.put(None)
+            self._thread.join(2 * self._timeout_s)
+
+    def _put(self, job: Job[T]) -> None:
+        if self._pid != os.getpid():
+            raise StoreUnavailableError(
+                f"Store {self._path} was opened by the process that this one was forked from.",
+                "Open a store of its own in each process; start processes with 'spawn', not 'fork'.",
+            )
+        with self._lock:
+            if self._is_closed:
+                raise StoreUnavailableError(f"Store {self._path} is closed.", "Open it anew.")
+            self._jobs.put(cast("Job[object]", job))
+
+    def _silent(self) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"Store {self._path} did not answer within {2 * self._timeout_s:.0f} s.", "Look after the disk, then resume."
+        )
+
+    # -- on the thread
+
+    def _live(self) -> None:
+        connection: apsw.Connection | None = None
+        try:
+            connection = self._connect(self)
+        except TreadleError as error:
+            self._refuse(error)
+        except Exception as error:
+            self._refuse(unavailable(self._path, error))
+        if connection is not None:
+            try:
+                self._serve(connection)
+            finally:
+                with suppress(apsw.Error):
+                    connection.close()
+
+    def _refuse(self, error: TreadleError) -> None:
+        """The connection cannot be had: say so to everybody until the store is closed."""
+        while (job := self._jobs.get()) is not None:
+            job.fail(type(error)(error.problem, error.remedy))
+            job.tell()
+
+    def _serve(self, connection: apsw.Connection) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job.run(connection)
+            except TreadleError as error:
+                job.fail(error)
+            except _DOWN as error:
+                job.fail(unavailable(self._path, error))
+            except BaseException as error:  # it belongs to whoever asked
+                job.fail(error)
+            job.tell()
+
+    def retrying(self, act: Callable[[], T]) -> T:
+        """Do ``act``, again while another process holds a lock; short waits of random length, so that nobody starves."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return act()
+            except (apsw.BusyError, apsw.LockedError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0.0002, 0.004))
+
+
+class Writer(Worker):
+    """The one thread of the process that writes to a file.
+
+    Jobs that have come meanwhile share one commit; each has a savepoint of its own, so that one that fails fails alone.
+
+    Args:
+        name: Of the thread.
+        path: Of the file.
+        connect: Opens the connection.
+        timeout_s: How long to wait for other processes' locks.
+        check: Raises StoreUnavailableError when the files are no longer those that were opened.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        connect: Callable[[Worker], apsw.Connection],
+        timeout_s: float,
+        check: Callable[[], None],
+    ) -> None:
+        self._check = check
+        self._pages = 0
+        self._broken: StoreUnavailableError | None = None
+        super().__init__(name, path, connect, timeout_s)
+
+    def begin(self, connection: apsw.Connection) -> None:
+        """Begin a transaction that writes: the lock is taken now, so that no reader's view can go stale under it."""
+        self.retrying(lambda: connection.execute("BEGIN IMMEDIATE"))
+
+    def _serve(self, connection: apsw.Connection) -> None:
+        connection.set_wal_hook(self._note_pages)
+        is_open = True
+        while is_open:
+            try:
+                first = self._jobs.get(timeout=_IDLE_S if self._pages > CHECKPOINT_PAGES else None)
+            except queue.Empty:
+                self._checkpoint(connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                self._pages = 0
+                continue
+            jobs: list[Job[object]] = []
+            job = first
+            while True:
+                if job is None:
+                    is_open = False
+                    break
+                jobs.append(job)
+                if len(jobs) >= MOST_AT_ONCE:
+                    break
+                try:
+                    job = self._jobs.get_nowait()
+                except queue.Empty:
+                    break
+            if jobs:
+                self._commit(connection, jobs)
+                fault_point("committed")
+                for done in jobs:
+                    done.tell()
+            if self._pages > CHECKPOINT_PAGES:
+                self._checkpoint(connection, apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _commit(self, connection: apsw.Connection, jobs: list[Job[object]]) -> None:
+        """Do all in one transaction. Afterwards each is durable or has failed."""
+        try:
+            if self._broken is not None:
+                raise self._broken
+            self.begin(connection)
+            for job in jobs:
+                self._attempt(connection, job)
+            fault_point("in_transaction")
+            connection.execute("COMMIT")
+            self._check()
+        except BaseException as error:
+            with suppress(apsw.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            if isinstance(error, StoreUnavailableError):
+                self._broken = error  # the files are not ours any more: nothing more is written
+            reason = error if isinstance(error, TreadleError) else unavailable(self._path, cast("Exception", error))
+            for job in jobs:
+                if not job.has_failed:
+                    job.fail(StoreUnavailableError(reason.problem, reason.remedy))
+
+    def _attempt(self, connection: apsw.Connection, job: Job[object]) -> None:
+        connection.execute("SAVEPOINT job")
+        try:
+            job.run(connection)
+        except _DOWN:
+            raise
+        except BaseException as error:
+            connection.execute("ROLLBACK TO job")
+            job.fail(error)
+        connection.execute("RELEASE job")
+
+    def _note_pages(self, connection: apsw.Connection, name: str, pages: int) -> int:
+        del connection, name
+        self._pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self, connection: apsw.Connection, mode: int) -> None:
+        fault_point("in_checkpoint")
+        with suppress(apsw.BusyError, apsw.LockedError):  # a reader is at it; the next one will do
+            try:
+                connection.wal_checkpoint(mode=mode)
+            except _DOWN:  # the disk is full, say: what is in the log is kept all the same
+                return
+            self._pages = 0
