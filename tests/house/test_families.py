@@ -1,0 +1,42 @@
+"""Every executor belongs to a family, whose contract its outputs keep."""
+
+from __future__ import annotations
+
+import pytest
+
+from treadle import Executor, Registry
+from treadle._bind import bind
+from treadle.errors import BindError
+
+
+def test_no_installed_executor_stands_outside_of_a_family() -> None:
+    """Zero executors without a family: each has one that is known, and each class among them derives from its class (S0-49)."""
+    registry = Registry.discover()
+    families = {"general", *(entry.name for entry in registry.entries("treadle.families"))}
+    names = [entry.name for entry in registry.entries("treadle.executors") if not entry.name.endswith("*")]
+
+    outside = [name for name in names if registry.executor(name).family not in families]
+
+    assert len(names) >= 6
+    assert len(outside) == 0
+
+
+def test_a_class_outside_of_every_family_is_refused() -> None:
+    """An executor's class has a family's class in its MRO, or it is no executor (S0-49)."""
+
+    class Stray:
+        """Derives from nothing."""
+
+        async def execute(self, n: int) -> int:
+            return n
+
+    class Kept(Executor):
+        """Of the family general."""
+
+        async def execute(self, n: int) -> int:
+            return n
+
+    with pytest.raises(BindError, match="Executor"):
+        bind("acme.stray", Stray)
+    assert Executor in type(Kept()).__mro__
+    assert bind("acme.kept", Kept).family == "general"
