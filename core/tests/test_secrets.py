@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 from treadle._config import Config
-from treadle._secrets import Secret, resolve
+from treadle._secrets import Secret, hide, resolve
 from treadle.errors import ConfigError, SecretNotFoundError
 
 VALUE = "tr0ub4dor&3"
@@ -130,3 +130,9 @@ def test_a_missing_workflow_secret_says_where_it_was_looked_for(tmp_path: Path) 
     with pytest.raises(SecretNotFoundError, match="not UTF-8"):
         resolve("D", config, {})
     assert "Set the environment variable A" in caught.value.remedy
+
+
+@pytest.mark.parametrize("spelled", ['pa"ss/wörd\\1', "pa%22ss%2Fw%C3%B6rd%5C1", 'pa\\"ss/w\\u00f6rd\\\\1', 'pa"ss/wörd\\\\1'])
+def test_a_secret_is_hidden_in_every_spelling(spelled: str) -> None:
+    """As it is, in a URL, in JSON and in the repr of a text: none of them leaves with an error or a span."""
+    assert hide(f"could not log in with {spelled}!", ['pa"ss/wörd\\1']) == "could not log in with ***!"

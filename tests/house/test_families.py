@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from treadle import Executor, Registry
 from treadle._bind import bind
 from treadle.errors import BindError

@@ -10,6 +10,7 @@ from typing import cast
 from treadle import errors
 from treadle._json import NotJsonError, plain
 from treadle._models import ErrorInfo, GiveUp, Issue, Json, RetryAfter
+from treadle._secrets import hide
 from treadle.errors import OutputInvalidError, TreadleError
 
 MAX_MESSAGE = 4_096
@@ -91,9 +92,7 @@ def _stack(error: BaseException) -> str:
 
 
 def _clean(text: str, secrets: Sequence[str], most: int) -> str:
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "***")
+    text = hide(text, secrets)
     # A lone surrogate would make the record unwritable.
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= most else f"{text[: most - 20]}... ({len(text)} in all)"

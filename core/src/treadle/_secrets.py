@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -91,11 +92,16 @@ class Secret:
 
 
 def hide(text: str, secrets: Iterable[str]) -> str:
-    """``text`` with ``***`` in the place of each secret, as it is and as URLs spell it."""
+    """``text`` with ``***`` in the place of each secret: as it is, and as URLs, JSON and Python's ``repr`` spell it."""
     for secret in secrets:
-        for spelled in (secret, quote(secret, safe=""), quote(secret), quote_plus(secret)) if secret else ():
+        for spelled in _spellings(secret) if secret else ():
             text = text.replace(spelled, HIDDEN)
     return text
+
+
+def _spellings(secret: str) -> Iterable[str]:
+    urls = (quote(secret, safe=""), quote(secret), quote_plus(secret))
+    return (secret, *urls, json.dumps(secret)[1:-1], repr(secret)[1:-1])
 
 
 def parse_source(data: object, *, where: str) -> Mapping[str, str]:
