@@ -170,7 +170,8 @@ class Driver:
         if is_forced:
             self._grace_s = FORCED_GRACE_S
         self._inbox.append(CancelRequested(self._stamp(), reason, is_forced))
-        self._group.start_soon(self._drain)
+        if self._timer_scope is not None:  # not a task of its own: asyncio's callbacks may not start one
+            self._timer_scope.cancel()
 
     def suspend(self, reason: str, *, drain_s: float = DRAIN_S) -> None:
         """Let go of the run: start nothing more, wait for what runs; from the event loop's thread.
@@ -208,25 +209,28 @@ class Driver:
         """Take turns until nothing is waiting; one task at a time, the others go on."""
         if self._is_draining:
             return
+        # It stays so when something goes wrong: then the state is ahead of the log, and nobody may go on from it.
         self._is_draining = True
-        try:
-            while self._inbox and not self._is_finished:
-                records: list[Entry] = []
-                commands: list[Command] = []
-                while self._inbox:
-                    turn = self._conductor.apply(self._inbox.popleft())
-                    records += turn.records
-                    commands += turn.commands
-                    if self._conductor.status is not None:
-                        break  # a log ends with RunEnded; what arrives later is nobody's
+        while self._inbox and not self._is_finished:
+            records: list[Entry] = []
+            commands: list[Command] = []
+            while self._inbox:
+                turn = self._conductor.apply(self._inbox.popleft())
+                records += turn.records
+                commands += turn.commands
+                if self._conductor.status is not None:
+                    break  # a log ends with RunEnded; what arrives later is nobody's
+            try:
                 await self._commit(self._pack(self._seq + 1, records))
-                first = self._seq + 1
-                self._seq += len(records)
-                for command in commands:
-                    self._release(command)
-                self._on_commit(first, records)
-        finally:
-            self._is_draining = False
+            except TreadleError as error:
+                self.fail(error)
+                raise
+            first = self._seq + 1
+            self._seq += len(records)
+            for command in commands:
+                self._release(command)
+            self._on_commit(first, records)
+        self._is_draining = False
         self._wake_workers()
         if self._suspension is None:
             self._watch_for_stall()
@@ -354,6 +358,8 @@ class Driver:
 
     async def _keep_time(self) -> None:
         while True:
+            if self._inbox:
+                await self._drain()
             with anyio.CancelScope() as self._timer_scope:
                 if self._timers:
                     await self._clock.sleep_until(self._timers[0][0])
