@@ -415,7 +415,10 @@ def _exception(error: ErrorInfo | None, at: float) -> tuple[Event, ...]:
     attributes: dict[str, object] = {names.EXCEPTION_TYPE: error.type, names.EXCEPTION_MESSAGE: error.message}
     if error.traceback:
         attributes[names.EXCEPTION_STACKTRACE] = error.traceback
-    return ((names.EXCEPTION_EVENT, at, attributes),)
+    exception: Event = (names.EXCEPTION_EVENT, at, attributes)
+    if error.items_processed is None:
+        return (exception,)
+    return (exception, (names.PARTIAL_EVENT, at, {names.ITEMS_PROCESSED: error.items_processed}))
 
 
 def _mapping(value: object) -> Mapping[str, object]:

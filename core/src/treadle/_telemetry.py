@@ -67,6 +67,7 @@ ATTEMPT_VARIANT: Final = "treadle.attempt.variant"
 RETRY_DELAY_S: Final = "treadle.retry.delay_s"
 RETRY_REASON: Final = "treadle.retry.reason"
 LINK_KIND: Final = "treadle.link.kind"
+ITEMS_PROCESSED: Final = "treadle.items_processed"
 
 ATTRIBUTES: Final = (
     Attribute(ACTION, "run", "string", "Always `RUN`."),
@@ -99,6 +100,7 @@ ATTRIBUTES: Final = (
     Attribute(ATTEMPT_NUMBER, "attempt; event `retry.scheduled`", "int", "From 1."),
     Attribute(ATTEMPT_QUEUED_S, "attempt", "double", "Seconds from the call's release to its start."),
     Attribute(ATTEMPT_VARIANT, "attempt", "string", "Which executor: `fallback 1`, ...; left out for the primary."),
+    Attribute(ITEMS_PROCESSED, "event `partial_completion`", "int", "How many items the partial results are."),
     Attribute(RETRY_DELAY_S, "event `retry.scheduled`", "double", "Seconds until the next attempt may start."),
     Attribute(RETRY_REASON, "event `retry.scheduled`", "string", "Why trying again may help."),
     Attribute(LINK_KIND, "link", "string", "`retry_of`: from an attempt to the one before it."),
@@ -141,10 +143,12 @@ SPANS: Final = (
 
 EXCEPTION_EVENT: Final = "exception"
 RETRY_EVENT: Final = "retry.scheduled"
+PARTIAL_EVENT: Final = "partial_completion"
 
 EVENTS: Final = (
     (EXCEPTION_EVENT, "attempt", "Why the attempt failed or timed out; only there, so that an error is recorded once."),
     (RETRY_EVENT, "step", "An attempt failed and another will be made."),
+    (PARTIAL_EVENT, "attempt", "The error of a failed attempt carries `partial_results`."),
 )
 
 MAX_EVENTS: Final = 128

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 import pytest
 from treadle.errors import PluginError
-from treadle_python import ToolError, ToolFolder, ToolNotFoundError
+from treadle_python import ToolError, ToolFolder, ToolNotFoundError, load_tool
 
 
 @attrs.frozen
@@ -43,7 +43,7 @@ def test_each_file_is_a_tool_and_listing_imports_nothing(folder: Path) -> None:
 
 
 def test_the_function_named_as_its_file_wins_over_run(folder: Path) -> None:
-    """S3-16: the tool is the function of the file's name, else ``run``."""
+    """S2-21, S2-37, S3-16: the tool is the function of the file's name, else ``run``; it takes keyword arguments."""
     (folder / "a.py").write_text("def a(): return 'by name'\ndef run(): return 'run'")
     (folder / "b.py").write_text("b = 3\ndef run(x: int = 1) -> int: return x")
 
@@ -53,7 +53,7 @@ def test_the_function_named_as_its_file_wins_over_run(folder: Path) -> None:
 
 
 def test_a_missing_tool_is_named(folder: Path) -> None:
-    """The first line is the sources' word; the second says where it was looked for and what there is."""
+    """S2-20: the first line is the sources' word; the second says where it was looked for and what there is."""
     (folder / "count.py").write_text("def run(): ...")
 
     for name in ("tool.absent", "tool._shared", "tool.../count", "tool.a.b"):
@@ -67,7 +67,7 @@ def test_a_missing_tool_is_named(folder: Path) -> None:
 
 
 def test_a_tool_without_a_function_is_named(folder: Path) -> None:
-    """A file that defines neither function says what to define."""
+    """S2-21: a file that defines neither function says what to define."""
     (folder / "empty.py").write_text("empty = 1\nrun = 'no function'\ndef other(): ...")
 
     with pytest.raises(ToolError) as broken:
@@ -131,6 +131,70 @@ def test_tools_may_share_code_and_types(folder: Path) -> None:
     assert function.__module__ in sys.modules
 
 
+def test_a_changed_neighbour_is_read_again_too(folder: Path) -> None:
+    """S2-43: a tool that imports a file of the folder sees its changes, however deep, within the same second."""
+    (folder / "parts").mkdir()
+    (folder / "parts" / "__init__.py").write_text("from .deep import value")
+    (folder / "parts" / "deep.py").write_text("value = 1")
+    (folder / "user.py").write_text("from .parts import value\ndef user(): return value")
+    source = tools(folder)
+    first = source.get("tool.user")
+    (folder / "parts" / "deep.py").write_text("value = 2")
+
+    assert (first(), source.get("tool.user")()) == (1, 2)
+    assert not list(folder.rglob("__pycache__"))
+
+
+def test_a_neighbour_of_a_tool_that_could_not_be_loaded_is_read_again(folder: Path) -> None:
+    """What a failed import has loaded is not kept."""
+    (folder / "_shared.py").write_text("value = 1")
+    (folder / "user.py").write_text("from ._shared import value, other\ndef user(): return value")
+    source = tools(folder)
+    with pytest.raises(ToolError, match="cannot import name 'other'"):
+        source.get("tool.user")
+
+    (folder / "_shared.py").write_text("value, other = 2, 3")
+
+    assert source.get("tool.user")() == 2
+
+
+def test_a_dropped_file_is_found_and_a_removed_one_is_gone(folder: Path) -> None:
+    """S2-43: while the process lives, at the next use."""
+    source = tools(folder)
+    with pytest.raises(ToolNotFoundError):
+        source.get("tool.late")
+    (folder / "late.py").write_text("def late(): return 1")
+
+    assert source.names() == ["tool.late"]
+    assert source.get("tool.late")() == 1
+
+    (folder / "late.py").unlink()
+    with pytest.raises(ToolNotFoundError, match="Tool not found: late"):
+        source.get("tool.late")
+
+
+def test_a_second_look_at_a_folder_sees_it_as_it_is(folder: Path) -> None:
+    """Another object for the same folder does not use what the first one has loaded."""
+    (folder / "_shared.py").write_text("value = 1")
+    (folder / "user.py").write_text("from ._shared import value\ndef user(): return value")
+    old = tools(folder).get("tool.user")
+    (folder / "_shared.py").write_text("value = 2")
+
+    assert (old(), tools(folder).get("tool.user")()) == (1, 2)
+
+
+def test_another_process_gets_the_same_tool(folder: Path) -> None:
+    """S2-64: a tool says how it is made: from the source as it was when it was asked for."""
+    (folder / "t.py").write_text("def t(): return 'é old'", "utf-8")
+    tool = tools(folder).get("tool.t")
+    (folder / "t.py").write_text("def t(): return 'new'")
+
+    maker, arguments = tool.__treadle_origin__  # type: ignore[attr-defined] # what isolation reads
+
+    assert maker == "treadle_python:load_tool"
+    assert load_tool(**arguments)() == "é old"
+
+
 def test_two_folders_do_not_meet(tmp_path: Path) -> None:
     """Tools of the same name in two projects are two functions."""
     for number in (1, 2):
@@ -148,7 +212,7 @@ def test_the_folder_is_configured(tmp_path: Path) -> None:
 
     assert ToolFolder(Settings(tmp_path, {"folder": "mine"})).names() == ["tool.t"]
     assert ToolFolder(Settings(tmp_path / "elsewhere", {"folder": str(tmp_path / "mine")})).names() == ["tool.t"]
-    for wrong in ({"foldr": "x"}, {"folder": 3}):
+    for wrong in ({"foldr": "x"}, {"folder": 3}, {"isolation": "thread"}):
         with pytest.raises(ToolError, match=r"\[tools\]"):
             ToolFolder(Settings(tmp_path, wrong))
 

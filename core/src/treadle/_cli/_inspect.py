@@ -36,19 +36,26 @@ def check(ctx: click.Context, file: str, as_json: bool) -> None:
     except WorkflowInvalidError as error:
         if not as_json:
             raise
-        write_json(_verdict(file, error.name, 0, error.faults))
+        write_json(_verdict(file, error.name, 0, error.faults, ()))
         ctx.exit(USAGE)
     if as_json:
-        write_json(_verdict(file, plan.workflow.name, len(plan.steps), ()))
+        write_json(_verdict(file, plan.workflow.name, len(plan.steps), (), plan.warnings))
         return
+    _warn(plan)
     sizes = [count(len(plan.steps), "step"), count(len(plan.executors), "executor"), count(len(plan.levels), "level")]
     ok = paint(f"{mark('ok', sys.stdout)} ok", "ok", sys.stdout)
     write(f"{ok}: {plan.workflow.name or file} ({', '.join(sizes)})")
 
 
-def _verdict(file: str, name: str, steps: int, faults: tuple[Fault, ...]) -> dict[str, object]:
-    listed = [attrs.asdict(fault) for fault in faults]
-    return {"ok": not faults, "file": file, "workflow": name, "steps": steps, "faults": listed}
+def _verdict(file: str, name: str, steps: int, faults: tuple[Fault, ...], warnings: tuple[Fault, ...]) -> dict[str, object]:
+    told = {"ok": not faults, "file": file, "workflow": name, "steps": steps}
+    listed = {"faults": faults, "warnings": warnings}
+    return {**told, **{kind: [attrs.asdict(fault) for fault in some] for kind, some in listed.items()}}
+
+
+def _warn(plan: Plan) -> None:
+    for warning in plan.warnings:
+        say(f"warning: {warning}")
 
 
 @click.command(short_help="Show what a run would do: order, executors, timeouts, retries.")
@@ -65,6 +72,7 @@ def plan(file: str, as_json: bool) -> None:
         head = {"workflow": workflow.name, "hash": workflow.hash, "file": file, "max_parallel": workflow.max_parallel}
         write_json({**head, "order": made.order, "levels": made.levels, "steps": steps})
         return
+    _warn(made)
     write(f"{workflow.name or file}: {count(len(made.steps), 'step')} in {count(len(made.levels), 'level')}\n")
     rows = [[str(level), *_row(made, path)] for level, paths in enumerate(made.levels, 1) for path in paths]
     write(table(["level", "step", "uses", "from", "needs", "condition", "timeout", "attempts"], rows))

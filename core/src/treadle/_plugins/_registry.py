@@ -265,14 +265,22 @@ class Registry:
         origin = Origin(claim.module, claim.attribute, str(claim.file or "")) if is_named else None
         return bind(name, found, distribution=claim.distribution, version=claim.version, family=family, origin=origin)
 
-    def _rebound(self, claim: Claim, name: str, found: object) -> BoundExecutor:
-        """What a source gave, bound again only when it is another object than the last time: its files may have changed."""
+    def _rebound(self, claim: Claim, name: str, source: ExecutorSource, found: object) -> BoundExecutor:
+        """What a source gave, bound again only when it is another object than the last time: its files may have changed.
+
+        A source may have a ``family`` (a class) and an ``isolation`` for what says nothing itself.
+        """
         with self._lock:
             known, bound = self._from_sources.get(name, (None, None))
         # Methods are made anew for whoever asks.
         is_same = known is found or (inspect.ismethod(found) and known == found)
         if bound is None or not is_same:
-            bound = self._bind(claim, name, found)
+            if executor_mark(found) is None:
+                family = getattr(source, "family", None)
+                bound = bind(name, found, distribution=claim.distribution, version=claim.version, family=family)
+                bound = attrs.evolve(bound, isolation=getattr(source, "isolation", None))
+            else:
+                bound = self._bind(claim, name, found)
             with self._lock:
                 self._from_sources[name] = found, bound
         return bound
@@ -302,7 +310,7 @@ class Registry:
         source = self.source(claim)
         with entered(claim, on_import=self._slow, doing=f"getting {name!r}"):
             try:
-                return self._rebound(claim, name, source.get(name))
+                return self._rebound(claim, name, source, source.get(name))
             except LookupError as error:
                 if isinstance(error, TreadleError):
                     raise  # the source says it in its own words

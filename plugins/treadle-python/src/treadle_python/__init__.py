@@ -10,16 +10,20 @@ from treadle import client, executor
 from treadle.errors import ConfigError
 
 from treadle_python._allowed import NEVER, AllowedModules, NotAllowedError
-from treadle_python._tools import ToolError, ToolFolder, ToolNotFoundError
+from treadle_python._family import Tool, ToolTimeoutError
+from treadle_python._tools import ToolError, ToolFolder, ToolNotFoundError, load_tool
 
 __all__ = [
     "AllowedModules",
     "NotAllowedError",
     "Python",
+    "Tool",
     "ToolError",
     "ToolFolder",
     "ToolNotFoundError",
+    "ToolTimeoutError",
     "call",
+    "load_tool",
 ]
 
 

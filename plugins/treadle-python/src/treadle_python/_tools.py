@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.machinery
-import importlib.util
+import collections.abc
+import functools
+import inspect
 import sys
 import threading
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Protocol, cast
 
 from treadle.errors import PermanentError, PluginError
 
+from treadle_python._family import Tool
+from treadle_python._loading import Function, described, execute, loaded_files
+
 PREFIX = "tool."
+
+_KEYS = ("folder", "isolation")
 
 
 class ToolError(PluginError):
@@ -37,35 +43,63 @@ class ToolsConfig(Protocol):
         """Folder that relative paths start from."""
 
 
+Version = tuple[int, int]
+"""When a file was written, in nanoseconds, and its size."""
+
+
 class ToolFolder:
-    """The source of ``tool.*``.
+    """The source of ``tool.*``. Files are looked at whenever a tool is asked for: nothing watches, and nothing is missed.
 
     Args:
-        config: Its ``[tools] folder`` says where; ``tools`` beside the configuration file when it does not.
+        config: Its ``[tools] folder`` says where, ``tools`` beside the configuration file when it does not; ``isolation =
+            "process"`` gives every tool that says nothing itself a process of its own.
 
     Raises:
         ToolError: The table holds something else.
     """
 
+    family = Tool
+
     def __init__(self, config: ToolsConfig) -> None:
-        unknown = set(config.tools) - {"folder"}
-        folder = config.tools.get("folder", "tools")
+        folder, isolation = config.tools.get("folder", "tools"), config.tools.get("isolation")
+        unknown = [key for key in config.tools if key not in _KEYS]
         if unknown or not isinstance(folder, str):
             shown = ", ".join(sorted(unknown)) or "folder"
-            raise ToolError(f"[tools] {shown}: not understood.", 'It has one key: folder = "tools".')
+            raise ToolError(f"[tools] {shown}: not understood.", 'Its keys are folder = "tools" and isolation = "process".')
+        if isolation not in (None, "inline", "process"):
+            raise ToolError(f"[tools] isolation: {isolation!r} is not known.", "Write 'process' or 'inline'.")
         self.folder = config.root / Path(folder).expanduser()
-        # Modules of two folders must not meet in sys.modules.
-        self._package = "treadle_tools_" + hashlib.sha256(str(self.folder.absolute()).encode()).hexdigest()[:12]
+        self.isolation = "process" if isolation == "process" else None
         self._lock = threading.Lock()
-        self._loaded: dict[str, tuple[tuple[int, int], Callable[..., object]]] = {}
+        self._versions: dict[str, Version] = {}
+        self._tools: dict[str, Function] = {}
 
     def names(self) -> list[str]:
         """Names of all tools, in order; nothing is imported. A name that begins with ``_`` is no tool, but may be imported."""
         found = self.folder.glob("*.py") if self.folder.is_dir() else ()
         return sorted(PREFIX + file.stem for file in found if _is_name(file.stem) and file.is_file())
 
-    def get(self, name: str) -> Callable[..., object]:
-        """The function of a tool: the one named as its file, else ``run``; read anew when the file changed.
+    def file(self, name: str) -> Path:
+        """The file of a tool.
+
+        Args:
+            name: With or without ``tool.``.
+
+        Raises:
+            ToolNotFoundError: There is no such file.
+        """
+        stem = name.removeprefix(PREFIX)
+        file = self.folder / f"{stem}.py"
+        if not _is_name(stem) or not file.is_file():
+            known = ", ".join(self.names()) or "none"
+            raise ToolNotFoundError(f"Tool not found: {stem}", f"There is no {file}. Known: {known}.")
+        return file
+
+    def get(self, name: str) -> Function:
+        """The function of a tool: the one named as its file, else ``run``.
+
+        It is read anew when its file has changed since, or any file of the folder that a tool has imported. Who holds a
+        function that was given before keeps it: a run that goes on is not disturbed.
 
         Args:
             name: With or without ``tool.``.
@@ -74,58 +108,70 @@ class ToolFolder:
             ToolNotFoundError: There is no such file.
             ToolError: The file cannot be imported, or holds no such function.
         """
-        stem = name.removeprefix(PREFIX)
-        file = self.folder / f"{stem}.py"
-        if not _is_name(stem) or not file.is_file():
-            known = ", ".join(self.names()) or "none"
-            raise ToolNotFoundError(f"Tool not found: {stem}", f"There is no {file}. Known: {known}.")
+        file = self.file(name)
+        stem = file.stem
         with self._lock:
-            seen = file.stat()
-            version = (seen.st_mtime_ns, seen.st_size)
-            if stem not in self._loaded or self._loaded[stem][0] != version:
-                self._loaded[stem] = version, _function(stem, self._import(stem, file))
-            return self._loaded[stem][1]
+            # At first there may be modules that another object for the same folder has loaded, and not looked at since.
+            if not self._tools or self._has_changed():
+                self._forget()
+            if stem not in self._tools:
+                self._versions[str(file)] = _version(file)
+                try:
+                    self._tools[stem] = _made(self.folder, stem, file.read_bytes())
+                finally:
+                    self._remember()
+            return self._tools[stem]
 
-    def _import(self, stem: str, file: Path) -> ModuleType:
-        self._make_package()
-        name = f"{self._package}.{stem}"
-        spec = importlib.util.spec_from_loader(name, _Loader(name, str(file)), origin=str(file))
-        assert spec is not None, "a loader was given"
-        module = importlib.util.module_from_spec(spec)
-        module.__file__ = str(file)
-        before = sys.modules.get(name)
-        sys.modules[name] = module  # Dataclasses and type hints look their module up here.
-        try:
-            _Loader(name, str(file)).exec_module(module)
-        except BaseException as error:
+    def _has_changed(self) -> bool:
+        return any(_version(Path(file)) != version for file, version in self._versions.items())
+
+    def _forget(self) -> None:
+        """Everything: which tool imported what is not worth knowing."""
+        for name in loaded_files(self.folder):
             sys.modules.pop(name, None)
-            if before is not None:
-                sys.modules[name] = before
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            raise ToolError(f"Tool {stem} cannot be loaded: {_described(error)}", f"Correct {file}.") from error
-        return module
+        self._tools.clear()
+        self._versions.clear()
 
-    def _make_package(self) -> None:
-        """A package for the folder, so that a tool may import its neighbours: ``from ._shared import parse``."""
-        if self._package not in sys.modules:
-            package = ModuleType(self._package, f"Tools of {self.folder}.")
-            package.__path__ = [str(self.folder)]
-            sys.modules[self._package] = package
+    def _remember(self) -> None:
+        for file in loaded_files(self.folder).values():
+            self._versions.setdefault(str(file), _version(file))
 
 
-class _Loader(importlib.machinery.SourceFileLoader):
-    """Reads source alone: compiled files have a time of whole seconds, and would litter the folder."""
-
-    def path_stats(self, path: str) -> Mapping[str, object]:
-        raise OSError("not cached")
+def load_tool(*, folder: str, stem: str, source: str) -> Function:
+    """The function of a tool, made from its source as a run found it; how another process gets the same one."""
+    return _made(Path(folder), stem, source.encode("utf-8", "surrogateescape"))
 
 
-def _function(stem: str, module: ModuleType) -> Callable[..., object]:
+def _version(file: Path) -> Version:
+    try:
+        seen = file.stat()
+    except OSError:
+        return 0, -1
+    return seen.st_mtime_ns, seen.st_size
+
+
+def _made(folder: Path, stem: str, source: bytes) -> Function:
+    file = folder / f"{stem}.py"
+    try:
+        module = execute(folder, stem, source)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ToolError(f"Tool {stem} cannot be loaded: {described(error)}", f"Correct {file}.") from error
+    tool = _with_lists(stem, _function(stem, module))
+    arguments = {"folder": str(folder.absolute()), "stem": stem, "source": source.decode("utf-8", "surrogateescape")}
+    try:
+        tool.__treadle_origin__ = ("treadle_python:load_tool", arguments)  # type: ignore[attr-defined]  # isolation reads it
+    except AttributeError:  # An object with slots: it runs, only not in a process of its own.
+        return tool
+    return tool
+
+
+def _function(stem: str, module: ModuleType) -> Function:
     for attribute in (stem, "run"):
         found = getattr(module, attribute, None)
         if callable(found):
-            return found  # type: ignore[no-any-return] # callable() says so
+            return found  # type: ignore[no-any-return]  # callable() says so
     raise ToolError(
         f"Tool {stem} has no callable function", f"Define 'def {stem}(...)' or 'def run(...)' in {module.__file__}."
     )
@@ -135,23 +181,51 @@ def _is_name(stem: str) -> bool:
     return stem.isidentifier() and not stem.startswith("_")
 
 
-def _described(error: BaseException) -> str:
-    """Type, message and line of what an import raised; exceptions of strangers may fail even at that."""
+# -- results that are made while they are read become lists --------------------------------------------------------------
+
+
+def _with_lists(stem: str, function: Function) -> Function:
+    """A function that answers a list where ``function`` answers a generator or another iterator."""
+    if not inspect.isfunction(function):
+        return function
+    is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+    def call(*arguments: object, **inputs: object) -> object:
+        result = function(*arguments, **inputs)
+        return list(result) if isinstance(result, Iterator) else result
+
+    async def call_async(*arguments: object, **inputs: object) -> object:
+        result = function(*arguments, **inputs)
+        if inspect.isawaitable(result):
+            result = await result
+        if isinstance(result, AsyncIterator):
+            return [item async for item in result]
+        return list(result) if isinstance(result, Iterator) else result
+
+    tool = cast("Function", call_async if is_async else call)
+    functools.update_wrapper(tool, function)
+    if is_generator:
+        _declare_list(stem, tool, function)
+    return tool
+
+
+def _declare_list(stem: str, tool: Function, function: Function) -> None:
+    """``tool`` stands for itself: what it says of its types is what a list has."""
+    del tool.__wrapped__  # type: ignore[attr-defined]  # update_wrapper has set it
     try:
-        text = str(error)
-    except Exception:  # __str__ is foreign code
-        text = "(its message cannot be shown)"
-    place = f" (line {line})" if (line := _line(error)) else ""
-    return f"{type(error).__name__}: {text}".rstrip(": ") + place
-
-
-def _line(error: BaseException) -> int:
-    """The last line of a tool's own code that led to an error; 0 when it never got there."""
-    line, trace = 0, error.__traceback__
-    while trace is not None:
-        if isinstance(trace.tb_frame.f_globals.get("__loader__"), _Loader) or trace.tb_frame.f_globals.get(
-            "__name__", ""
-        ).startswith("treadle_tools_"):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
+        hints = typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise ToolError(f"Tool {stem} has an annotation that cannot be read: {error}", "Correct the annotation.") from error
+    if "return" in hints:
+        items = typing.get_args(hints["return"])
+        is_iterable = isinstance(kind := typing.get_origin(hints["return"]), type) and issubclass(
+            kind, (collections.abc.Iterable, collections.abc.AsyncIterable)
+        )
+        hints["return"] = list[items[0]] if is_iterable and items else list  # type: ignore[valid-type]  # a type at run time
+    signature = inspect.signature(function)
+    parameters = [each.replace(annotation=hints.get(each.name, each.empty)) for each in signature.parameters.values()]
+    tool.__annotations__ = hints
+    tool.__signature__ = signature.replace(  # type: ignore[attr-defined]  # inspect reads it
+        parameters=parameters, return_annotation=hints.get("return", signature.empty)
+    )
