@@ -170,10 +170,10 @@ steps:
     result = run(workflow, backend=backend)
 
     assert time.monotonic() - began < 5
-    for name in ("thread", "process"):
+    for name, type_ in (("thread", "ToolTimeoutError"), ("process", "StepTimeoutError")):
         step = result.steps[name]
         assert step.error is not None
-        assert (step.error.type, step.attempts) == ("StepTimeoutError", 1)
+        assert (step.error.type, step.attempts) == (type_, 1)
         assert "0.3s" in step.error.message
     assert not Path(f"/proc/{(project / 'pid').read_text().strip()}").exists()
 

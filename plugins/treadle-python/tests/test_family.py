@@ -99,7 +99,7 @@ def test_only_connections_and_timeouts_are_tried_again(tool: Callable[[str, str]
 )
 @pytest.mark.parametrize("isolation", ["inline", "process"])
 def test_generators_become_lists(tool: Callable[[str, str], None], source: str, isolation: str) -> None:
-    """S2-31: what is made while it is read is read to its end; the declared items are checked."""
+    """What is made while it is read is read to its end; the declared items are checked."""
     tool("t", source)
     workflow = Workflow("w")
     workflow.step("t", "tool.t", n=3, isolation=isolation)
