@@ -68,6 +68,7 @@ def _executor(registry: Registry, name: str) -> Iterator[str]:
         default = "" if each.required else f"`{json.dumps(each.default)}`"
         yield f"| `{each.name}` | {_type(each.type_)} | {default} | {_cell(each.description)} |"
     yield from _output(bound.output_schema())
+    yield from _records(bound.input_schema(), bound.output_schema())
 
 
 def _output(schema: Schema) -> Iterator[str]:
@@ -78,6 +79,21 @@ def _output(schema: Schema) -> Iterator[str]:
     yield "\n| output | type | meaning |\n|---|---|---|"
     for name, field in fields.items():
         yield f"| `{name}` | {_schema_type(field)} | {_cell(str(field.get('description', '')))} |"
+
+
+def _records(inputs: Schema, output: Schema) -> Iterator[str]:
+    """The records that inputs and output are made of, a table each; the output itself has had its own."""
+    itself = str(output.get("$ref", "")).rpartition("/")[2]
+    for schema in (inputs, output):
+        definitions = schema.get("$defs", {})
+        for name, record in definitions.items() if isinstance(definitions, dict) else ():
+            if name == itself:
+                continue
+            required = record.get("required", []) if schema is inputs else []
+            yield f"\n| {name} | type | meaning |\n|---|---|---|"
+            for key, field in _fields(record).items():
+                has_to_be = "Required. " if key in required else ""
+                yield f"| `{key}` | {_schema_type(field)} | {has_to_be}{_cell(str(field.get('description', '')))} |"
 
 
 def _fields(schema: Schema) -> dict[str, Schema]:
@@ -121,6 +137,9 @@ def _schema_type(schema: Schema) -> str:
         return " or ".join(_schema_type(option) for option in options)
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2]
+    items = schema.get("items")
+    if isinstance(items, dict) and items:
+        return f"array of {_schema_type(items)}"
     return str(schema.get("type", "any"))
 
 

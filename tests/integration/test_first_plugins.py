@@ -16,6 +16,7 @@ import anyio
 import pytest
 from treadle import Registry, RunHandle, Workflow, executor, load_workflow, make_plan, run
 from treadle.errors import WorkflowInvalidError
+from treadle_shell import Shell
 from treadle_shell import run as shell_run
 
 ROOT = Path(__file__).parents[2]
@@ -293,7 +294,7 @@ def test_cancelling_a_run_ends_its_commands(project: Path, backend: str) -> None
     workflow.step("sleep", "shell.run", script="timeout 60 sh -c 'echo $$ >child; sleep 60' & echo $$ >parent; wait")
     workflow.step("stop", "test.stop")
 
-    result = run(workflow, backend=backend, registry=Registry.of(shell_run, stop), on_start=handles.append)
+    result = run(workflow, backend=backend, registry=Registry.of(shell_run, stop, clients=(Shell,)), on_start=handles.append)
 
     assert (result.status, result.reason) == ("cancelled", "enough")
     for name in ("child", "parent"):

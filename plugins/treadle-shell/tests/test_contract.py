@@ -2,8 +2,10 @@
 
 from treadle.testing import ExecutorContract
 from treadle_shell import run
+from treadle_shell.testing import FakeShell
 
 
 class TestRun(ExecutorContract):
     executor = run
     bad_example = {"argv": []}
+    clients = {"shell": FakeShell()}

@@ -13,9 +13,11 @@ from pathlib import Path
 import anyio
 import pytest
 from treadle.ports import Context
-from treadle_shell import _family, _process, run
+from treadle_shell import ShellSettings, _family, _process, run
 
 pytestmark = pytest.mark.anyio
+
+SHELL = ShellSettings("", {})
 
 # Each line of the script starts one more sleeper and notes its process id: a child, a grandchild in the same group, one in
 # a group of its own (timeout), one in a session of its own (setsid), and one that ignores TERM.
@@ -59,11 +61,27 @@ async def test_a_deadline_ends_the_whole_family(ctx: Context, tmp_path: Path) ->
     """S3-19: after a timeout nothing is left, whichever group or session a descendant moved to, even if it ignores TERM."""
     file = tmp_path / "pids"
     with anyio.move_on_after(1.0) as deadline:
-        await run(ctx, script=FAMILY, env={"pids": str(file)})
+        await run(SHELL, ctx, script=FAMILY, env={"pids": str(file)})
 
     assert deadline.cancelled_caught
     assert len(noted(file)) == 5
     await wait_until_dead(noted(file), 0.5)
+
+
+async def test_whoever_hides_its_descent_is_found_by_its_parents(ctx: Context, tmp_path: Path) -> None:
+    """S3-19: one that clears its environment and leaves the session is ended too, even if it ignores TERM, and its children."""
+    file = tmp_path / "pids"
+    hidden = f'trap "" TERM; echo $$ >>{file}; sh -c "echo \\$\\$ >>{file}; while :; do sleep 0.1; done"'
+    with anyio.move_on_after(5.0) as deadline:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: run(SHELL, ctx, script=f"env -i PATH=\"$PATH\" setsid sh -c '{hidden}' & wait"))
+            family = await wait_for_family(file, 2)
+            assert len({os.getsid(member) for member in family}) == 1
+            assert os.getsid(family[0]) == family[0]
+            tasks.cancel_scope.cancel()
+
+    assert not deadline.cancelled_caught
+    await wait_until_dead(family, 0.5)
 
 
 async def test_a_command_may_tidy_up_before_it_ends(ctx: Context, tmp_path: Path) -> None:
@@ -74,7 +92,7 @@ async def test_a_command_may_tidy_up_before_it_ends(ctx: Context, tmp_path: Path
     )
     began = time.monotonic()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: run(ctx, script=script))
+        tasks.start_soon(lambda: run(SHELL, ctx, script=script))
         with anyio.fail_after(5):
             while not file.exists():  # noqa: ASYNC110 -- another process writes it
                 await anyio.sleep(0.01)
@@ -88,7 +106,7 @@ async def test_whoever_ignores_term_is_killed_after_the_grace(ctx: Context) -> N
     """Cancelling returns within the grace and a little, however stubborn the command."""
     began = time.monotonic()
     with anyio.move_on_after(0.2):
-        await run(ctx, script="trap '' TERM; while :; do sleep 0.05; done")
+        await run(SHELL, ctx, script="trap '' TERM; while :; do sleep 0.05; done")
 
     assert _process.GRACE_S < time.monotonic() - began < _process.GRACE_S + 1.5
 
@@ -97,7 +115,7 @@ async def test_a_descendant_that_holds_the_output_does_not_hold_the_step(ctx: Co
     """A background process that keeps the pipes open is ended a second after its command."""
     file = tmp_path / "pids"
     began = time.monotonic()
-    result = await run(ctx, script='sleep 300 & echo $! >"$pids"; echo said', env={"pids": str(file)})
+    result = await run(SHELL, ctx, script='sleep 300 & echo $! >"$pids"; echo said', env={"pids": str(file)})
 
     assert result.stdout == "said\n"
     assert time.monotonic() - began < 2.0
@@ -107,9 +125,9 @@ async def test_a_descendant_that_holds_the_output_does_not_hold_the_step(ctx: Co
 async def test_a_flood_costs_no_memory_and_can_be_stopped(ctx: Context) -> None:
     """Endless output without a line break is counted, not kept."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = await run(ctx, script="head -c 2000000000 /dev/zero", max_output=1000)
+    result = await run(SHELL, ctx, script="head -c 2000000000 /dev/zero", max_output=1000)
     with anyio.move_on_after(0.5) as deadline:
-        await run(ctx, argv=["yes"])
+        await run(SHELL, ctx, argv=["yes"])
 
     assert (result.stdout_bytes, len(result.stdout)) == (2_000_000_000, 1000)
     assert deadline.cancelled_caught
@@ -118,12 +136,12 @@ async def test_a_flood_costs_no_memory_and_can_be_stopped(ctx: Context) -> None:
 
 async def test_many_at_once_leave_no_descriptor_and_no_process(ctx: Context) -> None:
     """Fifty commands at once, half of them cancelled: every pipe is closed and every child collected."""
-    await run(ctx, argv=["true"])
+    await run(SHELL, ctx, argv=["true"])
     before = sorted(os.listdir("/proc/self/fd"))
 
     async def one(number: int) -> None:
         with anyio.move_on_after(0.3 if number % 2 else 30):
-            await run(ctx, argv=["sleep", "60" if number % 2 else "0.1"])
+            await run(SHELL, ctx, argv=["sleep", "60" if number % 2 else "0.1"])
 
     async with anyio.create_task_group() as tasks:
         for number in range(50):
@@ -139,7 +157,7 @@ async def test_a_cancel_before_the_start_starts_nothing(ctx: Context, tmp_path: 
     file = tmp_path / "pids"
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await run(ctx, script='echo $$ >"$pids"; sleep 300', env={"pids": str(file)})
+        await run(SHELL, ctx, script='echo $$ >"$pids"; sleep 300', env={"pids": str(file)})
 
     assert scope.cancelled_caught
     await wait_until_dead(noted(file), 0.5)
@@ -148,11 +166,11 @@ async def test_a_cancel_before_the_start_starts_nothing(ctx: Context, tmp_path: 
 async def test_the_end_is_found_without_process_descriptors(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system has no pidfd (other kernels, sandboxes) the end is polled for, with the same result."""
     monkeypatch.delattr(os, "pidfd_open")
-    result = await run(ctx, script="sleep 0.1; echo over; exit 4", check=False)
+    result = await run(SHELL, ctx, script="sleep 0.1; echo over; exit 4", check=False)
     with anyio.move_on_after(0.2) as deadline:
-        await run(ctx, argv=["sleep", "60"])
+        await run(SHELL, ctx, argv=["sleep", "60"])
     monkeypatch.delattr(os, "waitid")
-    again = await run(ctx, script="sleep 0.1; exit 5", check=False)
+    again = await run(SHELL, ctx, script="sleep 0.1; exit 5", check=False)
 
     assert (result.stdout, result.exit_code, again.exit_code) == ("over\n", 4, 5)
     assert deadline.cancelled_caught
@@ -164,8 +182,9 @@ import anyio
 sys.path[:0] = {path!r}
 from conftest import OneCall
 from treadle.ports import Call
-from treadle_shell import run
+from treadle_shell import ShellSettings, run
 
+SHELL = ShellSettings("", {{}})
 {before}
 
 async def main():
@@ -186,7 +205,7 @@ def engine(backend: str, body: str, *, before: str = "", **env: str) -> subproce
 async def test_everything_dies_with_treadle(anyio_backend: str, tmp_path: Path) -> None:
     """When the engine gets ``kill -9``, command, grandchildren and those in other sessions are gone within two seconds."""
     file = tmp_path / "pids"
-    with engine(anyio_backend, f"await run(ctx, script={FAMILY!r}, env={{'pids': {str(file)!r}}})") as process:
+    with engine(anyio_backend, f"await run(SHELL, ctx, script={FAMILY!r}, env={{'pids': {str(file)!r}}})") as process:
         family = await wait_for_family(file, 5)
         assert all(is_alive(member) for member in family)
         process.send_signal(signal.SIGKILL)
@@ -199,9 +218,9 @@ async def test_the_dead_are_collected_where_treadle_adopts_orphans(anyio_backend
     adopt = "import ctypes; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER"
     body = """
     for _ in range(5):
-        await run(ctx, script="sleep 300 >/dev/null 2>&1 & sh -c 'sleep 300 &' >/dev/null 2>&1; true")
+        await run(SHELL, ctx, script="sleep 300 >/dev/null 2>&1 & sh -c 'sleep 300 &' >/dev/null 2>&1; true")
     with anyio.move_on_after(0.3):
-        await run(ctx, script="sh -c 'sleep 300' & wait")
+        await run(SHELL, ctx, script="sh -c 'sleep 300' & wait")
     import os
     try:
         print("left:", os.waitpid(-1, os.WNOHANG))
@@ -219,12 +238,12 @@ async def test_a_mark_reaches_only_its_own_family(ctx: Context) -> None:
     results: list[int] = []
 
     async def other() -> None:
-        results.append((await run(ctx, argv=["sleep", "0.8"])).exit_code)
+        results.append((await run(SHELL, ctx, argv=["sleep", "0.8"])).exit_code)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(other)
         with anyio.move_on_after(0.2):
-            await run(ctx, script="timeout 60 sleep 60")
+            await run(SHELL, ctx, script="timeout 60 sleep 60")
 
     assert results == [0]
     assert _family.MARK == "TREADLE_PROCESS"

@@ -6,21 +6,90 @@ import errno
 import os
 import shutil
 import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from json import loads
 
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import attrs
-from treadle import executor
-from treadle.errors import PermanentError, TransientError, TreadleError
+from treadle import client, executor
+from treadle.errors import ConfigError, PermanentError, TransientError, TreadleError
 from treadle.ports import Context
 
 from treadle_shell._environment import build_environment
+from treadle_shell._folder import (
+    Artifact,
+    ArtifactMissingError,
+    Folder,
+    FolderNotFoundError,
+    FolderRefusedError,
+    collect,
+    working_folder,
+)
+from treadle_shell._limits import Limits, preparation
+from treadle_shell._live import Live, secret_texts
 from treadle_shell._process import Finished, run_process
 
-__all__ = ["CommandFailedError", "CommandNotFoundError", "ShellResult", "run"]
+__all__ = [
+    "Artifact",
+    "ArtifactMissingError",
+    "CommandFailedError",
+    "CommandNotFoundError",
+    "FolderNotFoundError",
+    "FolderRefusedError",
+    "Limits",
+    "Shell",
+    "ShellResult",
+    "ShellSettings",
+    "run",
+]
 
+_LIMIT_SIGNALS = {int(signal.SIGXCPU): "cpu_s", int(signal.SIGXFSZ): "file_mb"}
 _SCARCE = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+@attrs.frozen
+class ShellSettings:
+    """What an executor receives that asks for ``shell``.
+
+    Attributes:
+        root: The folder that working directories are beneath; empty for none.
+        limits: What every command may use at most.
+    """
+
+    root: str
+    limits: Limits
+
+
+@client("shell")
+@attrs.define
+class Shell:
+    """Where commands run, and what they may use.
+
+    Attributes:
+        root: Folder that every working directory is beneath, and the default one; without it any folder will do. A command may
+            still go where its user may.
+        limits: What each process of a command may use at most; a step may ask for less.
+    """
+
+    root: str = ""
+    limits: Limits = attrs.field(factory=Limits)
+
+    @contextmanager
+    def open(self) -> Iterator[ShellSettings]:
+        """The settings."""
+        if self.root and not os.path.isdir(os.path.expanduser(self.root)):
+            raise ConfigError(f"The root {self.root!r} of [clients.shell] does not exist.", "Create it, or correct 'root'.")
+        yield ShellSettings(self.root, self.limits)
+
+    async def check(self) -> None:
+        """Raise when the root is not there."""
+        with self.open():
+            pass
 
 
 @attrs.frozen
@@ -36,6 +105,7 @@ class ShellResult:
         stderr_bytes: The same of standard error.
         duration_s: Seconds from start to end.
         json: The parsed standard output, when ``json: true`` asked for it.
+        artifacts: The files that ``artifacts`` asked for.
     """
 
     exit_code: int
@@ -46,6 +116,7 @@ class ShellResult:
     stderr_bytes: int
     duration_s: float
     json: object = None
+    artifacts: list[Artifact] = attrs.field(factory=list)
 
 
 class CommandFailedError(TreadleError):
@@ -56,18 +127,19 @@ class CommandFailedError(TreadleError):
         self.signal = _signal_name(-exit_code) if exit_code < 0 else ""
         how = f"was ended by signal {self.signal}" if self.signal else f"ended with exit code {exit_code}"
         said = "".join(f"\n  {line}" for line in last_lines)
-        super().__init__(
-            f"Command {command!r} {how}{':' if said else '.'}{said}",
-            "Correct the command, or say 'check: false' to receive its exit code.",
-        )
+        remedy = "Correct the command, or say 'check: false' to receive its exit code."
+        if (limit := _LIMIT_SIGNALS.get(-exit_code)) is not None:
+            remedy = f"It used more than its limit {limit!r}: raise that, or make the command use less."
+        super().__init__(f"Command {command!r} {how}{':' if said else '.'}{said}", remedy)
 
 
 class CommandNotFoundError(PermanentError):
-    """A program that is not there, or a working directory that is not."""
+    """A program that is not there."""
 
 
 @executor("shell.run", examples=({"argv": ["date", "+%A"]}, {"script": 'echo "hello $name"', "inputs": {"name": "world"}}))
 async def run(
+    shell: ShellSettings,
     ctx: Context,
     /,
     argv: list[str] | None = None,
@@ -80,51 +152,99 @@ async def run(
     check: bool = True,
     json: bool = False,
     max_output: int = 1_048_576,
+    artifacts: list[str] | None = None,
+    limits: Limits | None = None,
+    umask: str = "077",
+    quiet: bool = False,
 ) -> ShellResult:
     """Run a command, or a script with ``/bin/sh -euc``, and return what it wrote.
 
     It gets its own session and a short environment, reads nothing unless ``stdin`` is given, and never outlives its step:
     on timeout or cancel it and its descendants get TERM and two seconds later KILL; they die too when treadle is killed.
+    What it writes appears in the step's log and progress as it is written.
 
     Args:
+        shell: The client.
         ctx: The call.
         argv: Program and arguments; no shell sees them.
         script: Text of a script instead of ``argv``. Data belongs into ``inputs``, never into this text.
         env: Environment variables to set.
         inputs: Data for the script, as environment variables of these names; what is not text arrives as JSON text.
         pass_env: Names of further environment variables of treadle's own to pass on, like ``SSH_AUTH_SOCK``.
-        cwd: Working directory; default treadle's own.
+        cwd: Working directory, relative to the client's ``root``; default that, else treadle's own.
         stdin: Text that the command reads.
         check: Whether an exit code other than 0 is an error.
         json: Whether standard output is parsed as JSON, into ``json``.
         max_output: Bytes kept of each output stream; the rest is read and counted.
+        artifacts: Patterns of files that the command leaves in its working directory, like ``dist/*.whl`` or ``**/report.xml``;
+            each has to match one.
+        limits: What each process may use at most: ``memory_mb``, ``cpu_s``, ``file_mb``, ``open_files``.
+        umask: Permissions that new files do not get.
+        quiet: Whether its output is kept out of log and progress.
 
     Raises:
         CommandFailedError: The command failed and ``check`` is on; not retried unless the step says so.
-        CommandNotFoundError: There is no such program or directory.
+        CommandNotFoundError: There is no such program.
+        ArtifactMissingError: A pattern of ``artifacts`` matches no file.
         PermanentError: The inputs cannot be given to a process.
     """
     command = _command(argv, script, inputs)
     if max_output < 0:
         raise PermanentError(f"max_output is {max_output}.", "Give a number of bytes, 0 or more.")
     environment = build_environment(ctx, os.environ, env=env or {}, inputs=inputs or {}, pass_env=pass_env or ())
-    _check_folder(cwd)
-    program = _find(command[0], environment.get("PATH", os.defpath), cwd)
-    began = time.monotonic()
-    finished = await _perform([program, *command[1:]], environment, cwd, stdin, max_output)
-    if check and finished.returncode != 0:
-        lines = finished.stderr.last_lines(10) or finished.stdout.last_lines(10)
-        raise CommandFailedError(_shown(argv), finished.returncode, lines)
-    return ShellResult(
-        exit_code=finished.returncode,
-        stdout=finished.stdout.text(),
-        stderr=finished.stderr.text(),
-        truncated=finished.stdout.truncated or finished.stderr.truncated,
-        stdout_bytes=finished.stdout.total,
-        stderr_bytes=finished.stderr.total,
-        duration_s=round(time.monotonic() - began, 6),
-        json=_parsed(finished, _shown(argv)) if json else None,
-    )
+    prepare = preparation(umask, shell.limits, limits or {})
+    live = None if quiet else _listening(ctx, argv=argv, script=script, env=env, inputs=inputs, stdin=stdin)
+    with working_folder(cwd, shell.root) as folder:
+        program = _find(command[0], environment.get("PATH", os.defpath), folder.path)
+        began = time.monotonic()
+        data = None if stdin is None else _encoded(stdin)
+        finished = await _perform([program, *command[1:]], environment, folder, data, max_output, prepare, live)
+        duration_s = time.monotonic() - began
+        if live is not None:
+            live.tell()
+        if check and finished.returncode != 0:
+            lines = finished.stderr.last_lines(10) or finished.stdout.last_lines(10)
+            raise CommandFailedError(_shown(argv), finished.returncode, lines)
+        return ShellResult(
+            exit_code=finished.returncode,
+            stdout=finished.stdout.text(),
+            stderr=finished.stderr.text(),
+            truncated=finished.stdout.truncated or finished.stderr.truncated,
+            stdout_bytes=finished.stdout.total,
+            stderr_bytes=finished.stderr.total,
+            duration_s=round(duration_s, 6),
+            json=_parsed(finished, _shown(argv)) if json else None,
+            artifacts=await _collected(folder, artifacts) if artifacts else [],
+        )
+
+
+def _listening(ctx: Context, **inputs: object) -> Live:
+    return Live(ctx, secret_texts(ctx.call.secrets, inputs))
+
+
+async def _collected(folder: Folder, patterns: list[str]) -> list[Artifact]:
+    """In a thread, which is waited for, since it reads from our folder, and which stops soon when the call is cancelled."""
+    stopped = threading.Event()
+
+    async def stop_when_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopped.set()
+
+    found: list[Artifact] = []
+    error: PermanentError | None = None
+    async with anyio.create_task_group() as watching:
+        watching.start_soon(stop_when_cancelled)
+        try:
+            found = await anyio.to_thread.run_sync(collect, folder, patterns, stopped)
+        except PermanentError as refused:  # The group would wrap it.
+            error = refused
+        watching.cancel_scope.cancel()
+    await anyio.lowlevel.checkpoint()  # A cancellation that ended the thread comes before what it found.
+    if error is not None:
+        raise error
+    return found
 
 
 def _command(argv: list[str] | None, script: str | None, inputs: object) -> list[str]:
@@ -149,15 +269,10 @@ def _plain(text: str) -> str:
     return text
 
 
-def _check_folder(cwd: str | None) -> None:
-    if cwd is not None and not os.path.isdir(cwd):
-        raise CommandNotFoundError(f"The working directory {cwd!r} does not exist.", "Create it first, or correct 'cwd'.")
-
-
-def _find(program: str, path: str, cwd: str | None) -> str:
+def _find(program: str, path: str, cwd: str) -> str:
     """The absolute path of a program: looked up in PATH, or, when it has a slash, from the working directory."""
     if "/" in program:
-        found = os.path.abspath(os.path.join(cwd or "", program))
+        found = os.path.abspath(os.path.join(cwd, program))
         if os.path.isfile(found) and os.access(found, os.X_OK):
             return found
         why = "is not executable" if os.path.isfile(found) else "does not exist"
@@ -171,12 +286,28 @@ def _find(program: str, path: str, cwd: str | None) -> str:
     return os.path.abspath(looked_up)
 
 
-async def _perform(argv: list[str], env: Mapping[str, str], cwd: str | None, stdin: str | None, max_output: int) -> Finished:
+def _encoded(stdin: str) -> bytes:
     try:
-        data = None if stdin is None else stdin.encode()
-        return await run_process(argv, env=env, cwd=cwd, stdin=data, max_output=max_output)
+        return stdin.encode()
     except UnicodeEncodeError as error:
-        raise PermanentError(f"The command or its 'stdin' is not valid text: {error}.", "Pass valid Unicode.") from error
+        raise PermanentError(f"'stdin' is not valid text: {error}.", "Pass valid Unicode.") from error
+
+
+async def _perform(
+    argv: list[str],
+    env: Mapping[str, str],
+    folder: Folder,
+    stdin: bytes | None,
+    max_output: int,
+    prepare: str,
+    live: Live | None,
+) -> Finished:
+    try:
+        return await run_process(
+            argv, env=env, cwd=folder.place, stdin=stdin, max_output=max_output, prepare=prepare, live=live
+        )
+    except UnicodeEncodeError as error:
+        raise PermanentError(f"The command is not valid text: {error}.", "Pass valid Unicode.") from error
     except OSError as error:
         if error.errno == errno.E2BIG:
             raise PermanentError(

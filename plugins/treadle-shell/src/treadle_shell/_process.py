@@ -15,7 +15,8 @@ import anyio
 import attrs
 
 from treadle_shell._capture import Capture
-from treadle_shell._family import MARK, kill_family, reap_group, signal_family
+from treadle_shell._family import MARK, Family, reap_group
+from treadle_shell._live import LineStream, Live
 
 GRACE_S = 2.0
 """How long a command may take to end after TERM, before KILL."""
@@ -33,14 +34,15 @@ _POLL_S = 0.02
 # The watcher reads from a pipe whose other end only treadle holds (by way of descriptor 3, since a shell gives its background
 # processes an empty input). The pipe ends when treadle dies in whatever way; then the watcher kills the family.
 _SUPERVISOR = r"""
-input=$1 sweep=$2
-shift 2
+input=$1 sweep=$2 prepare=$3
+shift 3
 exec 3<&0
 ( (
     trap '' TERM INT HUP QUIT TSTP TTIN TTOU
     read -r _
     exec /usr/bin/env -i PATH=/usr/bin:/bin /bin/sh -c "$sweep" watcher "$MARK"
 ) <&3 3<&- >/dev/null 2>&1 & )
+eval "$prepare" || exit 126
 exec "$@" <"$input" 3<&-
 """.replace("MARK", MARK)
 
@@ -77,7 +79,14 @@ class Finished:
 
 
 async def run_process(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None, stdin: bytes | None, max_output: int
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str,
+    stdin: bytes | None,
+    max_output: int,
+    prepare: str,
+    live: Live | None,
 ) -> Finished:
     """Run a command to its end and return what it said.
 
@@ -87,11 +96,13 @@ async def run_process(
     Args:
         argv: The program as an absolute path, and its arguments.
         env: The whole environment.
-        cwd: Working directory; None for ours.
+        cwd: Working directory.
         stdin: What the command reads; None for nothing.
         max_output: Bytes kept of each stream.
+        prepare: Line of shell that is performed before the command, for itself alone.
+        live: Receives what is written as it is written; None for nobody.
     """
-    with _spawned(argv, env=env, cwd=cwd, stdin=stdin, max_output=max_output) as process:
+    with _spawned(argv, env=env, cwd=cwd, stdin=stdin, max_output=max_output, prepare=prepare, live=live) as process:
         try:
             await process.finished(LINGER_S)
         finally:
@@ -102,7 +113,14 @@ async def run_process(
 
 @contextlib.contextmanager
 def _spawned(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None, stdin: bytes | None, max_output: int
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str,
+    stdin: bytes | None,
+    max_output: int,
+    prepare: str,
+    live: Live | None,
 ) -> Iterator[_Process]:
     with contextlib.ExitStack() as stack:
         watched, lifeline = _pipe(stack)
@@ -111,7 +129,7 @@ def _spawned(
         source = _source(stack, stdin)
         mark = secrets.token_hex(16)
         popen = subprocess.Popen(
-            ["/bin/sh", "-c", _SUPERVISOR, "treadle", f"/dev/fd/{source}" if source else os.devnull, _SWEEP, *argv],
+            ["/bin/sh", "-c", _SUPERVISOR, "treadle", f"/dev/fd/{source}" if source else os.devnull, _SWEEP, prepare, *argv],
             stdin=watched,
             stdout=out_end,
             stderr=err_end,
@@ -125,7 +143,17 @@ def _spawned(
         for end in (out, err):
             os.set_blocking(end, False)
         stack.pop_all()
-        process = _Process(popen, mark, lifeline, out, err, Capture(max_output), Capture(max_output), _pidfd(popen.pid))
+        process = _Process(
+            popen=popen,
+            family=Family(popen.pid, mark),
+            lifeline=lifeline,
+            out=out,
+            err=err,
+            stdout=Capture(max_output),
+            stderr=Capture(max_output),
+            live=live,
+            pidfd=_pidfd(popen.pid),
+        )
         if source:
             os.close(source)
     try:
@@ -164,14 +192,16 @@ def _pidfd(process: int) -> int | None:
 @attrs.define(eq=False)
 class _Process:
     _popen: subprocess.Popen[bytes]
-    _mark: str
+    _family: Family
     _lifeline: int
     _out: int
     _err: int
     stdout: Capture
     stderr: Capture
+    _live: Live | None
     _pidfd: int | None
     _at_end: set[int] = attrs.field(factory=set, init=False)
+    _streams: dict[str, LineStream] = attrs.field(factory=dict, init=False)
 
     @property
     def returncode(self) -> int:
@@ -182,8 +212,8 @@ class _Process:
         """Return when the command has ended and its output is read, at the latest ``linger_s`` after its end."""
         async with anyio.create_task_group() as readers:
             closed = anyio.Event()
-            readers.start_soon(self._drain, self._out, self.stdout, closed)
-            readers.start_soon(self._drain, self._err, self.stderr, closed)
+            readers.start_soon(self._drain, self._out, self.stdout, self._lines("stdout"), closed)
+            readers.start_soon(self._drain, self._err, self.stderr, self._lines("stderr"), closed)
             await self._exited()
             with anyio.move_on_after(linger_s):
                 await closed.wait()
@@ -192,10 +222,10 @@ class _Process:
     async def end(self) -> None:
         """Stop what still runs, kill what is left, and collect the exit code; takes at most 2 * GRACE_S."""
         if not self._has_exited():
-            signal_family(self._popen.pid, self._mark, signal.SIGTERM)
+            self._family.signal(signal.SIGTERM)
             with anyio.move_on_after(GRACE_S):
                 await self.finished(GRACE_S)
-            kill_family(self._popen.pid, self._mark)
+            self._family.kill()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._popen.pid, signal.SIGKILL)  # The watcher, and what the command left behind.
         with anyio.move_on_after(GRACE_S) as scope:
@@ -213,12 +243,17 @@ class _Process:
             if end is not None:
                 os.close(end)
 
-    async def _drain(self, end: int, capture: Capture, closed: anyio.Event) -> None:
+    def _lines(self, name: str) -> LineStream | None:
+        return None if self._live is None else self._streams.setdefault(name, self._live.stream(name))
+
+    async def _drain(self, end: int, capture: Capture, lines: LineStream | None, closed: anyio.Event) -> None:
         while end not in self._at_end:
             await anyio.wait_readable(end)
             with contextlib.suppress(BlockingIOError):
                 chunk = os.read(end, _CHUNK)
                 capture.feed(chunk)
+                if lines is not None:
+                    lines.feed(chunk)
                 if not chunk:
                     self._at_end.add(end)
         if len(self._at_end) == 2:
