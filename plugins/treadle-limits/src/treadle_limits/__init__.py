@@ -1,0 +1,173 @@
+"""The policy ``limits``: no more calls than a rate allows, per executor or pattern; calls wait for their turn."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Literal
+
+import anyio
+import attrs
+from anyio.lowlevel import RunVar
+from limits import RateLimitItem, parse_many
+from limits.strategies import MovingWindowRateLimiter
+from treadle import TransientError, hookimpl
+from treadle.ports import Call, Context, Work
+
+from treadle_limits._windows import LoopStorage
+
+__all__ = ["Limits", "RateLimitedError"]
+
+_SHORTEST_S = 0.001  # a wait of less may be lost in the rounding of a loop's clock
+
+_log = logging.getLogger("treadle.policies.limits")
+_queues: RunVar[dict[_Rule, anyio.Lock]] = RunVar("treadle_limits_queues")
+
+
+class RateLimitedError(TransientError):
+    """A call that its rate does not let through now, or not before its deadline.
+
+    Attributes:
+        rule: The pattern that holds it back.
+        rate: What the rule allows.
+        refused_by: ``limits``: the call was not made, so it says nothing about the service.
+    """
+
+    refused_by = "limits"
+
+    def __init__(self, item: str, rule: str, rate: str, retry_after_s: float, why: str = "") -> None:
+        self.rule, self.rate = rule, rate
+        super().__init__(
+            f"Step {item!r} was not called: {rule!r} allows {rate}{why}.",
+            f"There is room in {retry_after_s:.3g} s. Raise the rate in [policies.limits.rules], or the step's 'timeout'.",
+            retry_after_s=retry_after_s,
+        )
+
+
+@attrs.define(eq=False)
+class _Rule:
+    """One pattern with its rates: all executors that it matches share them."""
+
+    pattern: str
+    rates: tuple[RateLimitItem, ...]
+    waiting: int = 0
+
+    @property
+    def rate(self) -> str:
+        return " and ".join(str(rate) for rate in self.rates)
+
+
+def _parse(rules: dict[str, str]) -> tuple[_Rule, ...]:
+    parsed, faults = [], []
+    for pattern, text in rules.items():
+        try:
+            rates = tuple(parse_many(text))
+        except ValueError:
+            faults.append(f"{pattern!r}: {text!r} is not a rate, like '30/minute' or '10/second; 500/hour'")
+            continue
+        if not all(rate.amount > 0 for rate in rates):
+            faults.append(f"{pattern!r}: {text!r} would never let a call through")
+        parsed.append(_Rule(pattern, rates))
+    if faults:
+        raise ValueError("; ".join(faults))
+    return tuple(parsed)
+
+
+@attrs.define(eq=False)
+class Limits:
+    """The policy. Its attributes are the table ``[policies.limits]``.
+
+    Attributes:
+        rules: Executor, or pattern like ``http.*``, -> how many calls: ``30/minute``, ``10/second; 500/hour``.
+        on_limit: ``wait`` until there is room, first come, first served; ``fail`` at once, to be retried later.
+    """
+
+    rules: dict[str, str]
+    on_limit: Literal["wait", "fail"] = "wait"
+    _parsed: tuple[_Rule, ...] = attrs.field(init=False)
+    _matching: dict[str, tuple[_Rule, ...]] = attrs.field(init=False, factory=dict)
+    _windows: LoopStorage = attrs.field(init=False, factory=LoopStorage)
+    _limiter: MovingWindowRateLimiter = attrs.field(init=False)
+    _lock: threading.Lock = attrs.field(init=False, factory=threading.Lock)
+
+    def __attrs_post_init__(self) -> None:
+        self._parsed = _parse(self.rules)
+        self._limiter = MovingWindowRateLimiter(self._windows)
+
+    @hookimpl(wrapper=True)
+    def execute(self, call: Call, ctx: Context) -> Generator[None, Work | None, Work | None]:
+        """Put the wait before the work; a call that no rule matches stays as it is."""
+        work = yield
+        rules = self._matching.get(call.executor)
+        if rules is None:
+            rules = tuple(rule for rule in self._parsed if fnmatchcase(call.executor, rule.pattern))
+            self._matching[call.executor] = rules
+        if work is None or not rules:
+            return work
+        return partial(self._in_turn, rules, call, ctx, work)
+
+    async def _in_turn(self, rules: Sequence[_Rule], call: Call, ctx: Context, work: Work) -> object:
+        # Nobody overtakes those who wait already.
+        if any(rule.waiting for rule in rules) or not self._take(rules):
+            await self._wait(rules, call, ctx)
+        return await work()
+
+    def _take(self, rules: Sequence[_Rule]) -> bool:
+        """Count the call against every rate of every rule; against none, when one has no room."""
+        wanted = [(rate, rule.pattern) for rule in rules for rate in rule.rates]
+        with self._lock:
+            if len(wanted) > 1 and not all(self._limiter.test(*one) for one in wanted):
+                return False
+            return all(self._limiter.hit(*one) for one in wanted)
+
+    def _longest(self, rules: Sequence[_Rule], *, is_queued: bool) -> tuple[float, _Rule]:
+        """Seconds until there is room, and the rule that it takes longest for."""
+        with self._lock:
+            waits = [
+                (self._windows.wait_s(rate, rule.pattern, 0 if is_queued else rule.waiting), rule)
+                for rule in rules
+                for rate in rule.rates
+            ]
+        return max(waits, key=lambda wait: wait[0])
+
+    async def _wait(self, rules: Sequence[_Rule], call: Call, ctx: Context) -> None:
+        wait_s, rule = self._longest(rules, is_queued=False)
+        if self.on_limit == "fail":
+            raise RateLimitedError(call.item, rule.pattern, rule.rate, wait_s)
+        if wait_s > (math.inf if call.timeout_s is None else call.timeout_s):
+            why = f", and its turn would come after its timeout of {call.timeout_s:g} s"
+            raise RateLimitedError(call.item, rule.pattern, rule.rate, wait_s, why)
+        _log.info("%s waits about %.3g s: %s allows %s", call.item, wait_s, rule.pattern, rule.rate)
+        attributes = {"treadle.policy": "limits", "treadle.limits.rule": rule.pattern, "treadle.limits.rate": rule.rate}
+        with ctx.span("wait for rate limit", kind="internal", attributes=attributes), _counted(rules):
+            async with _queued(rules):
+                while not self._take(rules):  # noqa: ASYNC110 - room is made by time alone
+                    await anyio.sleep(max(self._longest(rules, is_queued=True)[0], _SHORTEST_S))
+
+
+@contextmanager
+def _counted(rules: Sequence[_Rule]) -> Iterator[None]:
+    """While the block is open, the call stands before whoever comes now."""
+    for rule in rules:
+        rule.waiting += 1
+    try:
+        yield
+    finally:
+        for rule in rules:
+            rule.waiting -= 1
+
+
+@asynccontextmanager
+async def _queued(rules: Sequence[_Rule]) -> AsyncIterator[None]:
+    """The block is entered by one call at a time per rule, in the order of arrival; whoever is cancelled leaves the queue."""
+    queues = _queues.get({})
+    _queues.set(queues)
+    async with AsyncExitStack() as stack:
+        for rule in rules:  # all calls take them in the order of the configuration, so none wait for each other
+            await stack.enter_async_context(queues.setdefault(rule, anyio.Lock()))
+        yield

@@ -1,0 +1,89 @@
+"""When calls were let through: a storage of the limits library that keeps the event loop's time."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+
+from limits import RateLimitItem
+from limits.storage import MovingWindowSupport, Storage
+
+from treadle_limits._clock import now
+
+
+class LoopStorage(Storage, MovingWindowSupport):
+    """Moving windows in memory.
+
+    The library's own memory storage reads the wall clock, which jumps and which tests cannot skip, and starts a thread to
+    tidy up with nearly every hit.
+    """
+
+    STORAGE_SCHEME = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hits: defaultdict[str, deque[float]] = defaultdict(deque)
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        """Nothing of it fails."""
+        return ValueError
+
+    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        """Note ``amount`` hits, when the window has room for them."""
+        hits = self._within(key, expiry)
+        if len(hits) + amount > limit:
+            return False
+        hits.extend([now()] * amount)
+        return True
+
+    def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+        """The oldest hit within the window (now, when there is none) and how many there are."""
+        hits = self._within(key, expiry)
+        return (hits[0] if hits else now()), len(hits)
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        """Note ``amount`` hits and count those within the window."""
+        hits = self._within(key, expiry)
+        hits.extend([now()] * amount)
+        return len(hits)
+
+    def get(self, key: str) -> int:
+        """How many hits are kept."""
+        return len(self._hits[key])
+
+    def get_expiry(self, key: str) -> float:
+        """When the last hit was."""
+        hits = self._hits[key]
+        return hits[-1] if hits else now()
+
+    def check(self) -> bool:
+        """Memory is always there."""
+        return True
+
+    def reset(self) -> int:
+        """Forget everything."""
+        count = len(self._hits)
+        self._hits.clear()
+        return count
+
+    def clear(self, key: str) -> None:
+        """Forget one key."""
+        self._hits.pop(key, None)
+
+    def wait_s(self, item: RateLimitItem, name: str, ahead: int) -> float:
+        """Seconds until there is room for one more call, behind ``ahead`` others; 0 when there is room at once."""
+        expiry, at = item.get_expiry(), now()
+        hits = self._within(item.key_for(name), expiry)
+        free = item.amount - len(hits)
+        if ahead < free:
+            return 0.0
+        # Each hit makes room when it leaves the window; those that are let through meanwhile do so a window later.
+        rounds, place = divmod(ahead - free, item.amount)
+        left = hits[place] if place < len(hits) else at
+        return left + expiry * (rounds + 1) - at
+
+    def _within(self, key: str, expiry: int) -> deque[float]:
+        hits, at = self._hits[key], now()
+        while hits and hits[0] + expiry <= at:
+            hits.popleft()
+        return hits

@@ -1,0 +1,256 @@
+"""What the policy ``limits`` promises, in whole runs whose time is virtual."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+import treadle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from treadle import Registry, RunHandle, RunResult, Workflow, executor
+from treadle.errors import ConfigInvalidError
+from treadle.ports import AttemptEnded, RetryScheduled
+from treadle.testing import Recorder, VirtualClock, virtual_run
+from treadle_limits import Limits
+
+started: list[tuple[str, int, float]] = []
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    started.clear()
+    yield
+    started.clear()
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@executor("api.read", effects="none")
+async def read(i: int) -> int:
+    started.append(("api.read", i, anyio.current_time()))
+    return i
+
+
+@executor("api.write", effects="none")
+async def write(i: int) -> int:
+    started.append(("api.write", i, anyio.current_time()))
+    return i
+
+
+@executor("other.call", effects="none")
+async def other(i: int) -> int:
+    started.append(("other.call", i, anyio.current_time()))
+    return i
+
+
+EXECUTORS = (read, write, other)
+
+
+def each(count: int, uses: str = "api.read", **options: object) -> Workflow:
+    """A workflow that calls an executor ``count`` times at once."""
+    workflow = Workflow("limited", max_parallel=1000)
+    workflow.step("each", uses, foreach=list(range(count)), i="${{ item }}", **options)
+    return workflow
+
+
+def run(workflow: Workflow, *policies: object, **options: object) -> RunResult:
+    return virtual_run(workflow, registry=Registry.of(*EXECUTORS, policies=policies), **options)  # type: ignore[arg-type]
+
+
+def test_calls_wait_for_their_turn(backend: str) -> None:
+    """No window holds more calls than the rate; what does not fit waits, in the order of arrival, and all complete."""
+    result = run(each(7), Limits({"api.read": "2/second"}), backend=backend)
+
+    assert result.status == "completed"
+    assert result.steps["each"].output == list(range(7))
+    assert result.duration_s == pytest.approx(3.0, abs=0.01)
+    assert [i for _, i, _ in started] == list(range(7))
+
+
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(1, 30), amount=st.integers(1, 7), seconds=st.integers(1, 90))
+def test_no_window_ever_holds_more(count: int, amount: int, seconds: int) -> None:
+    """Whatever the rate, any span of its length holds at most its amount of calls, and no time is wasted."""
+    started.clear()
+
+    run(each(count), Limits({"*": f"{amount} per {seconds} second"}))
+
+    at = [moment for _, _, moment in started]
+    assert len(at) == count
+    assert all(later - earlier >= seconds - 1e-6 for earlier, later in zip(at, at[amount:], strict=False))
+    assert at[-1] - at[0] == pytest.approx((count - 1) // amount * seconds, abs=0.1)
+
+
+def test_a_pattern_is_one_limit_for_all_that_it_matches(backend: str) -> None:
+    """Executors that match a pattern share its rate; what no rule matches is not held back."""
+    workflow = Workflow("shared")
+    for uses in ("api.read", "api.write", "other.call"):
+        workflow.step(uses.replace(".", "_"), uses, foreach=[0, 1], i="${{ item }}")
+
+    result = run(workflow, Limits({"api.*": "1/minute"}), backend=backend)
+
+    first = min(moment for _, _, moment in started)
+    assert result.duration_s == pytest.approx(180, abs=0.1)
+    assert [moment - first < 1 for name, _, moment in started if name == "other.call"] == [True, True]
+
+
+def test_all_rates_of_a_rule_hold() -> None:
+    """``2/second; 3/minute`` allows two at once and a third a second later, then nothing for a minute."""
+    run(each(4), Limits({"api.read": "2/second; 3/minute"}))
+
+    at = [moment - started[0][2] for _, _, moment in started]
+    assert at == pytest.approx([0, 0, 1, 60], abs=0.01)
+
+
+def test_all_rules_that_match_hold() -> None:
+    """A call counts against each rule that matches it; a call that one rule stops takes nothing from another."""
+    workflow = Workflow("two rules")
+    workflow.step("read", "api.read", foreach=[0, 1], i="${{ item }}")
+    workflow.step("write", "api.write", needs="read", i=9)
+
+    run(workflow, Limits({"api.read": "1/minute", "api.*": "2/second"}))
+
+    at = {(name, i): moment - started[0][2] for name, i, moment in started}
+    assert at == pytest.approx({("api.read", 0): 0, ("api.read", 1): 60, ("api.write", 9): 60}, abs=0.01)
+
+
+def test_it_can_fail_instead_of_waiting(backend: str) -> None:
+    """With ``on_limit = "fail"`` a call that has no room fails as temporary, saying when to come again; the retry does."""
+    recorder = Recorder()
+
+    result = run(each(2), Limits({"api.read": "1/minute"}, on_limit="fail"), backend=backend, sinks=[recorder])
+
+    assert result.status == "completed"
+    [scheduled] = recorder.entries("RetryScheduled")
+    assert isinstance(scheduled, RetryScheduled)
+    assert scheduled.due - scheduled.at == pytest.approx(60, abs=0.1)
+    [refused] = [one for one in recorder.entries("AttemptEnded") if isinstance(one, AttemptEnded) and one.outcome.error]
+    assert refused.outcome.error is not None
+    assert refused.outcome.error.type == "RateLimitedError"
+    assert refused.outcome.error.message == "Step 'each[1]' was not called: 'api.read' allows 1 per 1 minute."
+    assert "[policies.limits.rules]" in refused.outcome.error.remedy
+
+
+def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
+    """Whose turn would come after the attempt's timeout fails at once and is retried; who comes in time waits."""
+    recorder = Recorder()
+    retry = {"max_attempts": 1}
+
+    result = run(each(4, timeout=70, retry=retry, on_error="continue"), Limits({"*": "1/minute"}), sinks=[recorder])
+
+    ended = {one.index: one for one in recorder.entries("AttemptEnded") if isinstance(one, AttemptEnded)}
+    assert {index: one.outcome.status for index, one in ended.items()} == {
+        0: "completed",
+        1: "completed",
+        2: "failed",
+        3: "failed",
+    }
+    assert ended[2].outcome.ended_at - ended[2].outcome.started_at < 0.1
+    assert ended[3].outcome.error is not None
+    assert ended[3].outcome.error.message.endswith("and its turn would come after its timeout of 70 s.")
+    assert result.duration_s == pytest.approx(60, abs=0.1)
+
+
+def test_whoever_is_cancelled_leaves_nothing(backend: str) -> None:
+    """Calls that are cancelled while they wait take no room and hold nobody up, in this run or the next."""
+    handles: list[RunHandle] = []
+
+    @executor("test.stop")
+    async def stop() -> None:
+        await anyio.sleep(600)
+        handles[0].cancel("enough")
+
+    workflow = each(5)
+    workflow.step("stop", "test.stop")
+    registry = Registry.of(*EXECUTORS, stop, policies=[Limits({"api.*": "1/hour"})])
+    clock = VirtualClock()
+
+    cancelled = virtual_run(workflow, registry=registry, backend=backend, clock=clock, on_start=handles.append)
+    after = virtual_run(each(1), registry=registry, backend=backend, clock=clock)
+
+    assert cancelled.status == "cancelled"
+    assert after.status == "completed"
+    assert 3000 <= after.duration_s <= 3601  # the window of the one call that was let through; each further one adds an hour
+
+
+def test_a_wait_is_a_span_of_the_attempt() -> None:
+    """What a step waited for shows in its trace."""
+    recorder = Recorder()
+
+    run(each(2), Limits({"api.*": "1/second"}), sinks=[recorder])
+
+    span = recorder.span("wait for rate limit")
+    assert span.ended_at - span.started_at == pytest.approx(1, abs=0.01)
+    assert span.attributes == {
+        "treadle.policy": "limits",
+        "treadle.limits.rule": "api.*",
+        "treadle.limits.rate": "1 per 1 second",
+    }
+
+
+SITE = """
+from treadle import executor
+
+@executor("site.call")
+async def call(i: int) -> int:
+    return i
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an executor, which is the working directory."""
+    (tmp_path / "executors").mkdir()
+    (tmp_path / "executors" / "site.py").write_text(SITE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_it_is_switched_on_by_configuration(site: Path) -> None:
+    """``[plugins] policies`` names it, ``[policies.limits]`` sets it up."""
+    (site / "treadle.toml").write_text(
+        '[plugins]\npolicies = ["limits"]\nfolder = "executors"\n[policies.limits.rules]\n"site.*" = "1/minute"\n'
+    )
+
+    result = virtual_run(each(3, "site.call"), registry=Registry.discover())
+
+    assert result.duration_s == pytest.approx(120, abs=0.1)
+
+
+def test_every_fault_of_the_settings_is_told(site: Path) -> None:
+    """A rate that cannot be read, one that lets nothing through: both are named, with their rule."""
+    (site / "treadle.toml").write_text(
+        '[plugins]\npolicies = ["limits"]\nfolder = "executors"\n'
+        '[policies.limits.rules]\n"a.*" = "many"\n"b" = "0/second"\n"c" = "1/hour"\n'
+    )
+
+    with pytest.raises(ConfigInvalidError) as failure:
+        treadle.run(each(1, "site.call"))
+
+    assert "'a.*': 'many' is not a rate" in str(failure.value)
+    assert "'b': '0/second' would never let a call through" in str(failure.value)
+    assert "'c'" not in str(failure.value)
+
+
+def test_it_costs_nothing_when_it_is_not_named(site: Path) -> None:
+    """Installed but not named, it is not even imported."""
+    (site / "treadle.toml").write_text('[plugins]\nfolder = "executors"\n')
+    code = """
+import sys, treadle
+workflow = treadle.Workflow("w")
+workflow.step("one", "site.call", i=1)
+assert treadle.run(workflow).status == "completed"
+print([name for name in sys.modules if name.split(".")[0] in ("limits", "treadle_limits")])
+"""
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    assert done.stdout == "[]\n", done.stderr
