@@ -1,0 +1,101 @@
+"""Cancels that were asked for: heard from the server when they come, instead of asking it over and over."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import psycopg
+from treadle.errors import TreadleError
+from treadle.ports import CancelRequest
+
+from treadle_postgres._schema import Connection
+from treadle_postgres._server import Server
+
+_log = logging.getLogger("treadle.postgres")
+
+_TURN_S = 0.5
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
+
+
+def channel(schema: str) -> str:
+    """Where cancels of a store are announced; the message is the run."""
+    return f"{schema}_cancel"
+
+
+class Cancels:
+    """What is known of cancels, on a thread and a connection of its own from the first question on.
+
+    An answer holds until the server announces another one. Nothing is held while the connection is down, and the owner's beat
+    brings the answer again, so that an announcement that got lost costs seconds, never the cancel.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._end = threading.Event()
+        self._known: dict[str, CancelRequest | None] = {}
+        self._is_listening = False
+        self._notices = 0
+
+    def begin(self) -> int:
+        """Listen from now on; answers what ``keep`` wants to be told."""
+        with self._lock:
+            if self._thread is None and not self._end.is_set():
+                self._thread = threading.Thread(target=self._live, name="treadle-postgres-listener", daemon=True)
+                self._thread.start()
+            return self._notices
+
+    def known(self, run_id: str) -> tuple[bool, CancelRequest | None]:
+        """Whether it is known without asking, and what was asked for."""
+        with self._lock:
+            return run_id in self._known, self._known.get(run_id)
+
+    def keep(self, run_id: str, request: CancelRequest | None, since: int) -> None:
+        """Remember an answer, unless something was announced since ``begin`` answered ``since``."""
+        with self._lock:
+            if self._is_listening and self._notices == since:
+                self._known[run_id] = request
+
+    def forget(self, run_id: str) -> None:
+        """Nobody asks about this run any more."""
+        with self._lock:
+            self._known.pop(run_id, None)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join(2 * _TURN_S + 1.0)
+
+    # -- on the thread
+
+    def _live(self) -> None:
+        wait_s = _FIRST_WAIT_S
+        while not self._end.is_set():
+            try:
+                with self._server.connect() as connection:
+                    connection.execute(f'LISTEN "{channel(self._server.schema)}"')
+                    self._changed(is_listening=True)
+                    wait_s = _FIRST_WAIT_S
+                    self._listen(connection)
+            except (psycopg.Error, TreadleError) as error:
+                _log.debug("%s: not listening for cancels: %s", self._server.where, error)
+            finally:
+                self._changed(is_listening=False)
+            self._end.wait(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    def _listen(self, connection: Connection) -> None:
+        while not self._end.is_set():
+            for notice in connection.notifies(timeout=_TURN_S):
+                with self._lock:
+                    self._notices += 1
+                    self._known.pop(notice.payload, None)
+
+    def _changed(self, *, is_listening: bool) -> None:
+        with self._lock:
+            self._is_listening = is_listening
+            self._notices += 1
+            self._known.clear()

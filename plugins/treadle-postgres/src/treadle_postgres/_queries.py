@@ -1,0 +1,198 @@
+"""Every statement of the store, by name. A test asks Postgres for the plan of each and wants an index in it.
+
+Each write is one statement that keeps everything or, when its condition does not hold, nothing: so it takes one turn to the
+server and back, several share a commit, and one whose answer was lost is simply sent again.
+"""
+
+from __future__ import annotations
+
+RUN_COLUMNS = (
+    *("run_id", "workflow", "workflow_hash", "status", "trigger", "trace_id", "created_at", "ended_at", "stint", "run_key"),
+    *("source", "reason", "culprit", "error_type", "error_message"),
+)
+
+_INTEGERS = dict.fromkeys(("item_index", "attempt", "stint", "cost", "tokens", "duration_ms"), "bigint")
+_TIMES = dict.fromkeys(("created_at", "ended_at", "queued_at", "started_at", "fire_at", "fired_at", "due"), "double precision")
+_TYPES = _INTEGERS | _TIMES | {"output_keys": "text[]", "validation_issues": "text[]"}
+
+STEP_COLUMNS = (
+    *("path", "item_index", "phase", "executor", "status", "attempt", "stint", "worker", "idempotency_key", "queued_at"),
+    *("started_at", "ended_at", "cost", "tokens", "error_type", "error_message", "reason"),
+)
+TIMER_COLUMNS = ("timer_id", "path", "item_index", "kind", "fire_at", "status", "created_at", "fired_at", "payload")
+SPAN_COLUMNS = (
+    *("id", "trace_id", "parent_id", "executor_type", "task_id", "attempt", "stint", "started_at", "ended_at", "duration_ms"),
+    *("status", "output_keys", "validation_issues", "error"),
+)
+
+NOW = "extract(epoch FROM clock_timestamp())::double precision"
+"""The database's time, which all machines share; seconds since the epoch."""
+
+
+def _type(column: str) -> str:
+    return _TYPES.get(column, "text")
+
+
+def _upsert(table: str, run: str, columns: tuple[str, ...], key: tuple[str, ...], source: str) -> str:
+    """Insert rows, or change those of the same key, which keep their place in the order of insertion.
+
+    Args:
+        table: Where.
+        run: Its column for the run, which is that of ``held``.
+        columns: The others; a row's place among the new ones is its ``n``.
+        key: What makes a row the same.
+        source: The parameter that holds the rows as JSON; null for none.
+    """
+    changed = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
+    shape = ", ".join(f"{name} {_type(name)}" for name in columns)
+    return (
+        f"INSERT INTO {table} ({run}, {', '.join(columns)}) SELECT held.run_id, {', '.join(f'x.{name}' for name in columns)}"
+        f" FROM held, json_to_recordset({source}::json) AS x(n integer, {shape}) ORDER BY x.n"
+        f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
+    )
+
+
+def _write(held: str, first: int, *, entries: bool = True) -> str:
+    """What is kept when the statement ``held`` finds (or makes) its row of ``runs``; answers how many it found.
+
+    Args:
+        held: Changes a row of ``runs`` and returns its ``run_id``.
+        first: Number of the first parameter after its own: six arrays of entries and the seq before them, unless there are
+            none; then JSON of steps, timers, executions, and of steps and items that have ended.
+        entries: Whether it appends to the log.
+    """
+    parts = [f"held AS ({held})"]
+    number = first
+    if entries:
+        types = ("double precision", "text", "text", "text", "smallint", "bytea")
+        arrays = ", ".join(f"${first + place}::{kind}[]" for place, kind in enumerate(types))
+        parts.append(
+            "entries AS (INSERT INTO records (run_id, seq, at, kind, phase, path, encoding, body)"
+            f" SELECT held.run_id, ${first + len(types)}::bigint + e.n, e.at, e.kind, e.phase, e.path, e.encoding, e.body"
+            f" FROM held, unnest({arrays}) WITH ORDINALITY AS e(at, kind, phase, path, encoding, body, n))"
+        )
+        number += len(types) + 1
+    steps = _upsert("steps", "run_id", STEP_COLUMNS, ("run_id", "path", "item_index"), f"${number}")
+    timers = _upsert("timers", "run_id", TIMER_COLUMNS, ("run_id", "timer_id"), f"${number + 1}")
+    spans = _upsert("execution_spans", "workflow_execution_id", SPAN_COLUMNS, ("id",), f"${number + 2}")
+    parts += [f"s AS ({steps})", f"t AS ({timers})", f"e AS ({spans})"]
+    parts.append(
+        f"c AS (DELETE FROM checkpoints USING held, json_to_recordset(${number + 3}::json) AS x(path text, item_index bigint)"
+        " WHERE checkpoints.run_id = held.run_id AND checkpoints.path = x.path"
+        " AND (x.item_index < 0 OR checkpoints.item_index = x.item_index))"
+    )
+    return f"WITH {', '.join(parts)} SELECT count(*) FROM held"
+
+
+def _numbered(columns: tuple[str, ...], first: int) -> str:
+    return ", ".join(f"{name} = ${number}::{_type(name)}" for number, name in enumerate(columns, first))
+
+
+# -- writing
+
+_RUN_VALUES = ", ".join(f"${number}::{_type(name)}" for number, name in enumerate(RUN_COLUMNS, 1))
+_AFTER_RUN = len(RUN_COLUMNS) + 1
+
+CREATE = _write(
+    f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}, fingerprint, owner, commit_id, entry_count, epoch, claimed_at, heartbeat_at,"
+    f" lease_until) VALUES ({_RUN_VALUES}, ${_AFTER_RUN}, ${_AFTER_RUN + 1}, ${_AFTER_RUN + 2}::uuid,"
+    f" ${_AFTER_RUN + 3}::bigint, 1, {NOW}, {NOW}, {NOW} + ${_AFTER_RUN + 4}::double precision) ON CONFLICT DO NOTHING RETURNING run_id",
+    _AFTER_RUN + 5,
+)
+"""Values: the run's columns, fingerprint, owner, commit id, number of entries, lease; then as ``_write``."""
+
+_ADVANCE = "UPDATE runs SET entry_count = $4::bigint, commit_id = $5::uuid"
+_IN_PLACE = "WHERE run_id = $1 AND epoch = $2::bigint AND entry_count = $3::bigint RETURNING run_id"
+
+COMMIT = _write(f"{_ADVANCE} {_IN_PLACE}", 6)
+"""Values: run, epoch, entries before and after, commit id; then as ``_write``."""
+
+COMMIT_RUN = _write(
+    f"{_ADVANCE}, owner = CASE WHEN $6::boolean THEN '' ELSE owner END, {_numbered(RUN_COLUMNS[1:], 7)} {_IN_PLACE}",
+    6 + len(RUN_COLUMNS),
+)
+"""The same with the run's row. Values: run, epoch, before, after, commit id, whether it has ended, the run's columns but the
+first; then as ``_write``."""
+
+RELEASE = _write("UPDATE runs SET owner = '' WHERE run_id = $1 AND epoch = $2::bigint RETURNING run_id", 3, entries=False)
+RELEASE_RUN = _write(
+    f"UPDATE runs SET owner = '', {_numbered(RUN_COLUMNS[1:], 3)} WHERE run_id = $1 AND epoch = $2::bigint RETURNING run_id",
+    2 + len(RUN_COLUMNS),
+    entries=False,
+)
+
+SAVE_CHECKPOINT = (
+    # The lock keeps claims out until this is kept; one that is strong enough for a commit, so that none has to be raised.
+    "WITH held AS (SELECT run_id FROM runs WHERE run_id = $1 AND epoch = $2::bigint FOR NO KEY UPDATE), kept AS ("
+    "INSERT INTO checkpoints (run_id, path, item_index, variant, token, encoding, data, size_bytes, epoch, seq, saved_at)"
+    " SELECT held.run_id, $3, $4::bigint, $5, $6, $7::smallint, $8::bytea, $9::bigint, $2::bigint, $10::bigint,"
+    " $11::double precision FROM held"
+    " ON CONFLICT (run_id, path, item_index, variant) DO UPDATE SET token = excluded.token, encoding = excluded.encoding,"
+    " data = excluded.data, size_bytes = excluded.size_bytes, epoch = excluded.epoch, seq = excluded.seq,"
+    " saved_at = excluded.saved_at WHERE (excluded.epoch, excluded.seq) >= (checkpoints.epoch, checkpoints.seq)"
+    ") SELECT count(*) FROM held"
+)
+OWNERSHIP = (
+    f"SELECT owner, epoch, claimed_at, lease_until > {NOW} AS is_held, entry_count, commit_id FROM runs WHERE run_id = $1"
+)
+TAKE = (
+    f"UPDATE runs SET owner = $2, epoch = epoch + 1, claimed_at = {NOW}, heartbeat_at = {NOW},"
+    f" lease_until = {NOW} + $3::double precision"
+    f" WHERE run_id = $1 AND epoch = $4::bigint AND (owner = '' OR lease_until <= {NOW} OR $5::boolean) RETURNING epoch"
+)
+BEAT = (
+    f"UPDATE runs SET heartbeat_at = {NOW}, lease_until = {NOW} + $3::double precision"
+    " WHERE run_id = $1 AND epoch = $2::bigint RETURNING cancel_reason, cancel_force"
+)
+REQUEST_CANCEL = (
+    "WITH asked AS (UPDATE runs SET cancel_reason = $2, cancel_force = $3::boolean"
+    " WHERE run_id = $1 AND (cancel_reason IS NULL OR $3::boolean OR NOT cancel_force) RETURNING run_id)"
+    " SELECT run_id, pg_notify($4, run_id) FROM asked"
+)
+
+# -- reading
+
+FIND_KEY = "SELECT run_id, fingerprint FROM runs WHERE run_key = $1 AND run_key <> ''"
+READ = "SELECT seq, encoding, body FROM records WHERE run_id = $1 ORDER BY seq"
+RUN = f"SELECT {', '.join(RUN_COLUMNS)}, owner, heartbeat_at FROM runs WHERE run_id = $1"
+STEPS = f"SELECT run_id, {', '.join(STEP_COLUMNS)} FROM steps WHERE run_id = $1 ORDER BY position"
+TIMERS = f"SELECT run_id, {', '.join(TIMER_COLUMNS)} FROM timers WHERE run_id = $1 ORDER BY fire_at, timer_id"
+SPANS = (
+    f"SELECT workflow_execution_id, {', '.join(SPAN_COLUMNS)} FROM execution_spans"
+    " WHERE workflow_execution_id = $1 ORDER BY started_at, id"
+)
+CHECKPOINT = (
+    "SELECT path, item_index, variant, encoding, data, seq, saved_at FROM checkpoints"
+    " WHERE run_id = $1 AND path = $2 AND item_index = $3::bigint AND variant = $4"
+)
+CANCEL_REQUEST = "SELECT cancel_reason, cancel_force FROM runs WHERE run_id = $1"
+
+
+def runs(
+    *, statuses: bool = False, workflow: bool = False, since: bool = False, until: bool = False, prefix: bool = False,
+    key: bool = False, cursor: bool = False,
+) -> str:  # fmt: skip
+    """The statement that lists runs, the newest first, with the filters that are asked for; its values in the same order.
+
+    ``statuses`` takes an array, ``prefix`` two values (from, below), ``cursor`` two (created at, id); the limit is the last.
+    """
+    tests: list[str] = []
+    number = 0
+
+    def value(kind: str = "text") -> str:
+        nonlocal number
+        number += 1
+        return f"${number}::{kind}"
+
+    tests += [f"status = ANY ({value('text[]')})"] if statuses else []
+    tests += [f"workflow = {value()}"] if workflow else []
+    tests += [f"created_at >= {value('double precision')}"] if since else []
+    tests += [f"created_at < {value('double precision')}"] if until else []
+    tests += [f"run_id >= {value()} AND run_id < {value()}"] if prefix else []
+    tests += [f"run_key = {value()} AND run_key <> ''"] if key else []
+    tests += [f"(created_at, run_id) < ({value('double precision')}, {value()})"] if cursor else []
+    where = f" WHERE {' AND '.join(tests)}" if tests else ""
+    return (
+        f"SELECT {', '.join(RUN_COLUMNS)}, owner, heartbeat_at FROM runs{where}"
+        f" ORDER BY created_at DESC, run_id DESC LIMIT {value('bigint')}"
+    )

@@ -1,0 +1,262 @@
+"""The tables, and how older stores come to have them."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import psycopg
+from psycopg.rows import TupleRow
+from treadle.errors import StoreUnavailableError
+from treadle.ports import fault_point
+
+Connection = psycopg.Connection[TupleRow]
+
+# Names compare by their bytes (COLLATE "C"), whatever the database's language: then ranges of them use the indexes.
+_FIRST = """
+CREATE TABLE runs (
+    run_id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    workflow TEXT COLLATE "C" NOT NULL,
+    workflow_hash TEXT NOT NULL,
+    status TEXT COLLATE "C" NOT NULL,
+    trigger TEXT NOT NULL,
+    trace_id TEXT NOT NULL,
+    created_at DOUBLE PRECISION NOT NULL,
+    ended_at DOUBLE PRECISION,
+    stint BIGINT NOT NULL,
+    run_key TEXT COLLATE "C" NOT NULL,
+    source TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    culprit TEXT NOT NULL,
+    error_type TEXT NOT NULL,
+    error_message TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    entry_count BIGINT NOT NULL,
+    commit_id UUID NOT NULL,
+    epoch BIGINT NOT NULL,
+    owner TEXT NOT NULL,
+    claimed_at DOUBLE PRECISION NOT NULL,
+    heartbeat_at DOUBLE PRECISION NOT NULL,
+    lease_until DOUBLE PRECISION NOT NULL,
+    cancel_reason TEXT,
+    cancel_force BOOLEAN NOT NULL DEFAULT FALSE
+) WITH (fillfactor = 70);
+CREATE UNIQUE INDEX runs_key ON runs (run_key) WHERE run_key <> '';
+CREATE INDEX runs_created ON runs (created_at, run_id);
+CREATE INDEX runs_status ON runs (status, created_at, run_id);
+CREATE INDEX runs_workflow ON runs (workflow, created_at, run_id);
+
+CREATE TABLE records (
+    run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id),
+    seq BIGINT NOT NULL,
+    at DOUBLE PRECISION NOT NULL,
+    kind TEXT COLLATE "C" NOT NULL,
+    phase TEXT COLLATE "C" NOT NULL,
+    path TEXT COLLATE "C" NOT NULL,
+    encoding SMALLINT NOT NULL,
+    body BYTEA NOT NULL,
+    PRIMARY KEY (run_id, seq)
+);
+ALTER TABLE records ALTER COLUMN body SET STORAGE EXTERNAL;
+CREATE INDEX records_path ON records (path, run_id, seq);
+CREATE INDEX records_phase ON records (phase, at);
+CREATE INDEX records_kind ON records (kind, at);
+CREATE INDEX records_at ON records (at);
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $body$
+BEGIN
+    RAISE EXCEPTION 'records are never changed';
+END $body$;
+CREATE TRIGGER records_are_kept BEFORE UPDATE ON records FOR EACH ROW EXECUTE FUNCTION refuse_change();
+
+CREATE TABLE steps (
+    run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id),
+    path TEXT COLLATE "C" NOT NULL,
+    item_index BIGINT NOT NULL,
+    phase TEXT COLLATE "C" NOT NULL,
+    executor TEXT NOT NULL,
+    status TEXT COLLATE "C" NOT NULL,
+    attempt BIGINT NOT NULL,
+    stint BIGINT NOT NULL,
+    worker TEXT NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    queued_at DOUBLE PRECISION,
+    started_at DOUBLE PRECISION,
+    ended_at DOUBLE PRECISION,
+    duration_ms BIGINT GENERATED ALWAYS AS (round((ended_at - queued_at) * 1000)::bigint) STORED,
+    cost BIGINT NOT NULL,
+    tokens BIGINT NOT NULL,
+    error_type TEXT NOT NULL,
+    error_message TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    position BIGINT GENERATED ALWAYS AS IDENTITY,
+    PRIMARY KEY (run_id, path, item_index)
+) WITH (fillfactor = 80);
+CREATE INDEX steps_status ON steps (status, phase);
+
+CREATE TABLE timers (
+    run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id),
+    timer_id TEXT COLLATE "C" NOT NULL,
+    path TEXT COLLATE "C" NOT NULL,
+    item_index BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    fire_at DOUBLE PRECISION NOT NULL,
+    status TEXT COLLATE "C" NOT NULL,
+    created_at DOUBLE PRECISION NOT NULL,
+    fired_at DOUBLE PRECISION,
+    payload TEXT,
+    PRIMARY KEY (run_id, timer_id)
+);
+CREATE INDEX timers_due ON timers (status, fire_at);
+
+CREATE TABLE checkpoints (
+    run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id),
+    path TEXT COLLATE "C" NOT NULL,
+    item_index BIGINT NOT NULL,
+    variant TEXT COLLATE "C" NOT NULL,
+    token TEXT NOT NULL,
+    encoding SMALLINT NOT NULL,
+    data BYTEA NOT NULL,
+    size_bytes BIGINT NOT NULL,
+    epoch BIGINT NOT NULL,
+    seq BIGINT NOT NULL,
+    saved_at DOUBLE PRECISION NOT NULL,
+    PRIMARY KEY (run_id, path, item_index, variant)
+);
+ALTER TABLE checkpoints ALTER COLUMN data SET STORAGE EXTERNAL;
+CREATE INDEX checkpoints_saved ON checkpoints (saved_at);
+
+CREATE TABLE execution_spans (
+    id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    trace_id TEXT NOT NULL,
+    parent_id TEXT NOT NULL,
+    executor_type TEXT COLLATE "C" NOT NULL,
+    task_id TEXT NOT NULL,
+    workflow_execution_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id),
+    attempt BIGINT NOT NULL,
+    stint BIGINT NOT NULL,
+    started_at DOUBLE PRECISION NOT NULL,
+    ended_at DOUBLE PRECISION,
+    duration_ms BIGINT,
+    status TEXT COLLATE "C" NOT NULL CHECK (status IN ('running', 'completed', 'failed', 'partial_failure')),
+    output_keys TEXT[] NOT NULL,
+    validation_issues TEXT[] NOT NULL,
+    error TEXT NOT NULL,
+    created_at DOUBLE PRECISION NOT NULL DEFAULT extract(epoch FROM clock_timestamp())
+) WITH (fillfactor = 80);
+CREATE INDEX execution_spans_executor ON execution_spans (executor_type, status, started_at DESC);
+CREATE INDEX execution_spans_workflow ON execution_spans (workflow_execution_id);
+
+CREATE VIEW active_tasks AS
+SELECT steps.run_id, runs.workflow, steps.path, nullif(steps.item_index, -1) AS item_index, steps.phase, steps.executor,
+    steps.status, steps.attempt, steps.worker, steps.queued_at, runs.heartbeat_at,
+    CASE WHEN runs.owner = '' THEN 'orphaned'
+         WHEN runs.heartbeat_at < extract(epoch FROM now()) - 30 THEN 'stale' ELSE 'alive' END AS heartbeat_status
+FROM steps JOIN runs ON runs.run_id = steps.run_id
+WHERE steps.status IN ('pending', 'running', 'retrying');
+
+CREATE VIEW task_stats_by_phase AS
+SELECT run_id, phase, status, count(*) AS tasks, sum(attempt) AS attempts, avg(duration_ms) AS avg_duration_ms,
+    max(duration_ms) AS max_duration_ms, sum(cost) AS cost, sum(tokens) AS tokens
+FROM steps GROUP BY run_id, phase, status;
+
+CREATE VIEW pending_timers AS
+SELECT timers.run_id, runs.workflow, timers.timer_id, timers.path, nullif(timers.item_index, -1) AS item_index, timers.kind,
+    timers.fire_at, timers.fire_at < extract(epoch FROM now()) AS is_overdue
+FROM timers JOIN runs ON runs.run_id = timers.run_id
+WHERE timers.status = 'pending';
+
+CREATE FUNCTION cleanup_old_checkpoints(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql SET search_path FROM CURRENT AS $body$
+    WITH gone AS (
+        DELETE FROM checkpoints USING runs WHERE runs.run_id = checkpoints.run_id AND runs.ended_at IS NOT NULL
+            AND checkpoints.saved_at < extract(epoch FROM now()) - days * 86400 RETURNING 1
+    ) SELECT count(*) FROM gone
+$body$;
+COMMENT ON FUNCTION cleanup_old_checkpoints IS 'Removes checkpoints that are so old, of runs that have ended.';
+
+CREATE FUNCTION cleanup_old_events(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql SET search_path FROM CURRENT AS $body$
+    WITH gone AS (
+        DELETE FROM records USING runs WHERE runs.run_id = records.run_id
+            AND runs.ended_at < extract(epoch FROM now()) - days * 86400 RETURNING 1
+    ) SELECT count(*) FROM gone
+$body$;
+COMMENT ON FUNCTION cleanup_old_events IS 'Removes the logs of runs that ended so long ago; their rows stay.';
+
+CREATE FUNCTION cleanup_fired_timers(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql SET search_path FROM CURRENT AS $body$
+    WITH gone AS (
+        DELETE FROM timers WHERE status <> 'pending'
+            AND coalesce(fired_at, fire_at) < extract(epoch FROM now()) - days * 86400 RETURNING 1
+    ) SELECT count(*) FROM gone
+$body$;
+COMMENT ON FUNCTION cleanup_fired_timers IS 'Removes timers that fired, or were to fire and were cancelled, so long ago.';
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+"""What leads from each version to the next; version n has had the first n of them."""
+
+VERSION = len(MIGRATIONS)
+
+VERSIONS = "treadle_versions"
+"""The table that tells which migrations a schema has had, and that it is treadle's."""
+
+# From the tables themselves: what to_regclass and its like remember may be older than the lock.
+_FIND = (
+    "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1), EXISTS (SELECT FROM pg_class"
+    " JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1 AND relname = $2), EXISTS (SELECT FROM pg_class"
+    " JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1)"
+)
+_LATEST = f"SELECT coalesce(max(version), 0) FROM {VERSIONS}"
+
+
+def migrate(connection: Connection, schema: str, where: str) -> None:
+    """Bring a schema to this version, each step whole or not at all: one that is killed in between goes on the next time.
+
+    Args:
+        connection: In autocommit mode, with the schema as its search path.
+        schema: Its name.
+        where: For messages.
+
+    Raises:
+        StoreUnavailableError: It is no schema of treadle's, or one of a later version.
+    """
+    while (version := version_of(connection, schema, where)) < VERSION:
+        with connection.transaction():
+            # Until the end of the transaction: of many processes that come at once, one at a time goes on from here.
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", (f"treadle {schema}",))
+            version = version_of(connection, schema, where)  # another process may have been quicker
+            if version == VERSION:
+                return
+            if not version:
+                _make_schema(connection, schema, where)
+            connection.execute(MIGRATIONS[version], prepare=False)
+            fault_point("in_migration")
+            connection.execute(f"INSERT INTO {VERSIONS} (version) VALUES ($1)", (version + 1,))
+
+
+def _make_schema(connection: Connection, schema: str, where: str) -> None:
+    has_schema, has_versions, has_any = _one(connection, _FIND, (schema, VERSIONS))
+    if not has_schema:  # asked first: making one takes a right that is not needed when it is there
+        connection.execute(f'CREATE SCHEMA "{schema}"')
+    elif has_any and not has_versions:
+        raise StoreUnavailableError(
+            f"Schema {schema} of {where} holds tables that are not treadle's.", "Choose another schema in [store]."
+        )
+    connection.execute(
+        f"CREATE TABLE IF NOT EXISTS {VERSIONS} (version INTEGER PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
+    )
+
+
+def version_of(connection: Connection, schema: str, where: str) -> int:
+    """The version of a schema; 0 when there is nothing of treadle's in it."""
+    _, has_versions, _ = _one(connection, _FIND, (schema, VERSIONS))
+    version = cast("int", _one(connection, _LATEST, ())[0]) if has_versions else 0
+    if version > VERSION:
+        raise StoreUnavailableError(
+            f"Store {where} was written by a later version of treadle-postgres (format {version}; this one knows {VERSION}).",
+            "Update treadle-postgres, or choose another schema in [store].",
+        )
+    return version
+
+
+def _one(connection: Connection, statement: str, values: tuple[object, ...]) -> TupleRow:
+    row = connection.execute(statement, values).fetchone()
+    assert row is not None, "an aggregate or a function answers one row"
+    return row

@@ -1,0 +1,391 @@
+"""The store: treadle's port, on a schema of a Postgres database."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar, cast
+
+from treadle import Secret
+from treadle.errors import (
+    LeaseLostError,
+    OwnedElsewhereError,
+    RunKeyConflictError,
+    RunNotFoundError,
+    StoreUnavailableError,
+)
+from treadle.ports import (
+    CancelRequest,
+    Checkpoint,
+    Claim,
+    Commit,
+    Creation,
+    NewRun,
+    Record,
+    Rows,
+    RunPage,
+    RunQuery,
+    RunRow,
+    SpanRow,
+    StepRow,
+    TimerRow,
+)
+
+from treadle_postgres import _queries as sql
+from treadle_postgres._cancels import Cancels, channel
+from treadle_postgres._payloads import dump, pack, unpack
+from treadle_postgres._rows import (
+    Values,
+    clean,
+    entry_values,
+    item_number,
+    item_of,
+    record_of,
+    row_values,
+    run_row,
+    run_values,
+    shown,
+    span_row,
+    step_row,
+    timer_row,
+)
+from treadle_postgres._schema import Connection
+from treadle_postgres._server import Server
+from treadle_postgres._workers import Pool, Single
+
+T = TypeVar("T")
+
+_NO_ROWS = Rows()
+
+
+class PostgresStore:
+    """Keeps runs in a Postgres database; any number of processes and machines may share it.
+
+    Args:
+        dsn: The database, as ``postgresql://USER:PASSWORD@HOST:5432/DATABASE`` or ``host=... dbname=...``.
+        schema: Where the tables are; made when it is not there. One of its own for each set of runs.
+        pool_size: Connections at most, half of them to write; one more listens while a run is driven. They are made as needed.
+        timeout_s: How long to try again when the server cannot be reached or does not answer.
+        durability: ``full``: what was acknowledged is on the server's disk. ``normal``: a crash of the server's machine may take
+            the last moments; never more than a tail.
+    """
+
+    name = "postgres"
+    is_durable = True
+    wants_rows = True
+
+    def __init__(
+        self,
+        dsn: Secret,
+        schema: str = "treadle",
+        pool_size: int = 4,
+        timeout_s: float = 30.0,
+        durability: Literal["full", "normal"] = "full",
+    ) -> None:
+        if pool_size < 2:
+            raise ValueError(f"pool_size is at least 2, one to write and one to read, not {pool_size}")
+        self._server = Server(dsn, schema, durability, timeout_s)
+        self._server.check()
+        self._pool_size = pool_size
+        self._cancels = Cancels(self._server)
+        self._lock = threading.Lock()
+        self._writers: Pool | None = None
+        self._readers: Pool | None = None
+        self._is_closed = False
+
+    # -- writing
+
+    async def create(self, new: NewRun) -> Creation:
+        """Keep a new run with its first entries."""
+        row, commit_id = new.row, uuid.uuid4()
+        if clean(row.key) != row.key:
+            raise StoreUnavailableError(
+                f"Key {row.key!r} holds what Postgres cannot keep.", "Use a key of ordinary characters."
+            )
+        ownership = (new.fingerprint, new.owner, commit_id, len(new.first.entries), new.lease_s)
+        values = (*run_values(row), *ownership, *entry_values(new.first), *row_values(new.first.rows or _NO_ROWS))
+        made = Creation(row.run_id, Claim(row.run_id, new.owner, 1, new.lease_s))
+
+        def finish(connection: Connection, rows: list[Values], is_again: bool) -> Creation:
+            if _is_held(rows):
+                return made
+            if is_again and self._last_commit(connection, row.run_id) == commit_id:
+                return made  # it had been kept, and the answer was lost
+            found = connection.execute(sql.FIND_KEY, (row.key,)).fetchone()
+            if found is None:
+                raise StoreUnavailableError(f"There is a run {row.run_id} in this store already.", "Start it under another id.")
+            known, fingerprint = cast("tuple[str, str]", found)
+            if fingerprint != new.fingerprint:
+                raise RunKeyConflictError(row.key, known)
+            return Creation(known, None)
+
+        return await self._write().ask(Single(row.run_id, sql.CREATE, values, finish))
+
+    def _last_commit(self, connection: Connection, run_id: str) -> uuid.UUID | None:
+        row = connection.execute(sql.OWNERSHIP, (run_id,)).fetchone()
+        return None if row is None else cast("uuid.UUID", row[5])
+
+    async def claim(self, run_id: str, owner: str, lease_s: float, is_gone: Callable[[str], bool]) -> Claim:
+        """Take a run over."""
+        tried = -1  # the epoch that an attempt of ours may have ended
+
+        def work(connection: Connection, is_again: bool) -> Claim:
+            nonlocal tried
+            while True:
+                current, epoch, claimed_at, is_held, _, _ = _ownership(connection, run_id)
+                if is_again and current == owner and epoch == tried + 1:
+                    return Claim(run_id, owner, epoch, lease_s)  # it had been kept, and the answer was lost
+                is_free = bool(current and is_held) and is_gone(current)
+                if current and is_held and not is_free:
+                    raise OwnedElsewhereError(run_id, shown(current), _since(claimed_at))
+                tried = epoch
+                taken = connection.execute(sql.TAKE, (run_id, owner, lease_s, epoch, is_free)).fetchone()
+                if taken is not None:
+                    return Claim(run_id, owner, cast("int", taken[0]), lease_s)
+                # Somebody was quicker, or the owner has just shown that it lives.
+
+        return await self._write().ask(work)
+
+    async def release(self, claim: Claim, rows: Rows | None = None) -> None:
+        """Let go of a run."""
+        self._cancels.forget(claim.run_id)
+        changes = rows or _NO_ROWS
+        held: Values = (claim.run_id, claim.epoch)
+        statement = sql.RELEASE
+        if changes.run is not None:
+            statement, held = sql.RELEASE_RUN, (*held, *run_values(changes.run)[1:])
+        await self._write().ask(Single(claim.run_id, statement, (*held, *row_values(changes)), _ignore))
+
+    async def commit(self, commit: Commit) -> None:
+        """Append to a run's log, with the rows that it changes."""
+        rows = commit.rows or _NO_ROWS
+        before, commit_id = commit.seq - 1, uuid.uuid4()
+        place: Values = (commit.run_id, commit.epoch, before, before + len(commit.entries), commit_id)
+        statement = sql.COMMIT
+        if rows.run is not None:
+            has_ended = rows.run.ended_at is not None
+            statement, place = sql.COMMIT_RUN, (*place, has_ended, *run_values(rows.run)[1:])
+            if has_ended:
+                self._cancels.forget(commit.run_id)
+
+        def finish(connection: Connection, found: list[Values], is_again: bool) -> None:
+            if _is_held(found):
+                return
+            owner, epoch, claimed_at, _, count, last = _ownership(connection, commit.run_id)
+            if is_again and last == commit_id:
+                return  # it had been kept, and the answer was lost
+            if epoch != commit.epoch:
+                raise LeaseLostError(commit.run_id, shown(owner), _since(claimed_at))
+            raise StoreUnavailableError(
+                f"Run {commit.run_id}: entry {commit.seq} was to be appended, but the log holds {count}.",
+                "Another process may drive this run; only one may.",
+            )
+
+        values = (*place, *entry_values(commit), *row_values(rows))
+        await self._write().ask(Single(commit.run_id, statement, values, finish))
+
+    async def save(self, claim: Claim, checkpoint: Checkpoint) -> None:
+        """Keep how far an attempt got."""
+        what = f"The checkpoint of step {checkpoint.path!r} of run {claim.run_id}"
+        # The token is kept with the data as well: the column is to be looked at, and cannot hold every character.
+        payload = pack(dump([checkpoint.token, checkpoint.data]), what)
+        place = (checkpoint.path, item_number(checkpoint.index), checkpoint.variant, clean(checkpoint.token))
+        values = (payload.encoding, payload.body, payload.size, checkpoint.seq, float(checkpoint.saved_at))
+        finish = self._held_or_lost(claim)
+        await self._write().ask(Single(claim.run_id, sql.SAVE_CHECKPOINT, (claim.run_id, claim.epoch, *place, *values), finish))
+
+    def _held_or_lost(self, claim: Claim) -> Callable[[Connection, list[Values], bool], None]:
+        def finish(connection: Connection, rows: list[Values], is_again: bool) -> None:
+            if not _is_held(rows):
+                raise _lost(connection, claim)
+
+        return finish
+
+    async def request_cancel(self, run_id: str, request: CancelRequest) -> None:
+        """Ask whoever drives the run to stop it."""
+
+        def finish(connection: Connection, rows: list[Values], is_again: bool) -> None:
+            if not rows:
+                _ownership(connection, run_id)  # a request that is not weaker was there, or no run
+
+        values = (run_id, clean(request.reason), request.force, channel(self._server.schema))
+        await self._write().ask(Single(run_id, sql.REQUEST_CANCEL, values, finish))
+
+    # -- for the owner's heart
+
+    def beat(self, claim: Claim) -> None:
+        """Say that the owner lives; also brings what was asked of the run."""
+        since = self._cancels.begin()
+
+        def finish(connection: Connection, rows: list[Values], is_again: bool) -> CancelRequest | None:
+            if not rows:
+                raise _lost(connection, claim)
+            return _request(rows[0])
+
+        job = Single(claim.run_id, sql.BEAT, (claim.run_id, claim.epoch, claim.lease_s), finish)
+        self._cancels.keep(claim.run_id, self._write().ask_here(job, timeout_s=claim.lease_s), since)
+
+    def cancel_request(self, run_id: str) -> CancelRequest | None:
+        """What ``request_cancel`` left; asks the server only when it is not known that nothing has changed."""
+        readers = self._read()
+        since = self._cancels.begin()
+        is_known, request = self._cancels.known(run_id)
+        if is_known:
+            return request
+
+        def work(connection: Connection, is_again: bool) -> CancelRequest | None:
+            row = connection.execute(sql.CANCEL_REQUEST, (run_id,)).fetchone()
+            return None if row is None else _request(row)
+
+        request = readers.ask_here(work)
+        self._cancels.keep(run_id, request, since)
+        return request
+
+    # -- reading
+
+    async def read(self, run_id: str) -> Sequence[Record]:
+        """The log of a run; empty when there is none."""
+        return [record_of(run_id, row) for row in await self._all(sql.READ, (run_id,))]
+
+    async def run(self, run_id: str) -> RunRow | None:
+        """A run's row."""
+        rows = await self._all(sql.RUN, (run_id,))
+        return run_row(rows[0]) if rows else None
+
+    async def runs(self, query: RunQuery) -> RunPage:
+        """Runs, the newest first."""
+        after = _parse_cursor(query.cursor)
+        statement = sql.runs(
+            statuses=bool(query.statuses),
+            workflow=bool(query.workflow),
+            since=query.since is not None,
+            until=query.until is not None,
+            prefix=bool(query.prefix),
+            key=bool(query.key),
+            cursor=after is not None,
+        )
+        values: list[object] = [[status.value for status in query.statuses]] if query.statuses else []
+        values += [clean(query.workflow)] if query.workflow else []
+        values += [bound for bound in (query.since, query.until) if bound is not None]
+        values += [clean(query.prefix), clean(query.prefix) + "\U0010ffff"] if query.prefix else []
+        values += [clean(query.key)] if query.key else []
+        values += after or ()
+        found = [run_row(row) for row in await self._all(statement, (*values, query.limit + 1))]
+        page = tuple(found[: query.limit])
+        return RunPage(page, f"{page[-1].created_at!r} {page[-1].run_id}" if len(found) > len(page) and page else "")
+
+    async def steps(self, run_id: str) -> Sequence[StepRow]:
+        """The steps of a run and their items."""
+        return [step_row(row) for row in await self._all(sql.STEPS, (run_id,))]
+
+    async def timers(self, run_id: str) -> Sequence[TimerRow]:
+        """The timers of a run, by due time."""
+        return [timer_row(row) for row in await self._all(sql.TIMERS, (run_id,))]
+
+    async def spans(self, run_id: str) -> Sequence[SpanRow]:
+        """The executions of a run, by start."""
+        return [span_row(row) for row in await self._all(sql.SPANS, (run_id,))]
+
+    async def load(self, run_id: str, path: str, index: int | None = None, variant: str = "primary") -> Checkpoint | None:
+        """The checkpoint of a step or item."""
+        rows = await self._all(sql.CHECKPOINT, (run_id, path, item_number(index), variant))
+        if not rows:
+            return None
+        path, item, variant, encoding, body, seq, saved_at = cast("tuple[str, int, str, int, bytes, int, float]", rows[0])
+        token, data = json.loads(unpack(encoding, body))
+        return Checkpoint(path, item_of(item), variant, token, data, seq, saved_at)
+
+    def close(self) -> None:
+        """Finish what was begun and let go of the connections."""
+        with self._lock:
+            self._is_closed = True
+            pools = self._readers, self._writers
+        self._cancels.close()
+        for pool in pools:
+            if pool is not None:
+                pool.close()
+
+    # -- connections
+
+    async def _all(self, statement: str, values: Values) -> list[Values]:
+        def work(connection: Connection, is_again: bool) -> list[Values]:
+            return connection.execute(statement, values).fetchall()
+
+        return await self._read().ask(work)
+
+    def _write(self) -> Pool:
+        if self._writers is None:
+            with self._lock:
+                self._refuse_closed()
+                if self._writers is None:
+                    size = self._pool_size // 2
+                    self._writers = Pool(self._server, self._server.open_writer, name="writer", size=size, is_grouping=True)
+        return self._writers
+
+    def _read(self) -> Pool:
+        if self._readers is None:
+            writers = self._write()  # they make the tables
+            with self._lock:
+                self._refuse_closed()
+                if self._readers is None:
+                    self._readers = self._make_readers(writers)
+        return self._readers
+
+    def _make_readers(self, writers: Pool) -> Pool:
+        def connect() -> Connection:
+            if not writers.was_connected:
+                writers.ask_here(_nothing)  # once it answers, the tables are there
+            return self._server.open_reader()
+
+        size = self._pool_size - self._pool_size // 2
+        return Pool(self._server, connect, name="reader", size=size, is_grouping=False)
+
+    def _refuse_closed(self) -> None:
+        if self._is_closed:
+            raise StoreUnavailableError(f"Store {self._server.where} is closed.", "Open it anew.")
+
+
+def _nothing(connection: Connection, is_again: bool) -> None:
+    """Work that only needs a connection."""
+
+
+def _ignore(connection: Connection, rows: list[Values], is_again: bool) -> None:
+    """An answer that changes nothing."""
+
+
+def _is_held(rows: list[Values]) -> bool:
+    """Whether a write found its run as it had to be."""
+    return bool(rows and rows[0][0])
+
+
+def _ownership(connection: Connection, run_id: str) -> tuple[str, int, float, bool, int, uuid.UUID]:
+    """Owner, epoch, claimed at, whether the lease holds, number of entries, id of the last commit."""
+    row = connection.execute(sql.OWNERSHIP, (run_id,)).fetchone()
+    if row is None:
+        raise RunNotFoundError(run_id)
+    return cast("tuple[str, int, float, bool, int, uuid.UUID]", row)
+
+
+def _lost(connection: Connection, claim: Claim) -> LeaseLostError:
+    owner, _, claimed_at, *_ = _ownership(connection, claim.run_id)
+    return LeaseLostError(claim.run_id, shown(owner), _since(claimed_at))
+
+
+def _request(row: Values) -> CancelRequest | None:
+    reason, force = cast("tuple[str | None, bool]", row)
+    return None if reason is None else CancelRequest(reason, force)
+
+
+def _since(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
+
+
+def _parse_cursor(cursor: str) -> tuple[float, str] | None:
+    at, _, run_id = cursor.partition(" ")
+    try:
+        return (float(at), run_id) if cursor else None
+    except ValueError:
+        raise ValueError(f"{cursor!r} is no cursor of this store") from None

