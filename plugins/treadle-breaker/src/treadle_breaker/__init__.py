@@ -1,0 +1,186 @@
+"""The policy ``breaker``: a service that failed five times in a row is left alone, then tried with one call."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Generator, Mapping
+from fnmatch import fnmatchcase
+from functools import partial
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import anyio
+import attrs
+from interlock import CircuitBreaker, CircuitOpenError, Config, CoreEventListener, State
+from treadle import PermanentError, TransientError, hookimpl
+from treadle.errors import CallCancelledError, InputsInvalidError, NotSupportedError, PluginError
+from treadle.ports import Call, Work
+
+from treadle_breaker._clock import now
+
+__all__ = ["Breaker", "BreakerOpenError"]
+
+MAX_CIRCUITS = 1_024
+"""Circuits that are kept; of more, one that had no trouble is forgotten."""
+
+_SLACK = 0.95  # a call that ends so near to its deadline was ended by it: the runner's clock began a little earlier
+
+_log = logging.getLogger("treadle.policies.breaker")
+
+
+class BreakerOpenError(TransientError):
+    """A call that was not made, because its service failed too often.
+
+    Attributes:
+        circuit: What is left alone: the executor, and its key if it has one.
+        last_failure: The type of the service's last error; may be empty.
+        refused_by: ``breaker``: the call was not made, so it says nothing about the service.
+    """
+
+    refused_by = "breaker"
+
+    def __init__(self, item: str, circuit: str, retry_after_s: float, *, is_probing: bool, last_failure: str = "") -> None:
+        self.circuit, self.last_failure = circuit, last_failure
+        why = "another call is trying whether it works again" if is_probing else "it failed too often in a row"
+        last = f" (at last: {last_failure})" if last_failure else ""
+        super().__init__(
+            f"Step {item!r} was not called: {circuit} is left alone, {why}{last}.",
+            f"See what is wrong with it. The next call may try it in {retry_after_s:.3g} s.",
+            retry_after_s=retry_after_s,
+        )
+
+
+class _NoVerdict(BaseException):
+    """Tells the circuit that a call ended without saying anything about its service; never raised."""
+
+
+class _LoopClock:
+    """The event loop's time, as interlock asks for it."""
+
+    def monotonic(self) -> float:
+        return now()
+
+
+class _Teller(CoreEventListener):
+    """Says in the log what becomes of a circuit."""
+
+    def on_state_change(self, *, name: str, old: State, new: State) -> None:
+        if new is State.OPEN:
+            _log.warning("%s failed too often in a row and is left alone for a while", name)
+        elif new is State.CLOSED:
+            _log.info("%s works again", name)
+
+
+@attrs.define(eq=False)
+class Breaker:
+    """The policy. Its attributes are the table ``[policies.breaker]``.
+
+    Attributes:
+        executors: Which are watched, by name or pattern like ``http.*``; each has a circuit of its own.
+        failures: After how many failures in a row it opens.
+        reset_s: Seconds until one call may try whether the service works again.
+        keys: Executor or pattern -> the input that tells its services apart, like ``"http.*" = "url"``; of a URL, the host.
+        ignore: Names of error types that say nothing about the service.
+    """
+
+    executors: list[str] = attrs.field(factory=lambda: ["*"])
+    failures: int = attrs.field(default=5, validator=attrs.validators.ge(1))
+    reset_s: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
+    keys: dict[str, str] = attrs.field(factory=dict)
+    ignore: list[str] = attrs.field(factory=list)
+    _circuits: dict[str, CircuitBreaker] = attrs.field(init=False, factory=dict)
+    _lock: threading.Lock = attrs.field(init=False, factory=threading.Lock)
+
+    @hookimpl(wrapper=True)
+    def execute(self, call: Call) -> Generator[None, Work | None, Work | None]:
+        """Put the circuit around the work."""
+        work = yield
+        if work is None or not any(fnmatchcase(call.executor, pattern) for pattern in self.executors):
+            return work
+        return partial(self._guarded, call, work)
+
+    async def _guarded(self, call: Call, work: Work) -> object:
+        name = self._name(call)
+        circuit = self._circuit(name)
+        began, verdict = now(), None
+        try:
+            await circuit.__aenter__()
+        except CircuitOpenError as refusal:
+            raise self._refused(call, name, refusal) from None
+        # Entered and left by hand: what the circuit is told differs from what is raised.
+        try:
+            return await work()
+        except BaseException as error:
+            verdict = self._verdict(call, error, now() - began)
+            raise
+        finally:
+            await circuit.__aexit__(type(verdict) if verdict else None, verdict, None)
+
+    def _name(self, call: Call) -> str:
+        key = next((key for pattern, key in self.keys.items() if fnmatchcase(call.executor, pattern)), "")
+        value = call.inputs.get(key) if key else None
+        return call.executor if value is None else f"{call.executor} of {_service(value)}"
+
+    def _circuit(self, name: str) -> CircuitBreaker:
+        circuit = self._circuits.get(name)
+        if circuit is not None:
+            return circuit
+        with self._lock:
+            if len(self._circuits) >= MAX_CIRCUITS:
+                calm = (name for name, one in self._circuits.items() if one.state is State.CLOSED)
+                self._circuits.pop(next(calm, next(iter(self._circuits))))
+            made = CircuitBreaker(name=name, config=self._config(), clock=_LoopClock(), listener=_Teller())
+            return self._circuits.setdefault(name, made)
+
+    def _config(self) -> Config:
+        """As many failures in a row as the window is long; being slow is no failure; one probe, alone."""
+        return Config(
+            window_size=self.failures,
+            minimum_number_of_calls=self.failures,
+            failure_rate_threshold=1.0,
+            slow_call_duration_threshold=math.inf,
+            wait_duration_in_open=self.reset_s,
+            permitted_calls_in_half_open=1,
+            max_concurrent_probes=1,
+        )
+
+    def _refused(self, call: Call, name: str, refusal: CircuitOpenError) -> BreakerOpenError:
+        is_probing = refusal.retry_after is None
+        wait_s = self.reset_s if refusal.retry_after is None else refusal.retry_after
+        last = type(refusal.last_failure).__name__ if refusal.last_failure else ""
+        return BreakerOpenError(call.item, name, wait_s, is_probing=is_probing, last_failure=last)
+
+    def _verdict(self, call: Call, error: BaseException, took_s: float) -> BaseException | None:
+        """What the circuit is told of an error: itself for a failure, None when the service answered, else _NoVerdict."""
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            is_late = call.timeout_s is not None and took_s >= call.timeout_s * _SLACK
+            return TimeoutError(f"no answer within {call.timeout_s} s") if is_late else _NoVerdict()
+        if not isinstance(error, Exception) or self._says_nothing(error):
+            return _NoVerdict()
+        return None if _is_answer(error) else error
+
+    def _says_nothing(self, error: Exception) -> bool:
+        if hasattr(error, "refused_by") or any(kind.__name__ in self.ignore for kind in type(error).__mro__):
+            return True
+        is_ours = isinstance(error, CallCancelledError | InputsInvalidError | NotSupportedError | PluginError)
+        return is_ours or (isinstance(error, PermanentError) and not hasattr(error, "status_code"))
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the service worked and only refused this request."""
+    status = getattr(error, "status_code", None)
+    if not isinstance(status, int):
+        return False
+    return 400 <= status < 500 and status not in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+def _service(value: object) -> str:
+    """The host of a URL; of anything else, its text."""
+    text = str(value) if not isinstance(value, Mapping) else ",".join(sorted(map(str, value)))
+    try:
+        host = urlsplit(text).netloc.rpartition("@")[2]
+    except ValueError:
+        host = ""
+    return host or text[:200]
