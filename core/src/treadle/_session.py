@@ -10,6 +10,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 
 import anyio
+import anyio.to_thread
 import attrs
 import sniffio
 
@@ -20,7 +21,7 @@ from treadle._heart import Heart
 from treadle._isolation import ChildPool
 from treadle._log_rows import LogRows
 from treadle._loop import loop_poster
-from treadle._models import Call, Entry, Json, Record, RunCreated, StintOpened
+from treadle._models import Call, CancelRequested, Entry, Fact, Json, Record, RunCreated, StintOpened
 from treadle._owner import shown, this_owner
 from treadle._plan import Plan
 from treadle._plugins import Registry
@@ -32,7 +33,7 @@ from treadle._span_projection import SpanProjection
 from treadle._store_records import BEAT_S, LEASE_S, CancelRequest, Claim, Commit, NewRun
 from treadle._tracing import RunMetrics, RunTracing
 from treadle._version import __version__
-from treadle.errors import ConfigError, RunSuspendedError, TreadleError
+from treadle.errors import ConfigError, RunSuspendedError, StoreUnavailableError, TreadleError
 from treadle.ports import Clock, Store
 
 _RELEASE_S = 5.0
@@ -184,6 +185,8 @@ class Session:
         scopes = {name: ExecutorScope(bound, policies, trouble) for name, bound in self.plan.executors.items()}
         readers = _Readers(claim.run_id, run_scope, tracing)
         readers.catch_up(earlier)
+        if earlier:
+            self._tell_earlier(readers)
         readers.read(len(earlier) + 1, fresh)
         created = readers.entries[0]
         assert isinstance(created, RunCreated), "a log begins with it"
@@ -220,13 +223,16 @@ class Session:
                     if self.on_stuck is not None:
                         self.on_stuck(summarise(readers.entries))
 
+                facts = [self._opening(readers.entries, claim), *await self._asked(claim, earlier)]
                 with self._heart(claim, driver):
-                    await driver.drive([self._opening(readers.entries, claim)], eager_workers=self._width(), on_stuck=tell)
+                    await driver.drive(facts, eager_workers=self._width(), on_stuck=tell)
         except RunSuspendedError:
             suspended = LogRows(key=rows.key, source=rows.source)
             await self._release(claim, suspended, readers.entries)
             raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, StoreUnavailableError) and self.store.is_durable:
+                error.add_note(f"Run {claim.run_id} goes on where it stopped: treadle resume {claim.run_id}")
             await self._release(claim)
             raise
         finally:
@@ -243,6 +249,20 @@ class Session:
             rows = suspended.suspend()
         with anyio.move_on_after(_RELEASE_S, shield=True), suppress(TreadleError):
             await self.store.release(claim, rows)
+
+    def _tell_earlier(self, readers: _Readers) -> None:
+        """Give sinks that show the whole run what earlier stints recorded."""
+        records = readers.records()
+        for sink in self.sinks:
+            if callable(catch_up := getattr(sink, "catch_up", None)):
+                catch_up(records)
+
+    async def _asked(self, claim: Claim, earlier: Sequence[Entry]) -> list[Callable[[float], Fact]]:
+        """The cancel that somebody asked for while nobody drove the run."""
+        asked = await anyio.to_thread.run_sync(self.store.cancel_request, claim.run_id) if earlier else None
+        if asked is None or any(isinstance(entry, CancelRequested) and entry.force >= asked.force for entry in earlier):
+            return []
+        return [partial(CancelRequested, reason=asked.reason, force=asked.force)]
 
     def _heart(self, claim: Claim, driver: Driver) -> Heart | nullcontext[None]:
         if not self.store.is_durable:
@@ -368,6 +388,10 @@ class _Readers:
                     self._tracing.emit(span)
             if self._metrics is not None:
                 self._metrics.apply(entry)
+
+    def records(self) -> list[Record]:
+        """The log so far, numbered from 1."""
+        return [Record(self._run_id, seq, entry) for seq, entry in enumerate(self.entries, 1)]
 
     def close(self) -> None:
         """The run is over or let go."""

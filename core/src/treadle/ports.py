@@ -226,7 +226,7 @@ class Store(Protocol):
     """Keeps runs: their logs, who drives them, and rows to look them up by.
 
     Every method may raise StoreUnavailableError. The async ones run on asyncio and trio; a write that was begun is finished
-    although whoever awaits it is cancelled. ``beat``, ``cancel_request`` and ``close`` may block, and be called from any thread.
+    although whoever awaits it is cancelled. ``beat``, ``cancel_request`` and ``close`` may block; any thread may call them.
     """
 
     @property

@@ -176,7 +176,8 @@ def treadle(tmp_path: Path) -> Command:
     (tmp_path / "treadle.toml").write_text('[plugins]\nfolder = "executors"\n', "utf-8")
     dropped = ("TREADLE_", "OTEL_", "TRACEPARENT", "NO_COLOR", "COLUMNS")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    return Command(tmp_path, environ | {"PYTHONIOENCODING": "utf-8"})
+    kept = {"TREADLE_STORE__USE": "memory", "XDG_STATE_HOME": str(tmp_path / "state")}
+    return Command(tmp_path, environ | {"PYTHONIOENCODING": "utf-8"} | kept)
 
 
 @pytest.fixture

@@ -89,8 +89,17 @@ def test_a_completed_run_prints_its_outputs_and_ids(treadle: Treadle) -> None:
     assert lines[-1].split()[0] == "run:"
     assert len(lines[-1].split()[-1]) == 32
     assert "say: completed" in done.stderr
+    assert "cannot be resumed" not in done.stderr, "memory was asked for"
+
+
+def test_a_run_that_nobody_keeps_says_so(treadle: Treadle) -> None:
+    """Without a store that is asked for or installed, one line says that the run cannot be resumed and what to install."""
+    environ = {"TREADLE_STORE__USE": "", "TREADLE_PLUGINS__BLOCK": '["treadle-sqlite"]'}
+    done = treadle("run", treadle.write("hello.yaml", HELLO), **environ)
+
+    assert done.returncode == 0, done.stderr
     assert "cannot be resumed" in done.stderr
-    assert "treadle-sqlite" in done.stderr
+    assert "pip install treadle-sqlite" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -256,10 +265,10 @@ def test_a_store_that_cannot_be_had_is_refused(treadle: Treadle) -> None:
     """Asking for a store that is not there ends before the run; asking for memory silences the hint."""
     file = treadle.write("w.yaml", HELLO)
 
-    other, memory = treadle("run", file, TREADLE_STORE__USE="sqlite"), treadle("run", file, TREADLE_STORE__USE="memory")
+    other, memory = treadle("run", file, TREADLE_STORE__USE="stone"), treadle("run", file, TREADLE_STORE__USE="memory")
 
     assert other.returncode == 2
-    assert "sqlite" in other.stderr
+    assert "stone" in other.stderr
     assert memory.returncode == 0
     assert "cannot be resumed" not in memory.stderr
 

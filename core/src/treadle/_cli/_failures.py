@@ -10,9 +10,16 @@ from contextlib import suppress
 import attrs
 
 from treadle._cli._output import clean, say, write_json
-from treadle.errors import Fault, RunFailedError, StoreUnavailableError, TreadleError
+from treadle.errors import (
+    Fault,
+    OwnedElsewhereError,
+    RunFailedError,
+    RunSuspendedError,
+    StoreUnavailableError,
+    TreadleError,
+)
 
-FAILED, USAGE, CANCELLED, UNAVAILABLE = 1, 2, 3, 75
+FAILED, USAGE, CANCELLED, OWNED, UNAVAILABLE = 1, 2, 3, 4, 75
 
 
 def report(error: BaseException, *, json_wanted: bool = False) -> int:
@@ -46,7 +53,9 @@ def exit_code(error: BaseException) -> int:
     """Which exit code an error means before or outside of a run."""
     if isinstance(error, StoreUnavailableError):
         return UNAVAILABLE
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, OwnedElsewhereError):
+        return OWNED
+    if isinstance(error, KeyboardInterrupt | RunSuspendedError):
         return CANCELLED
     if isinstance(error, RunFailedError):
         return FAILED

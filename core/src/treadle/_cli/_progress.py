@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TextIO
 
 from treadle._cli._output import mark, paint, write
@@ -40,7 +40,7 @@ class Progress:
 
     def __init__(self, display: Display) -> None:
         self._display = display
-        self._queue: queue.SimpleQueue[Record | Progressed | str | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Record | list[Record] | Progressed | str | None] = queue.SimpleQueue()
         self._view = RunView()
         self._is_watched = True
         self._thread = threading.Thread(target=self._work, name="treadle-progress", daemon=True)
@@ -59,6 +59,10 @@ class Progress:
     def line(self, text: str) -> None:
         """Queue a line of text. Safe in a signal handler: ``SimpleQueue.put`` is reentrant."""
         self._queue.put(text)
+
+    def catch_up(self, records: Sequence[Record]) -> None:
+        """Know what earlier stints of the run recorded, without showing it."""
+        self._queue.put(list(records))
 
     def __enter__(self) -> Progress:
         self._thread.start()
@@ -83,9 +87,9 @@ class Progress:
         finally:
             self._display.close()
 
-    def _batch(self) -> tuple[list[Record | Progressed | str], bool]:
+    def _batch(self) -> tuple[list[Record | list[Record] | Progressed | str], bool]:
         """What was queued within a refresh interval, and whether more may come."""
-        batch: list[Record | Progressed | str] = []
+        batch: list[Record | list[Record] | Progressed | str] = []
         until = time.monotonic() + _REFRESH_S
         while len(batch) < _BATCH:
             try:
@@ -97,11 +101,14 @@ class Progress:
             batch.append(queued)
         return batch, True
 
-    def _apply(self, batch: Iterable[Record | Progressed | str]) -> list[Change | str]:
+    def _apply(self, batch: Iterable[Record | list[Record] | Progressed | str]) -> list[Change | str]:
         changes: list[Change | str] = []
         for queued in batch:
             if isinstance(queued, str):
                 changes.append(queued)
+            elif isinstance(queued, list):
+                for record in queued:
+                    self._view.apply(record)
             elif isinstance(queued, tuple):
                 self._view.progressed(*queued)
             else:

@@ -19,6 +19,11 @@ PLUGIN_GROUP = "treadle.commands"
 # command; a test compares it with what the command says itself.
 COMMANDS = {
     "run": ("_run", "Run a workflow file."),
+    "resume": ("_runs", "Go on with a run that was interrupted."),
+    "runs": ("_runs", "List the runs that are kept."),
+    "show": ("_runs", "Show a run and its steps."),
+    "explain": ("_runs", "Say why a run, or one of its steps, went as it did."),
+    "cancel": ("_runs", "Cancel a run, wherever it is driven."),
     "check": ("_inspect", "Say whether a workflow file can run, or all that is wrong with it."),
     "plan": ("_inspect", "Show what a run would do: order, executors, timeouts, retries."),
     "graph": ("_inspect", "Print the workflow as a Mermaid diagram."),

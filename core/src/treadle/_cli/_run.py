@@ -10,12 +10,14 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TextIO, TypeVar
 
 import attrs
 import click
 
-from treadle._app import RunHandle
+from treadle._app import RunHandle, open_store
+from treadle._app import resume as resume_run
 from treadle._app import run as run_workflow
 from treadle._cli._ending import leave_at_once
 from treadle._cli._failures import CANCELLED, FAILED, error_object
@@ -35,7 +37,7 @@ from treadle._results import RunResult
 from treadle._secrets import resolve
 from treadle._workflow import Workflow
 from treadle.errors import CallCancelledError, ConfigError, NotSupportedError, TreadleError
-from treadle.ports import TracingProvider
+from treadle.ports import Store, TracingProvider
 
 _EXIT_CODES = {"completed": 0, "cancelled": CANCELLED}
 _T = TypeVar("_T")
@@ -54,6 +56,8 @@ class Options:
     log_format: LogFormat
     quiet: bool
     no_progress: bool
+    key: str = ""
+    accept_changes: bool = False
 
     @property
     def again(self) -> str:
@@ -83,24 +87,26 @@ class Options:
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show only the result, and warnings.")
 @click.option("--no-progress", is_flag=True, help="Plain lines instead of a live display, also on a terminal.")
+@click.option("--key", default="", metavar="KEY", help="Start once: when there is a run of this key, answer or resume that.")
 @click.pass_context
 def run(ctx: click.Context, /, **asked: object) -> None:
     """Run the workflow in FILE.
 
     Progress goes to stderr, the result to stdout; what steps print goes to stderr too. Ctrl-C once cancels the run
-    gracefully, twice at once.
+    gracefully, twice at once. SIGTERM lets what runs end and suspends the run, so that it can be resumed.
 
     An input is read as the type that the workflow declares: text stays text, everything else is JSON.
 
-    Exit codes: 0 completed, 1 failed, timed out or partial failure, 2 wrong usage or a bad file, 3 cancelled.
+    Exit codes: 0 completed, 1 failed, timed out or partial failure, 2 wrong usage or a bad file, 3 cancelled or suspended,
+    4 owned by another process, 75 store unavailable.
     """
     options = Options(**asked)  # type: ignore[arg-type]  # click has converted each to the type of its option
     with stdout_kept() as out:
-        ctx.exit(_Session.prepare(options, out).run())
+        ctx.exit(Session.prepare(options, out).run())
 
 
 @attrs.define
-class _Session:
+class Session:
     """One run from the command line, and everything that shows it."""
 
     options: Options
@@ -109,27 +115,29 @@ class _Session:
     inputs: dict[str, object]
     registry: Registry
     backend: str
+    store: Store
+    run_id: str = ""  # of the run that is resumed
     provider: TracingProvider | None = None
     progress: Progress | None = None
 
     @classmethod
-    def prepare(cls, options: Options, out: TextIO) -> _Session:
+    def prepare(cls, options: Options, out: TextIO) -> Session:
         """Check everything that can be checked before anything starts; what is wrong is said together."""
         config, registry = discover()
         workflow = load_workflow(options.file)
         errors: list[TreadleError] = []
         plan = _attempt(lambda: make_plan(workflow, registry), errors)
         inputs = _attempt(lambda: gather(workflow, options.pairs, options.input_files), errors)
-        backend = _attempt(_backend, errors)
-        store = _attempt(lambda: _store(workflow, config), errors)
+        backend = _attempt(chosen_backend, errors)
+        store = _attempt(lambda: command_store(registry, workflow), errors)
         _attempt(lambda: _check_engine(workflow, config), errors)
         if plan is not None:
             errors.extend(_missing_secrets(plan, config))
-        if errors or plan is None or inputs is None or backend is None:
+        if errors or plan is None or inputs is None or backend is None or store is None:
             raise errors[0] if len(errors) == 1 else ExceptionGroup("The run cannot start", errors)
-        if not store and not options.quiet:
+        if not (store.is_durable or workflow.store or config.store.get("use") or options.quiet):
             say("This run is kept in memory, so it cannot be resumed. To keep runs: pip install treadle-sqlite")
-        return cls(options, out, plan, inputs, registry, backend)
+        return cls(options, out, plan, inputs, registry, backend, store)
 
     def run(self) -> int:
         """Run, show how it ended, answer the exit code."""
@@ -139,6 +147,7 @@ class _Session:
                 result = self._perform(interrupts)
         finally:
             self._end_tracing()
+            self.store.close()
         return self._show(result)
 
     @contextmanager
@@ -156,18 +165,20 @@ class _Session:
         def started(handle: RunHandle) -> None:
             interrupts.attach(handle, _poster(self.backend))
 
-        return run_workflow(
-            self.plan,
-            self.inputs,
+        common = partial(
+            resume_run if self.run_id else run_workflow,
             backend=self.backend,
             registry=self.registry,
             config=self.registry.config,
-            max_parallel=self.options.max_parallel,
+            store=self.store,
             sinks=[self.progress] if self.progress else [],
-            trigger="cli",
             on_start=started,
             on_stuck=self._leave_behind,
         )
+        if self.run_id:
+            return common(self.run_id, accept_changes=self.options.accept_changes)
+        options = self.options
+        return common(self.plan, self.inputs, max_parallel=options.max_parallel, trigger="cli", key=options.key)
 
     def _leave_behind(self, result: RunResult) -> None:
         """The run is over, but calls that were told to stop still run: say how it ended and end the process."""
@@ -213,12 +224,10 @@ def _attempt(make: Callable[[], _T], errors: list[TreadleError]) -> _T | None:
         return None
 
 
-def _store(workflow: Workflow, config: Config) -> str:
-    """The store that was asked for; empty when nobody asked."""
-    wanted = workflow.store or str(config.store.get("use") or "")
-    if wanted not in ("", "memory"):
-        raise NotSupportedError(f"Store {wanted!r} is not supported yet: runs are kept in memory.", "Use the store 'memory'.")
-    return wanted
+def command_store(registry: Registry, workflow: Workflow | None = None) -> Store:
+    """Where the command keeps runs: as asked for, else in SQLite when that is installed, else in memory."""
+    has_sqlite = "sqlite" in registry.names("treadle.stores")
+    return open_store(registry, wanted=workflow.store if workflow else "", otherwise="sqlite" if has_sqlite else "memory")
 
 
 def _check_engine(workflow: Workflow, config: Config) -> None:
@@ -238,7 +247,7 @@ def _missing_secrets(plan: Plan, config: Config) -> Iterator[TreadleError]:
             yield error
 
 
-def _backend() -> str:
+def chosen_backend() -> str:
     """The event loop that TREADLE_BACKEND names, else asyncio."""
     name = os.environ.get("TREADLE_BACKEND") or "asyncio"
     if name not in ("asyncio", "trio"):

@@ -1,4 +1,4 @@
-"""What Ctrl-C, SIGTERM and a closed terminal do to a run: once a graceful cancel, twice at once."""
+"""What signals do to a run: Ctrl-C cancels it gracefully, twice at once; others suspend one that can be resumed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ _SIGNALS = tuple(
 
 class Cancellable(Protocol):
     """A run that can be told to stop: a RunHandle."""
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether it can be resumed."""
+
+    def suspend(self, reason: str = ...) -> None:
+        """Let go of the run so that it can be resumed."""
 
     def cancel(self, reason: str = ..., *, force: bool = ...) -> None:
         """Ask for the end of the run."""
@@ -70,7 +77,9 @@ class Interrupts:
         name = signal.Signals(number).name
         if self._handle is None or self._post is None:
             raise KeyboardInterrupt(name)  # nothing runs yet
-        if self._count == 1:
+        if number != signal.SIGINT and self._handle.is_durable and self._count <= 2:
+            self._suspend(self._handle, self._post, name)
+        elif self._count == 1:
             self._say(f"{name}: cancelling; steps that run are told to stop. Once more stops at once.")
             self._cancel(self._handle, self._post, name, force=False)
         elif self._count == 2:
@@ -79,6 +88,15 @@ class Interrupts:
             self._forced.put(True)
         else:
             self._end()
+
+    def _suspend(self, handle: Cancellable, post: Callable[[Callable[[], None]], object], name: str) -> None:
+        if self._count == 1:
+            self._say(f"{name}: suspending; steps that run may end first. Once more stops them.")
+        else:
+            self._say(f"{name} again: stopping at once.")
+            self._forced.put(True)
+        with suppress(RuntimeError):  # the event loop has just ended, and the run with it
+            post(lambda: handle.suspend(f"by {name}"))
 
     def _cancel(self, handle: Cancellable, post: Callable[[Callable[[], None]], object], name: str, *, force: bool) -> None:
         with suppress(RuntimeError):  # the event loop has just ended, and the run with it

@@ -1,0 +1,192 @@
+"""``treadle run`` killed in the middle, and what the commands say and do about it; the page of the docs, followed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "how-to" / "resume-a-run.md"
+
+
+class Project:
+    """A folder with the page's files, and the command in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        dropped = ("TREADLE_", "OTEL_", "TRACEPARENT")
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+        self.environ |= {"XDG_STATE_HOME": str(folder / "state"), "PYTHONIOENCODING": "utf-8"}
+        blocks = dict(re.findall(r"^```(python|toml|yaml)\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL))
+        (folder / "executors").mkdir()
+        (folder / "executors" / "slow.py").write_text(blocks["python"], "utf-8")
+        (folder / "treadle.toml").write_text(blocks["toml"], "utf-8")
+        (folder / "slow.yaml").write_text(blocks["yaml"], "utf-8")
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "treadle._cli", *words],
+            cwd=self.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start a run and wait until its second step runs."""
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-m", "treadle._cli", "run", "slow.yaml", *words]
+        process = subprocess.Popen(command, cwd=self.folder, env=self.environ, stdout=pipe, stderr=pipe, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "two: started" in line:
+                return process
+        raise AssertionError("the run did not get that far")
+
+    def runs(self, *words: str) -> list[Mapping[str, object]]:
+        return list(json.loads(self("runs", "--json", *words).stdout)["runs"])
+
+    def end(self, process: subprocess.Popen[str], number: signal.Signals) -> int:
+        process.send_signal(number)
+        process.communicate(timeout=30)
+        return process.returncode
+
+    def shorten(self) -> None:
+        """Make the workflow's slow step quick, for runs that begin now."""
+        file = self.folder / "slow.yaml"
+        file.write_text(file.read_text("utf-8").replace("seconds: 3", "seconds: 0"), "utf-8")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """The page's files."""
+    return Project(tmp_path)
+
+
+def test_a_killed_run_is_found_and_resumed(project: Project) -> None:
+    """After kill -9 the commands of the page show the run and bring it to its end; a second resume shows it (G1, G2)."""
+    code = project.end(project.start(), signal.SIGKILL)
+
+    (row,) = project.runs()
+    run = str(row["run_id"])
+    before = json.loads(project("show", run, "--json").stdout)
+    done = project("resume", run[:14], "--json")
+    again = project("resume", run)
+    told = project("explain", f"{run}/two").stdout
+    explained = json.loads(project("explain", run, "--json").stdout)["decisions"]
+
+    assert code == -signal.SIGKILL
+    assert row["status"] == "running"
+    assert {step["path"]: step["status"] for step in before["steps"]} == {"one": "completed", "two": "running"}
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["run_id"], result["outputs"]) == (run, {"text": "second"})
+    assert again.returncode == 0
+    assert "text = second" in again.stdout
+    assert re.search(r"attempt 1 was released in stint 1\n.*stint 2 began.*\n.*attempt 1 was released in stint 2\n", told)
+    assert sum("one: attempt 1 was released" in line["text"] for line in explained) == 1
+    assert [line["seq"] for line in explained] == list(range(1, len(explained) + 1))
+    assert project.runs("--status", "completed", "--since", "1h", "--workflow", "slow")[0]["run_id"] == run
+    assert project.runs("--status", "failed") == []
+    shown = project("show", run).stdout
+    assert "✓ slow completed" in shown
+    assert "stint 2" in shown
+
+
+def test_a_run_that_is_driven_is_left_alone(project: Project) -> None:
+    """A second resume exits 4 and says who drives the run since when; a cancel is heard by whoever drives it (G8, G12)."""
+    process = project.start()
+    run = str(project.runs()[0]["run_id"])
+
+    refused = project("resume", run)
+    asked = project("cancel", run, "--reason", "not needed any more")
+    out, _ = process.communicate(timeout=30)
+
+    assert refused.returncode == 4
+    assert f":{process.pid} since " in refused.stderr
+    assert asked.returncode == 0, asked.stderr
+    assert process.returncode == 3
+    assert "not needed any more" in out
+    assert "ended already" in project("cancel", run).stderr
+
+
+def test_a_terminated_run_is_suspended(project: Project) -> None:
+    """SIGTERM lets what runs end, leaves no running row, and the same key goes on with the run (S3-84, G13)."""
+    process = project.start("--key", "today")
+    began = time.monotonic()
+
+    code = project.end(process, signal.SIGTERM)
+
+    took = time.monotonic() - began
+    (row,) = project.runs("--key", "today")
+    steps = {step["path"]: step["status"] for step in json.loads(project("show", str(row["run_id"]), "--json").stdout)["steps"]}
+    done = project("run", "slow.yaml", "--key", "today", "--json")
+    other = project("run", "slow.yaml", "--key", "today", "--json")
+    assert (code, took < 20) == (3, True)
+    assert (row["status"], row["owner"]) == ("suspended", "")
+    assert steps == {"one": "completed", "two": "completed", "three": "pending"}
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run_id"] == row["run_id"] == json.loads(other.stdout)["run_id"]
+    assert len(project.runs()) == 1
+
+
+def test_a_run_that_nobody_drives_is_cancelled_from_here(project: Project) -> None:
+    """A cancel of an orphaned run ends it; nothing that was running is made again (G12)."""
+    project.end(project.start(), signal.SIGKILL)
+    run = str(project.runs()[0]["run_id"])
+
+    done = project("cancel", run)
+
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(project("show", run, "--json").stdout)
+    assert shown["status"] == "cancelled"
+    assert {step["path"]: step["status"] for step in shown["steps"]}["two"] == "cancelled"
+
+
+def test_what_has_changed_stops_a_resume(project: Project) -> None:
+    """Another file is shown as a difference; accepted, the run keeps what it began with (G14)."""
+    project.end(project.start(), signal.SIGKILL)
+    run = str(project.runs()[0]["run_id"])
+    project.shorten()
+
+    refused, accepted = project("resume", run), project("resume", run, "--accept-changes", "--json")
+
+    assert refused.returncode == 2
+    assert re.search(r'^\+ +"seconds": 0', refused.stderr, re.MULTILINE)
+    assert "--accept-changes" in refused.stderr
+    assert json.loads(accepted.stdout)["steps"]["two"]["duration_s"] > 2
+
+
+def test_what_cannot_be_found_is_said(project: Project) -> None:
+    """An unknown run, one of several, a store that is memory, a step that is not there, a page that was made up."""
+    project.shorten()
+    for _ in range(2):
+        assert project("run", "slow.yaml", "-q").returncode == 0
+    run = str(project.runs()[0]["run_id"])
+
+    unknown, several = project("resume", "nobody"), project("show", run[:4])
+    step, cursor = project("explain", f"{run}/four"), project("runs", "--cursor", "x")
+    first = json.loads(project("runs", "--limit", "1", "--json").stdout)
+    second = json.loads(project("runs", "--limit", "1", "--json", "--cursor", first["cursor"]).stdout)
+    project.environ["TREADLE_STORE__USE"] = "memory"
+    memory = project("runs")
+
+    assert [one.returncode for one in (unknown, several, step, cursor, memory)] == [2] * 5
+    assert "treadle runs" in unknown.stderr
+    assert "several runs" in several.stderr
+    assert "one, two, three" in step.stderr
+    assert "cursor" in cursor.stderr
+    assert "treadle-sqlite" in memory.stderr
+    assert first["runs"][0]["run_id"] == run != second["runs"][0]["run_id"]
+    assert second["cursor"] == ""
