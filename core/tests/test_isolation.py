@@ -934,3 +934,15 @@ def test_an_async_executor_of_the_runs_own_loop(loop: str) -> None:
 
     assert result.steps["which"].output == ("trio" if loop == "trio" else "asyncio")
     assert asyncio.events._get_running_loop() is None
+
+
+def test_calls_that_find_the_supervisor_gone_share_a_new_one(loop: str) -> None:
+    """Several at once; each gets a child."""
+    workflow = Workflow("gone", on_error="continue")
+    workflow.step("kills", "bad.kills_supervisor", retry=ONCE)
+    workflow.step("after", "good.pid", needs=["kills"], foreach=[1, 2, 3, 4])
+    workflow.steps["kills"] = attrs.evolve(workflow.steps["kills"], on_error="continue")
+
+    result = run_in(loop, workflow, m.kills_supervisor, m.pid)
+
+    assert result.steps["after"].status is StepStatus.COMPLETED

@@ -164,11 +164,15 @@ class ChildPool:
                 if not child.has_ended():
                     return child
                 child.close()
-        if self._supervisor is not None:
+        supervisor = self._supervisor
+        if supervisor is not None:
             with contextlib.suppress(_SupervisorGoneError):
-                return await self._supervisor.fork(key, limits)
-            await self._supervisor.close()
-        self._supervisor = _Supervisor(self._limits.pass_env)
+                return await supervisor.fork(key, limits)
+            if self._supervisor is supervisor:  # of several calls that find it gone, the first replaces it
+                self._supervisor = None
+            await supervisor.close()
+        if self._supervisor is None:
+            self._supervisor = _Supervisor(self._limits.pass_env)
         return await self._supervisor.fork(key, limits)
 
     def _keep(self, child: _Child) -> None:

@@ -91,6 +91,7 @@ def _step_object(made: Plan, path: str) -> dict[str, object]:
         "foreach": step.foreach is not None,
         "max_parallel": step.node.max_parallel,
         "timeout_s": step.timeout_s,
+        "isolation": "inline" if step.limits is None else "process",
         "retry": {
             "max_attempts": step.retry.max_attempts,
             "base_s": step.retry.base_s,
