@@ -1,0 +1,142 @@
+"""The policy ``chaos``: errors, delays, invalid outputs and crashes at named steps, the same ones for the same seed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Generator, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Literal
+
+import anyio
+import attrs
+from treadle import PermanentError, TransientError, hookimpl
+from treadle.ports import Call, Work
+
+__all__ = ["CRASH_CODE", "Chaos", "ChaosPermanentError", "ChaosTransientError", "Fault"]
+
+CRASH_CODE = 86
+"""The exit code of a process that a fault ended, unless the fault says another."""
+
+_log = logging.getLogger("treadle.policies.chaos")
+
+
+class ChaosTransientError(TransientError):
+    """A fault that was asked for; trying again may help."""
+
+
+class ChaosPermanentError(PermanentError):
+    """A fault that was asked for; trying again does not help."""
+
+
+@attrs.frozen
+class Fault:
+    """One entry of ``[[policies.chaos.faults]]``.
+
+    Attributes:
+        kind: ``error``, ``delay``, ``invalid`` (an output that no contract takes) or ``crash`` (the process ends at once).
+        executor: Name or pattern of the executors.
+        step: Path or pattern of the steps.
+        probability: How often, 0 to 1, over the attempts that it is asked about.
+        when: ``before`` the work, or ``after`` it: then it has taken effect, but nobody has heard of it.
+        attempts: Only in the first so many attempts; 0: in every one.
+        stints: ``crash`` only: only in the first so many processes that drive the run; 0: in every one.
+        delay_s: ``delay`` only: how long.
+        retryable: ``error`` only: whether it says that trying again may help.
+        message: What an error says.
+        exit_code: ``crash`` only.
+    """
+
+    kind: Literal["error", "delay", "invalid", "crash"]
+    executor: str = "*"
+    step: str = "*"
+    probability: float = attrs.field(
+        default=1.0, validator=attrs.validators.and_(attrs.validators.ge(0), attrs.validators.le(1))
+    )
+    when: Literal["before", "after"] = "before"
+    attempts: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    stints: int = attrs.field(default=1, validator=attrs.validators.ge(0))
+    delay_s: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
+    retryable: bool = True
+    message: str = "a fault that chaos was asked for"
+    exit_code: int = CRASH_CODE
+
+    def matches(self, call: Call) -> bool:
+        """Whether the fault is asked about this attempt."""
+        if self.attempts and call.attempt > self.attempts:
+            return False
+        if self.kind == "crash" and self.stints and call.stint > self.stints:
+            return False
+        return fnmatchcase(call.executor, self.executor) and fnmatchcase(call.path, self.step)
+
+
+class _Invalid:
+    """An output that is not JSON, so no contract takes it."""
+
+    def __repr__(self) -> str:
+        return "<what chaos gave instead of the output>"
+
+
+@attrs.define(eq=False)
+class Chaos:
+    """The policy. Its attributes are the table ``[policies.chaos]``.
+
+    Attributes:
+        seed: Another seed, other decisions; the same seed, the same ones.
+        faults: What may happen, in this order.
+    """
+
+    seed: int
+    faults: list[Fault] = attrs.field(factory=list)
+
+    @hookimpl(wrapper=True, trylast=True)
+    def execute(self, call: Call) -> Generator[None, Work | None, Work | None]:
+        """Put the faults around the work: innermost, so that other policies see them as they would see the service's."""
+        work = yield
+        if work is None:
+            return None
+        faults = [fault for number, fault in enumerate(self.faults) if self.decides(number, call)]
+        return partial(_struck, faults, call, work) if faults else work
+
+    def decides(self, number: int, call: Call) -> bool:
+        """Whether fault ``number`` strikes this attempt.
+
+        Depends on the seed and on which attempt of what it is, not on the run, the time or what else goes on.
+        """
+        fault = self.faults[number]
+        return fault.matches(call) and self._draw(number, call) < fault.probability
+
+    def _draw(self, number: int, call: Call) -> float:
+        """A number from 0 up to 1."""
+        where = (self.seed, number, call.path, call.index, call.variant, call.generation, call.attempt)
+        # A call that a crash interrupted is made again under the same number.
+        parts = (*where, call.stint) if self.faults[number].kind == "crash" else where
+        digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+        return (int.from_bytes(digest) >> 11) / 2**53  # never rounded up to 1
+
+
+async def _struck(faults: Sequence[Fault], call: Call, work: Work) -> object:
+    for fault in faults:
+        if fault.when == "before" and fault.kind != "invalid":
+            await _strike(fault, call)
+    output = await work()
+    for fault in faults:
+        if fault.kind == "invalid":
+            _log.info("chaos replaces the output of %s", call.item)
+            output = _Invalid()
+        elif fault.when == "after":
+            await _strike(fault, call)
+    return output
+
+
+async def _strike(fault: Fault, call: Call) -> None:
+    _log.info("chaos strikes %s, attempt %d: %s %s it", call.item, call.attempt, fault.kind, fault.when)
+    if fault.kind == "delay":
+        await anyio.sleep(fault.delay_s)
+    elif fault.kind == "crash":
+        os._exit(fault.exit_code)
+    else:
+        kind = ChaosTransientError if fault.retryable else ChaosPermanentError
+        raise kind(f"{fault.message} ({call.item}, attempt {call.attempt})", "It is in [policies.chaos]; remove it there.")
