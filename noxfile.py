@@ -107,6 +107,14 @@ def backends(session: nox.Session, backend: str) -> None:
 
 
 @nox.session(venv_backend="none")
+def chaos(session: nox.Session) -> None:
+    """All kills and power cuts: 1,000 kills, 100 runs whose resume is killed again and again, 1,350 power cuts."""
+    environ = {"TREADLE_KILLS": "1000", "TREADLE_RELENTLESS": "100", "TREADLE_POWER_CUTS": "1350"}
+    session.env.update(environ)
+    dev(session, "pytest", "-s", "tests/chaos", "plugins/treadle-sqlite/tests/test_power_cuts.py", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
     """Schemas and generated pages are what the code says now; ``-- --write`` brings them up to date."""
     dev(session, "python", "tests/house/generated.py", *(session.posargs or ["--check"]))
