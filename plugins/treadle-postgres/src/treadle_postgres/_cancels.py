@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import selectors
+import socket
 import threading
 
 import psycopg
@@ -14,8 +16,8 @@ from treadle_postgres._server import Server
 
 _log = logging.getLogger("treadle.postgres")
 
-_TURN_S = 0.5
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
+_JOIN_S = 2.0
 
 
 def channel(schema: str) -> str:
@@ -35,6 +37,7 @@ class Cancels:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._end = threading.Event()
+        self._wake: socket.socket | None = None
         self._known: dict[str, CancelRequest | None] = {}
         self._is_listening = False
         self._notices = 0
@@ -65,9 +68,12 @@ class Cancels:
 
     def close(self) -> None:
         """End the thread."""
-        self._end.set()
+        with self._lock:
+            self._end.set()
+            if self._wake is not None:
+                self._wake.close()
         if self._thread is not None:
-            self._thread.join(2 * _TURN_S + 1.0)
+            self._thread.join(_JOIN_S)
 
     # -- on the thread
 
@@ -88,11 +94,18 @@ class Cancels:
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     def _listen(self, connection: Connection) -> None:
-        while not self._end.is_set():
-            for notice in connection.notifies(timeout=_TURN_S):
-                with self._lock:
-                    self._notices += 1
-                    self._known.pop(notice.payload, None)
+        woken, wake = socket.socketpair()
+        with self._lock:
+            self._wake = wake
+        with woken, wake, selectors.DefaultSelector() as selector:
+            selector.register(woken, selectors.EVENT_READ)
+            selector.register(connection.fileno(), selectors.EVENT_READ)
+            while not self._end.is_set():
+                for notice in connection.notifies(timeout=0):
+                    with self._lock:
+                        self._notices += 1
+                        self._known.pop(notice.payload, None)
+                selector.select()
 
     def _changed(self, *, is_listening: bool) -> None:
         with self._lock:

@@ -96,7 +96,8 @@ _AFTER_RUN = len(RUN_COLUMNS) + 1
 CREATE = _write(
     f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}, fingerprint, owner, commit_id, entry_count, epoch, claimed_at, heartbeat_at,"
     f" lease_until) VALUES ({_RUN_VALUES}, ${_AFTER_RUN}, ${_AFTER_RUN + 1}, ${_AFTER_RUN + 2}::uuid,"
-    f" ${_AFTER_RUN + 3}::bigint, 1, {NOW}, {NOW}, {NOW} + ${_AFTER_RUN + 4}::double precision) ON CONFLICT DO NOTHING RETURNING run_id",
+    f" ${_AFTER_RUN + 3}::bigint, 1, {NOW}, {NOW}, {NOW} + ${_AFTER_RUN + 4}::double precision)"
+    " ON CONFLICT DO NOTHING RETURNING run_id",
     _AFTER_RUN + 5,
 )
 """Values: the run's columns, fingerprint, owner, commit id, number of entries, lease; then as ``_write``."""

@@ -164,7 +164,8 @@ SELECT timers.run_id, runs.workflow, timers.timer_id, timers.path, nullif(timers
 FROM timers JOIN runs ON runs.run_id = timers.run_id
 WHERE timers.status = 'pending';
 
-CREATE FUNCTION cleanup_old_checkpoints(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql SET search_path FROM CURRENT AS $body$
+CREATE FUNCTION cleanup_old_checkpoints(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql
+SET search_path FROM CURRENT AS $body$
     WITH gone AS (
         DELETE FROM checkpoints USING runs WHERE runs.run_id = checkpoints.run_id AND runs.ended_at IS NOT NULL
             AND checkpoints.saved_at < extract(epoch FROM now()) - days * 86400 RETURNING 1
@@ -172,7 +173,8 @@ CREATE FUNCTION cleanup_old_checkpoints(days DOUBLE PRECISION) RETURNS BIGINT LA
 $body$;
 COMMENT ON FUNCTION cleanup_old_checkpoints IS 'Removes checkpoints that are so old, of runs that have ended.';
 
-CREATE FUNCTION cleanup_old_events(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql SET search_path FROM CURRENT AS $body$
+CREATE FUNCTION cleanup_old_events(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql
+SET search_path FROM CURRENT AS $body$
     WITH gone AS (
         DELETE FROM records USING runs WHERE runs.run_id = records.run_id
             AND runs.ended_at < extract(epoch FROM now()) - days * 86400 RETURNING 1
@@ -180,7 +182,8 @@ CREATE FUNCTION cleanup_old_events(days DOUBLE PRECISION) RETURNS BIGINT LANGUAG
 $body$;
 COMMENT ON FUNCTION cleanup_old_events IS 'Removes the logs of runs that ended so long ago; their rows stay.';
 
-CREATE FUNCTION cleanup_fired_timers(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql SET search_path FROM CURRENT AS $body$
+CREATE FUNCTION cleanup_fired_timers(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql
+SET search_path FROM CURRENT AS $body$
     WITH gone AS (
         DELETE FROM timers WHERE status <> 'pending'
             AND coalesce(fired_at, fire_at) < extract(epoch FROM now()) - days * 86400 RETURNING 1

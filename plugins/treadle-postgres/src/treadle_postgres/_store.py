@@ -67,10 +67,10 @@ class PostgresStore:
     Args:
         dsn: The database, as ``postgresql://USER:PASSWORD@HOST:5432/DATABASE`` or ``host=... dbname=...``.
         schema: Where the tables are; made when it is not there. One of its own for each set of runs.
-        pool_size: Connections at most, half of them to write; one more listens while a run is driven. They are made as needed.
+        pool_size: Connections at most, half of them to write, made as needed; one more listens while a run is driven.
         timeout_s: How long to try again when the server cannot be reached or does not answer.
-        durability: ``full``: what was acknowledged is on the server's disk. ``normal``: a crash of the server's machine may take
-            the last moments; never more than a tail.
+        durability: ``full``: what was acknowledged is on the server's disk. ``normal``: a crash of the server's machine may
+            take the last moments; never more than a tail.
     """
 
     name = "postgres"
@@ -341,7 +341,7 @@ class PostgresStore:
             return self._server.open_reader()
 
         size = self._pool_size - self._pool_size // 2
-        return Pool(self._server, connect, name="reader", size=size, is_grouping=False)
+        return Pool(self._server, connect, name="reader", size=size, is_grouping=False, known=writers)
 
     def _refuse_closed(self) -> None:
         if self._is_closed:

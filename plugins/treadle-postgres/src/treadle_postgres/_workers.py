@@ -1,7 +1,7 @@
 """Threads that own connections: those that write, in groups that share a commit, and those that read.
 
-A connection that is lost is made anew, and what was under way is done again: every job is such that this changes nothing when it
-had been kept already.
+A connection that is lost is made anew, and what was under way is done again: every job is such that this changes nothing when
+it had been kept already.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Single(Generic[T]):
         run_id: Of the run that it locks; those of a group are locked in this order, so that no two groups wait for each other.
         statement: The statement.
         values: Its values.
-        finish: Makes the answer of the rows, once they are committed; may ask the connection why there are none. Its last argument
-            says whether the statement was sent before without an answer.
+        finish: Makes the answer of the rows, once they are committed; may ask the connection why there are none. Its last
+            argument says whether the statement was sent before without an answer.
     """
 
     run_id: str
@@ -104,10 +104,21 @@ class Pool:
         name: Of the threads.
         size: At most so many.
         is_grouping: Whether jobs that have come meanwhile share a commit.
+        known: Another one of the same server.
     """
 
-    def __init__(self, server: Server, connect: Callable[[], Connection], *, name: str, size: int, is_grouping: bool) -> None:
+    def __init__(
+        self,
+        server: Server,
+        connect: Callable[[], Connection],
+        *,
+        name: str,
+        size: int,
+        is_grouping: bool,
+        known: Pool | None = None,
+    ) -> None:
         self._server, self._connect, self._name, self._size, self._is_grouping = server, connect, name, size, is_grouping
+        self._known = known
         self._pid = os.getpid()
         self._jobs: queue.SimpleQueue[Job[object] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -120,8 +131,8 @@ class Pool:
 
     @property
     def was_connected(self) -> bool:
-        """Whether the server could be used before."""
-        return self._was_connected
+        """Whether the server could be used before; one that never could is not waited for."""
+        return self._was_connected or (self._known is not None and self._known.was_connected)
 
     async def ask(self, work: Single[T] | Free[T]) -> T:
         """Do ``work`` and wait for it; it is finished although whoever waits is cancelled."""
@@ -217,14 +228,16 @@ class Pool:
                     self._was_connected = True
                 self._do(connection, jobs)
             except psycopg.Error as error:
-                is_passing_now = is_passing(error, connection) and self._was_connected
-                connection = _dropped(connection)
+                is_passing_now = is_passing(error, connection) and self.was_connected
+                _drop(connection)
+                connection = None
                 jobs = self._left(jobs, error, may_wait=is_passing_now)
                 if jobs:
                     time.sleep(wait_s * random.uniform(0.5, 1.0))
                     wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
             except BaseException as error:  # of this package, or of settings: it belongs to whoever asked
-                connection = _dropped(connection)
+                _drop(connection)
+                connection = None
                 jobs = self._left(jobs, error, may_wait=False)
             else:
                 jobs = []
@@ -296,7 +309,7 @@ def _run_of(job: Job[object]) -> str:
     return cast("Single[object]", job.work).run_id
 
 
-def _dropped(connection: Connection | None) -> None:
+def _drop(connection: Connection | None) -> None:
     if connection is not None:
         with suppress(psycopg.Error):
             connection.close()
