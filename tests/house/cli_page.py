@@ -31,9 +31,11 @@ its form is in [json/](json/). When a command cannot give its result, that objec
 | `OTEL_TRACES_EXPORTER`, `OTEL_EXPORTER_OTLP_*` | where traces go; needs `treadle-otlp` |
 """
 
-SCHEMAS = {"run": "run", "check": "check", "plan": "plan", "version": "version"} | {
-    f"plugins {name}": f"plugins-{name}" for name in ("list", "info", "doctor", "test")
-}
+SCHEMAS = (
+    {"run": "run", "resume": "run", "runs": "runs", "show": "show", "explain": "explain"}
+    | {"check": "check", "plan": "plan", "version": "version"}
+    | {f"plugins {name}": f"plugins-{name}" for name in ("list", "info", "doctor", "test")}
+)
 
 
 def page() -> str:

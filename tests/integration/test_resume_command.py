@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,12 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
+def fits(text: str, name: str) -> None:
+    """One JSON object is as the reference says."""
+    schema = json.loads((ROOT / "docs" / "reference" / "json" / f"{name}.schema.json").read_text("utf-8"))
+    jsonschema.validate(json.loads(text), schema, cls=jsonschema.Draft202012Validator)
+
+
 def test_a_killed_run_is_found_and_resumed(project: Project) -> None:
     """After kill -9 the commands of the page show the run and bring it to its end; a second resume shows it (G1, G2)."""
     code = project.end(project.start(), signal.SIGKILL)
@@ -87,6 +94,10 @@ def test_a_killed_run_is_found_and_resumed(project: Project) -> None:
     explained = json.loads(project("explain", run, "--json").stdout)["decisions"]
 
     assert code == -signal.SIGKILL
+    fits(project("runs", "--json").stdout, "runs")
+    fits(project("show", run, "--json").stdout, "show")
+    fits(project("explain", f"{run}/two", "--json").stdout, "explain")
+    fits(done.stdout, "run")
     assert row["status"] == "running"
     assert {step["path"]: step["status"] for step in before["steps"]} == {"one": "completed", "two": "running"}
     assert done.returncode == 0, done.stderr
