@@ -282,12 +282,13 @@ def test_a_filter_cleans_everything_of_a_record() -> None:
 
 
 SITE = """
-import os
+from pathlib import Path
 from treadle import executor
 
 @executor("site.fail")
 async def fail() -> None:
-    raise ValueError(f"{os.environ['ACME_TOKEN']} and {os.environ['OTHER'][::-1]} and ticket-4711 for https://me:pw@host/")
+    token, other = Path("FOLDER/token.txt").read_text(), Path("FOLDER/other.txt").read_text().strip()
+    raise ValueError(f"{token} and {other} and ticket-4711 for https://me:pw@host/")
 """
 
 
@@ -295,9 +296,9 @@ async def fail() -> None:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with an executor, which is the working directory."""
     (tmp_path / "executors").mkdir()
-    (tmp_path / "executors" / "site.py").write_text(SITE)
+    (tmp_path / "executors" / "site.py").write_text(SITE.replace("FOLDER", str(tmp_path)))
+    (tmp_path / "token.txt").write_text(CANARY)
     (tmp_path / "other.txt").write_text("abcdefghij\n")
-    monkeypatch.setenv("OTHER", "jihgfedcba")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -309,7 +310,8 @@ def test_it_is_switched_on_by_configuration(site: Path, isolation: str) -> None:
         '[plugins]\npolicies = ["redact"]\nfolder = "executors"\n[policies.redact]\npatterns = ["ticket-(?P<hidden>\\\\d+)"]\n'
         '[policies.redact.secrets]\ntoken = {env = "ACME_TOKEN"}\nother = {file = "other.txt"}\ngone = {env = "NOT_THERE"}\n'
     )
-    (site / "executors" / "site.py").write_text(SITE.replace('"site.fail"', f'"site.fail"{isolation}'))
+    source = site / "executors" / "site.py"
+    source.write_text(source.read_text().replace('"site.fail"', f'"site.fail"{isolation}'))
     workflow = Workflow("w")
     workflow.step("one", "site.fail")
 

@@ -18,7 +18,7 @@ from treadle import PermanentError, TransientError, hookimpl
 from treadle.errors import CallCancelledError, InputsInvalidError, NotSupportedError, PluginError
 from treadle.ports import Call, Work
 
-from treadle_breaker._clock import now
+from treadle_breaker._clock import RunClock
 
 __all__ = ["Breaker", "BreakerOpenError"]
 
@@ -56,11 +56,14 @@ class _NoVerdict(BaseException):
     """Tells the circuit that a call ended without saying anything about its service; never raised."""
 
 
-class _LoopClock:
-    """The event loop's time, as interlock asks for it."""
+class _Time:
+    """The event loop's time, as interlock asks for it: set before each use, since reading it costs more."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
 
     def monotonic(self) -> float:
-        return now()
+        return self.at
 
 
 class _Teller(CoreEventListener):
@@ -91,20 +94,28 @@ class Breaker:
     keys: dict[str, str] = attrs.field(factory=dict)
     ignore: list[str] = attrs.field(factory=list)
     _circuits: dict[str, CircuitBreaker] = attrs.field(init=False, factory=dict)
+    _watched: dict[str, bool] = attrs.field(init=False, factory=dict)
+    _clock: RunClock = attrs.field(init=False, factory=RunClock)
+    _time: _Time = attrs.field(init=False, factory=_Time)
     _lock: threading.Lock = attrs.field(init=False, factory=threading.Lock)
 
     @hookimpl(wrapper=True)
     def execute(self, call: Call) -> Generator[None, Work | None, Work | None]:
         """Put the circuit around the work."""
         work = yield
-        if work is None or not any(fnmatchcase(call.executor, pattern) for pattern in self.executors):
+        is_watched = self._watched.get(call.executor)
+        if is_watched is None:
+            is_watched = any(fnmatchcase(call.executor, pattern) for pattern in self.executors)
+            self._watched[call.executor] = is_watched
+        if work is None or not is_watched:
             return work
         return partial(self._guarded, call, work)
 
     async def _guarded(self, call: Call, work: Work) -> object:
         name = self._name(call)
         circuit = self._circuit(name)
-        began, verdict = now(), None
+        began = self._time.at = self._clock.now(call.run_id)
+        verdict: BaseException | None = None
         try:
             await circuit.__aenter__()
         except CircuitOpenError as refusal:
@@ -113,9 +124,10 @@ class Breaker:
         try:
             return await work()
         except BaseException as error:
-            verdict = self._verdict(call, error, now() - began)
+            verdict = self._verdict(call, error, self._clock.now(call.run_id) - began)
             raise
         finally:
+            self._time.at = self._clock.now(call.run_id)
             await circuit.__aexit__(type(verdict) if verdict else None, verdict, None)
 
     def _name(self, call: Call) -> str:
@@ -131,7 +143,7 @@ class Breaker:
             if len(self._circuits) >= MAX_CIRCUITS:
                 calm = (name for name, one in self._circuits.items() if one.state is State.CLOSED)
                 self._circuits.pop(next(calm, next(iter(self._circuits))))
-            made = CircuitBreaker(name=name, config=self._config(), clock=_LoopClock(), listener=_Teller())
+            made = CircuitBreaker(name=name, config=self._config(), clock=self._time, listener=_Teller())
             return self._circuits.setdefault(name, made)
 
     def _config(self) -> Config:

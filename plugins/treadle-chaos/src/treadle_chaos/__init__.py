@@ -106,7 +106,7 @@ class Chaos:
         Depends on the seed and on which attempt of what it is, not on the run, the time or what else goes on.
         """
         fault = self.faults[number]
-        return fault.matches(call) and self._draw(number, call) < fault.probability
+        return fault.matches(call) and (fault.probability >= 1 or self._draw(number, call) < fault.probability)
 
     def _draw(self, number: int, call: Call) -> float:
         """A number from 0 up to 1."""

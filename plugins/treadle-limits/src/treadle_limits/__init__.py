@@ -19,6 +19,7 @@ from limits.strategies import MovingWindowRateLimiter
 from treadle import TransientError, hookimpl
 from treadle.ports import Call, Context, Work
 
+from treadle_limits._clock import RunClock
 from treadle_limits._windows import LoopStorage
 
 __all__ = ["Limits", "RateLimitedError"]
@@ -91,6 +92,7 @@ class Limits:
     on_limit: Literal["wait", "fail"] = "wait"
     _parsed: tuple[_Rule, ...] = attrs.field(init=False)
     _matching: dict[str, tuple[_Rule, ...]] = attrs.field(init=False, factory=dict)
+    _clock: RunClock = attrs.field(init=False, factory=RunClock)
     _windows: LoopStorage = attrs.field(init=False, factory=LoopStorage)
     _limiter: MovingWindowRateLimiter = attrs.field(init=False)
     _lock: threading.Lock = attrs.field(init=False, factory=threading.Lock)
@@ -113,21 +115,23 @@ class Limits:
 
     async def _in_turn(self, rules: Sequence[_Rule], call: Call, ctx: Context, work: Work) -> object:
         # Nobody overtakes those who wait already.
-        if any(rule.waiting for rule in rules) or not self._take(rules):
+        if any(rule.waiting for rule in rules) or not self._take(rules, call):
             await self._wait(rules, call, ctx)
         return await work()
 
-    def _take(self, rules: Sequence[_Rule]) -> bool:
+    def _take(self, rules: Sequence[_Rule], call: Call) -> bool:
         """Count the call against every rate of every rule; against none, when one has no room."""
         wanted = [(rate, rule.pattern) for rule in rules for rate in rule.rates]
         with self._lock:
+            self._windows.at = self._clock.now(call.run_id)
             if len(wanted) > 1 and not all(self._limiter.test(*one) for one in wanted):
                 return False
             return all(self._limiter.hit(*one) for one in wanted)
 
-    def _longest(self, rules: Sequence[_Rule], *, is_queued: bool) -> tuple[float, _Rule]:
+    def _longest(self, rules: Sequence[_Rule], call: Call, *, is_queued: bool) -> tuple[float, _Rule]:
         """Seconds until there is room, and the rule that it takes longest for."""
         with self._lock:
+            self._windows.at = self._clock.now(call.run_id)
             waits = [
                 (self._windows.wait_s(rate, rule.pattern, 0 if is_queued else rule.waiting), rule)
                 for rule in rules
@@ -136,7 +140,7 @@ class Limits:
         return max(waits, key=lambda wait: wait[0])
 
     async def _wait(self, rules: Sequence[_Rule], call: Call, ctx: Context) -> None:
-        wait_s, rule = self._longest(rules, is_queued=False)
+        wait_s, rule = self._longest(rules, call, is_queued=False)
         if self.on_limit == "fail":
             raise RateLimitedError(call.item, rule.pattern, rule.rate, wait_s)
         if wait_s > (math.inf if call.timeout_s is None else call.timeout_s):
@@ -146,8 +150,8 @@ class Limits:
         attributes = {"treadle.policy": "limits", "treadle.limits.rule": rule.pattern, "treadle.limits.rate": rule.rate}
         with ctx.span("wait for rate limit", kind="internal", attributes=attributes), _counted(rules):
             async with _queued(rules):
-                while not self._take(rules):  # noqa: ASYNC110 - room is made by time alone
-                    await anyio.sleep(max(self._longest(rules, is_queued=True)[0], _SHORTEST_S))
+                while not self._take(rules, call):  # noqa: ASYNC110 - room is made by time alone
+                    await anyio.sleep(max(self._longest(rules, call, is_queued=True)[0], _SHORTEST_S))
 
 
 @contextmanager

@@ -7,20 +7,22 @@ from collections import defaultdict, deque
 from limits import RateLimitItem
 from limits.storage import MovingWindowSupport, Storage
 
-from treadle_limits._clock import now
-
 
 class LoopStorage(Storage, MovingWindowSupport):
-    """Moving windows in memory.
+    """Moving windows in memory, at the time that it is told.
 
     The library's own memory storage reads the wall clock, which jumps and which tests cannot skip, and starts a thread to
     tidy up with nearly every hit.
+
+    Attributes:
+        at: The time, in seconds; to be set before each use.
     """
 
     STORAGE_SCHEME = None
 
     def __init__(self) -> None:
         super().__init__()
+        self.at = 0.0
         self._hits: defaultdict[str, deque[float]] = defaultdict(deque)
 
     @property
@@ -33,18 +35,18 @@ class LoopStorage(Storage, MovingWindowSupport):
         hits = self._within(key, expiry)
         if len(hits) + amount > limit:
             return False
-        hits.extend([now()] * amount)
+        hits.extend([self.at] * amount)
         return True
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """The oldest hit within the window (now, when there is none) and how many there are."""
         hits = self._within(key, expiry)
-        return (hits[0] if hits else now()), len(hits)
+        return (hits[0] if hits else self.at), len(hits)
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Note ``amount`` hits and count those within the window."""
         hits = self._within(key, expiry)
-        hits.extend([now()] * amount)
+        hits.extend([self.at] * amount)
         return len(hits)
 
     def get(self, key: str) -> int:
@@ -54,7 +56,7 @@ class LoopStorage(Storage, MovingWindowSupport):
     def get_expiry(self, key: str) -> float:
         """When the last hit was."""
         hits = self._hits[key]
-        return hits[-1] if hits else now()
+        return hits[-1] if hits else self.at
 
     def check(self) -> bool:
         """Memory is always there."""
@@ -72,18 +74,18 @@ class LoopStorage(Storage, MovingWindowSupport):
 
     def wait_s(self, item: RateLimitItem, name: str, ahead: int) -> float:
         """Seconds until there is room for one more call, behind ``ahead`` others; 0 when there is room at once."""
-        expiry, at = item.get_expiry(), now()
+        expiry = item.get_expiry()
         hits = self._within(item.key_for(name), expiry)
         free = item.amount - len(hits)
         if ahead < free:
             return 0.0
         # Each hit makes room when it leaves the window; those that are let through meanwhile do so a window later.
         rounds, place = divmod(ahead - free, item.amount)
-        left = hits[place] if place < len(hits) else at
-        return left + expiry * (rounds + 1) - at
+        left = hits[place] if place < len(hits) else self.at
+        return left + expiry * (rounds + 1) - self.at
 
     def _within(self, key: str, expiry: int) -> deque[float]:
-        hits, at = self._hits[key], now()
-        while hits and hits[0] + expiry <= at:
+        hits = self._hits[key]
+        while hits and hits[0] + expiry <= self.at:
             hits.popleft()
         return hits

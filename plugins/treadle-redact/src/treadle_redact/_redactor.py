@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -14,13 +13,6 @@ from treadle_redact._spellings import pattern_of
 
 MAX_DEPTH = 200
 """How deep data is looked into; no deeper data is JSON for treadle."""
-
-
-@runtime_checkable
-class _Model(Protocol):
-    """What pydantic's models have."""
-
-    def model_copy(self, *, update: Mapping[str, object]) -> object: ...
 
 
 class Redactor:
@@ -58,7 +50,7 @@ class Redactor:
             is_hidden = self._hides_fields and value and FIELD.fullmatch(field)
             found = HIDDEN if is_hidden else self.text(value)
             return value if found == value else found
-        if depth > MAX_DEPTH:
+        if value is None or isinstance(value, bool | int | float) or depth > MAX_DEPTH:
             return value
         if isinstance(value, Mapping):
             return self._mapping(value, depth + 1)
@@ -95,9 +87,10 @@ class Redactor:
                 value, [(field.name, field.name) for field in dataclasses.fields(value) if field.init], depth
             )
             return dataclasses.replace(value, **changed) if changed else value
-        if isinstance(value, _Model):
+        copy: Callable[..., object] | None = getattr(kind, "model_copy", None)  # of pydantic's models
+        if copy is not None:
             changed = self._changed(value, [(name, name) for name in vars(value)], depth)
-            return value.model_copy(update=changed) if changed else value
+            return copy(value, update=changed) if changed else value
         return value
 
     def _changed(self, value: object, names: list[tuple[str, str]], depth: int) -> dict[str, object]:
