@@ -328,6 +328,25 @@ anyio.run(main, sys.argv[1])
     store.close()
 
 
+@pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("normal", 1)])
+def test_the_connection_is_set_as_it_must_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str, synchronous: int
+) -> None:
+    """Every setting takes effect: each is a statement of its own, and asked for again."""
+    seen: list[apsw.Connection] = []
+    connect = SqliteStore._connect
+    monkeypatch.setattr(SqliteStore, "_connect", lambda self: seen.append(connect(self)) or seen[0])
+    store = SqliteStore(path=tmp_path / "runs.db", durability=durability)  # type: ignore[arg-type]  # one of the two
+    fill(store)
+
+    names = ("journal_mode", "synchronous", "foreign_keys", "journal_size_limit", "trusted_schema", "cell_size_check")
+    settings = [seen[0].pragma(name) for name in (*names, "checkpoint_fullfsync")]
+    store.close()
+    assert settings == ["wal", synchronous, 1, 67108864, 0, 1, 1]
+    with pytest.raises(ValueError, match="durability"):
+        SqliteStore(durability="some")  # type: ignore[arg-type]  # that is the point
+
+
 # -- formats
 
 

@@ -48,6 +48,18 @@ from treadle_sqlite._worker import Worker, Writer
 T = TypeVar("T")
 
 _WRITES = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+_PRAGMAS = (
+    "foreign_keys = ON",
+    "wal_autocheckpoint = 0",
+    "journal_size_limit = 67108864",
+    "mmap_size = 0",
+    "trusted_schema = OFF",
+    "cell_size_check = ON",
+    "fullfsync = ON",
+    "checkpoint_fullfsync = ON",
+)
+"""How the connection that writes is set, beside journal and durability."""
+
 _WHOLE = -1
 """What stands for the item of a step without ``foreach``."""
 
@@ -311,13 +323,8 @@ class SqliteStore:
         writer = cast("Writer", worker)
         synchronous = "FULL" if self._durability == "full" else "NORMAL"
         # Timeouts are ours: SQLite's own waiting starves one process for seconds.
-        for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}"):
-            worker.retrying(lambda pragma=pragma: connection.execute(f"PRAGMA {pragma}"))  # type: ignore[misc]  # bound now
-        connection.execute(
-            "PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;"
-            "PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;"
-            "PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON"
-        )
+        for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}", *_PRAGMAS):
+            worker.retrying(lambda pragma=pragma: list(connection.execute(f"PRAGMA {pragma}")))  # type: ignore[misc]  # bound now
         migrate(connection, str(self.path), lambda: writer.begin(connection))
         self._guard.check()
         return connection
