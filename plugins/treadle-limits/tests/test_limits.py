@@ -104,7 +104,7 @@ def test_a_pattern_is_one_limit_for_all_that_it_matches(backend: str) -> None:
 
 def test_all_rates_of_a_rule_hold() -> None:
     """``2/second; 3/minute`` allows two at once and a third a second later, then nothing for a minute."""
-    run(each(4), Limits({"api.read": "2/second; 3/minute"}))
+    run(each(4), Limits({"api.read": "2/second; 3/minute; 3/minute"}))
 
     at = [moment - started[0][2] for _, _, moment in started]
     assert at == pytest.approx([0, 0, 1, 60], abs=0.01)

@@ -35,7 +35,7 @@ class BreakerOpenError(TransientError):
 
     Attributes:
         circuit: What is left alone: the executor, and its key if it has one.
-        last_failure: The type of the service's last error; may be empty.
+        last_failure: What it was at last: the type of the error; may be empty.
         refused_by: ``breaker``: the call was not made, so it says nothing about the service.
     """
 
@@ -54,6 +54,10 @@ class BreakerOpenError(TransientError):
 
 class _NoVerdict(BaseException):
     """Tells the circuit that a call ended without saying anything about its service; never raised."""
+
+
+class _Failure(Exception):
+    """What the circuit keeps of a failure: the name of its type. The error itself would hold on to frames and secrets."""
 
 
 class _Time:
@@ -161,17 +165,17 @@ class Breaker:
     def _refused(self, call: Call, name: str, refusal: CircuitOpenError) -> BreakerOpenError:
         is_probing = refusal.retry_after is None
         wait_s = self.reset_s if refusal.retry_after is None else refusal.retry_after
-        last = type(refusal.last_failure).__name__ if refusal.last_failure else ""
+        last = str(refusal.last_failure or "")
         return BreakerOpenError(call.item, name, wait_s, is_probing=is_probing, last_failure=last)
 
     def _verdict(self, call: Call, error: BaseException, took_s: float) -> BaseException | None:
-        """What the circuit is told of an error: itself for a failure, None when the service answered, else _NoVerdict."""
+        """What the circuit is told of an error: a _Failure, None when the service answered, else _NoVerdict."""
         if isinstance(error, anyio.get_cancelled_exc_class()):
             is_late = call.timeout_s is not None and took_s >= call.timeout_s * _SLACK
-            return TimeoutError(f"no answer within {call.timeout_s} s") if is_late else _NoVerdict()
+            return _Failure("no answer in time") if is_late else _NoVerdict()
         if not isinstance(error, Exception) or self._says_nothing(error):
             return _NoVerdict()
-        return None if _is_answer(error) else error
+        return None if _is_answer(error) else _Failure(type(error).__name__)
 
     def _says_nothing(self, error: Exception) -> bool:
         if hasattr(error, "refused_by") or any(kind.__name__ in self.ignore for kind in type(error).__mro__):

@@ -67,7 +67,7 @@ def _parse(rules: dict[str, str]) -> tuple[_Rule, ...]:
     parsed, faults = [], []
     for pattern, text in rules.items():
         try:
-            rates = tuple(parse_many(text))
+            rates = tuple(dict.fromkeys(parse_many(text)))  # one that is said twice counts once
         except ValueError:
             faults.append(f"{pattern!r}: {text!r} is not a rate, like '30/minute' or '10/second; 500/hour'")
             continue
