@@ -18,7 +18,7 @@ from treadle.errors import ConfigError, ConfigInvalidError, Fault, TreadleError
 _KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def make(cls: type, settings: Table, path: tuple[str, str], config: Config) -> object:
+def make(cls: type, settings: Table, path: tuple[str, ...], config: Config) -> object:
     """An instance of ``cls`` with its settings.
 
     Args:
@@ -47,7 +47,7 @@ def make(cls: type, settings: Table, path: tuple[str, str], config: Config) -> o
 class _Maker:
     """Gathers the faults of one table."""
 
-    path: tuple[str, str]
+    path: tuple[str, ...]
     config: Config
     faults: list[Fault] = attrs.field(factory=list)
 
