@@ -137,6 +137,16 @@ def isolation() -> Iterator[Figure]:
     yield Figure("isolated_warm", round(measured["warm_ms"], 3), "ms", 5, note=note)
 
 
+def http() -> Iterator[Figure]:
+    """What http.request adds to the bare client library, per request."""
+    measured = apart("http_requests.py")
+    bare, asked, step = (f"{measured[name]:.0f} us" for name in ("bare_us", "request_us", "step_us"))
+    ratio = round(measured["request_us"] / measured["bare_us"], 3)
+    yield Figure(
+        "http_request", ratio, "ratio", 1.15, 1.05, note=f"{bare} by httpx2, {asked} by http.request, {step} as a step"
+    )
+
+
 def graphs(folder: Path) -> Iterator[Figure]:
     """Real workflow graphs: right order, and makespan against the critical path."""
     for file in sorted(folder.glob("*.json")):
@@ -155,6 +165,7 @@ BENCHES: dict[str, Bench] = {
     "sleepers": sleepers,
     "start_up": start_up,
     "large": large,
+    "http": http,
     "isolation": isolation,
 }
 

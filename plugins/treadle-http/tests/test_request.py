@@ -344,6 +344,40 @@ async def test_a_body_follows_a_redirect_that_keeps_the_method(ctx: Context, ser
     assert [(seen["method"], seen["body"]) for seen in stranger.seen] == [("POST", "[1]"), ("GET", "")]
 
 
+@pytest.mark.parametrize(
+    ("method", "becoming"),
+    [
+        ("GET", ["GET"] * 5),
+        ("HEAD", ["HEAD"] * 5),
+        ("POST", ["GET", "GET", "GET", "POST", "POST"]),
+        ("PUT", ["PUT", "PUT", "GET", "PUT", "PUT"]),
+        ("DELETE", ["DELETE", "DELETE", "GET", "DELETE", "DELETE"]),
+    ],
+)
+async def test_a_redirect_changes_the_method_as_in_browsers(
+    ctx: Context, services: tuple[Any, Any], method: str, becoming: list[str]
+) -> None:
+    """301 and 302 turn POST into GET, 303 everything but HEAD, 307 and 308 nothing; what describes a body goes with it."""
+    home, other = services
+    body = {"json": [1]} if method in ("POST", "PUT") else {}
+    async with opened() as http:
+        for code in (301, 302, 303, 307, 308):
+            await request(http, ctx, url=f"{home.url}/to?code={code}&url={other.url}/echo", method=method, **body)
+
+    assert [seen["method"] for seen in other.seen] == becoming
+    for seen in other.seen:
+        assert ("content-type" in seen["headers"]) == bool(body and seen["method"] == method)
+        assert seen["body"] == ("[1]" if body and seen["method"] == method else "")
+
+
+@pytest.mark.parametrize("location", ["http://", "//", "http://u:p@127.0.0.1/", "http://[::1", "http://a b/"])
+async def test_a_redirect_to_no_url_is_an_error(ctx: Context, service: Any, location: str) -> None:
+    """What a service cannot mean is not guessed."""
+    async with opened(max_redirects=2) as http:
+        with pytest.raises((HttpPermanentError, HttpConnectionError)):
+            await request(http, ctx, url=f"{service.url}/to", params={"url": location})
+
+
 async def test_the_step_wins_over_the_client(ctx: Context, service: Any) -> None:
     """A header that the step gives replaces the client's, whatever its case."""
     async with opened(base_url=service.url, token=Secret("t"), headers={"Accept": "a/b"}) as http:
@@ -422,6 +456,8 @@ async def test_what_must_not_be_sent_is_refused(ctx: Context, given: dict[str, A
         {"secret_headers": {"a": Secret("x")}},
         {"base_url": "example.org"},
         {"base_url": "ftp://example.org"},
+        {"base_url": "https://example.org/?a=b"},
+        {"base_url": "https://example.org:port/"},
         {"base_url": "https://u:private@example.org"},
         {"timeout_s": 0.0},
         {"max_bytes": -1},

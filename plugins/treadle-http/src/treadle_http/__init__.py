@@ -139,7 +139,7 @@ class Http:
         if self.base_url and not _is_plain_url(self.base_url):
             raise ConfigError(
                 f"base_url {shown_url(self.base_url)!r} is not a URL to start from.",
-                "Give http:// or https:// and a host, without a user.",
+                "Give http:// or https:// and a host, without a user or a query.",
             )
         if (self.token or self.password or self.username or self.secret_headers) and not self.base_url:
             raise ConfigError("A client with credentials does not say whom they are for.", "Set its 'base_url'.")
@@ -171,8 +171,10 @@ class Http:
                 await http.send(HttpRequest("HEAD", "/", expect_status=frozenset(range(100, 600))))
 
     def _make(self) -> _Session:
-        from treadle_http._network import Guard  # imports the HTTP library
-        from treadle_http._session import Limits, Session, open_client
+        import httpx2  # costs time that listing must not pay
+
+        from treadle_http._network import Guard
+        from treadle_http._session import Limits, Session, default_headers, open_transport
 
         trusted = frozenset(_origin(url) for url in (self.base_url, self.proxy) if url)
         guard = Guard(AllowList.parse(self.allow), frozenset(self.ports), trusted, is_proxied=bool(self.proxy))
@@ -180,9 +182,7 @@ class Http:
         password = self.proxy_password.reveal() if self.proxy_password else ""
         proxy_auth = (self.proxy_username, password) if self.proxy_username else None
         try:
-            pool = open_client(
-                self.base_url, guard, ca_file=self.ca_file, http2=self.http2, proxy=self.proxy, proxy_auth=proxy_auth
-            )
+            transport = open_transport(guard, ca_file=self.ca_file, http2=self.http2, proxy=self.proxy, proxy_auth=proxy_auth)
         except ImportError as error:
             extra = "http2" if self.http2 else "socks"
             raise ConfigError(
@@ -190,11 +190,12 @@ class Http:
             ) from error
         except (OSError, ValueError) as error:
             raise ConfigError(f"The client's 'ca_file' or 'proxy' cannot be used: {error}.", "Correct the setting.") from error
-        return Session(pool, guard, limits, Folder(self.root), self._credentials())
+        base = httpx2.URL(self.base_url.rstrip("/") + "/" if self.base_url else "")
+        return Session(transport, base, guard, limits, Folder(self.root), default_headers(transport), self._credentials())
 
     def _credentials(self) -> dict[str, str]:
         """What is sent to the origin of ``base_url``."""
-        headers = {"user-agent": "treadle-http", **{name.lower(): value for name, value in self.headers.items()}}
+        headers = {name.lower(): value for name, value in self.headers.items()}
         headers.update((name.lower(), secret.reveal()) for name, secret in self.secret_headers.items())
         if self.token is not None:
             headers["authorization"] = f"Bearer {self.token.reveal()}"
@@ -339,7 +340,8 @@ def _is_plain_url(url: str) -> bool:
         parts.port  # noqa: B018 -- raises when it is no number
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+    is_bare = parts.username is None and not parts.query and not parts.fragment
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and is_bare
 
 
 def _origin(url: str) -> tuple[str, int]:

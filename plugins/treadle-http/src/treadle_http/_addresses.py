@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -126,6 +127,7 @@ def why_refused(address: Address) -> str:
     return "" if isinstance(address, IPv4Address) or address in _PUBLIC_6 else "not on the public internet"
 
 
+@functools.lru_cache(maxsize=1024)
 def spelled_address(host: str) -> Address | None:
     """The address that a host spells, also as ``127.1``, ``0x7f000001`` or ``017700000001``; None for a name."""
     host = normal(host).strip("[]")

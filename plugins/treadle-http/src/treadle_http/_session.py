@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import logging
@@ -10,7 +11,6 @@ import ssl
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, aclosing, suppress
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import anyio
 import anyio.to_thread
@@ -48,6 +48,12 @@ _HARMLESS = frozenset(
 )
 
 
+# What describes a body, and goes with it.
+_BODY_HEADERS = frozenset(
+    ("content-encoding", "content-language", "content-length", "content-location", "content-type", "transfer-encoding")
+)
+
+
 @attrs.frozen
 class Limits:
     """What every call of a session is held to.
@@ -65,10 +71,10 @@ class Limits:
     max_redirects: int
 
 
-def open_client(
-    base_url: str, guard: Guard, *, ca_file: str, http2: bool, proxy: str, proxy_auth: tuple[str, str] | None
-) -> httpx2.AsyncClient:
-    """A connection pool that takes nothing from its surroundings: no proxy, no .netrc, no cookies from one call to the next.
+def open_transport(
+    guard: Guard, *, ca_file: str, http2: bool, proxy: str, proxy_auth: tuple[str, str] | None
+) -> GuardedTransport:
+    """A connection pool that takes nothing from its surroundings: no proxy, no certificates, no .netrc.
 
     Raises:
         ImportError: A library for HTTP/2 or SOCKS is not installed.
@@ -80,38 +86,43 @@ def open_client(
         library.setLevel(logging.WARNING)
     if http2:
         importlib.import_module("h2")  # The library would miss it only when it connects.
-    transport = GuardedTransport(
+    return GuardedTransport(
         guard,
         verify=ssl.create_default_context(cafile=ca_file) if ca_file else True,
         http2=http2,
         proxy=httpx2.Proxy(proxy, auth=proxy_auth) if proxy else None,
     )
-    return httpx2.AsyncClient(
-        base_url=base_url,
-        trust_env=False,
-        timeout=None,  # One deadline around the whole call instead: a limit per read never ends a slow trickle.
-        follow_redirects=False,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        transport=transport,
-    )
+
+
+def default_headers(transport: GuardedTransport) -> dict[str, str]:
+    """What every request says: who we are, and the codings that the library can unpack."""
+    codings = httpx2.AsyncClient(transport=transport, trust_env=False).headers["accept-encoding"]
+    return {"accept": "*/*", "accept-encoding": codings, "connection": "keep-alive", "user-agent": "treadle-http"}
 
 
 @attrs.frozen(eq=False)
 class Session:
     """Sends requests over one pool.
 
+    The library's own client is left out: its cookies, credentials and redirects are not wanted, and what it would do for each
+    request costs time.
+
     Attributes:
-        client: The pool.
+        transport: The pool.
+        base_url: What relative URLs start from, with a slash at its end; empty for none.
         guard: Where requests may go.
         limits: What every call is held to.
         folder: Where files are.
+        defaults: Headers of every request.
         headers: Sent only to the origin of ``base_url``, or everywhere when there is none.
     """
 
-    client: httpx2.AsyncClient
+    transport: GuardedTransport
+    base_url: httpx2.URL
     guard: Guard
     limits: Limits
     folder: Folder
+    defaults: Mapping[str, str]
     headers: Mapping[str, str] = attrs.field(repr=False)
 
     @property
@@ -123,16 +134,13 @@ class Session:
     def resolve(self, url: str) -> str:
         """The absolute form of a URL that may be relative to ``base_url``; as it is when it is no URL."""
         try:
-            parsed = httpx2.URL(url)
-            if parsed.is_relative_url:
-                parsed = self.client.build_request("GET", parsed).url
-            return str(parsed)
+            return str(self._absolute(url))
         except (httpx2.InvalidURL, UnicodeEncodeError):
             return url
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self.client.aclose()
+        await self.transport.aclose()
 
     async def send(self, request: HttpRequest) -> HttpResult:
         """Send a request and read the whole answer.
@@ -145,7 +153,6 @@ class Session:
         """
         request.check()
         outgoing = self._build(request)
-        request = attrs.evolve(request, url=str(outgoing.url))  # Errors name the whole URL.
         timeout_s = self.limits.timeout_s if request.timeout_s is None else request.timeout_s
         with ExitStack() as files:
             with anyio.move_on_after(timeout_s) as deadline:
@@ -155,7 +162,7 @@ class Session:
                     await self._attach(request, outgoing, files)
                 return await self._translated(request, outgoing)
         assert deadline.cancelled_caught, "only the deadline leaves the block without a result"
-        raise HttpTimeoutError(request.method, request.url, timeout_s)
+        raise HttpTimeoutError(request.method, self.resolve(request.url), timeout_s)
 
     async def _attach(self, request: HttpRequest, outgoing: httpx2.Request, files: ExitStack) -> None:
         """Give a request the body that is read from files, which stay open until it is over."""
@@ -178,36 +185,35 @@ class Session:
         try:
             return await self._exchange(request, outgoing)
         except httpx2.HTTPError as error:
-            raise _translate(request, error) from error
+            raise _translate(attrs.evolve(request, url=self.resolve(request.url)), error) from error
 
     async def _exchange(self, request: HttpRequest, outgoing: httpx2.Request) -> HttpResult:
         began = time.monotonic()
         for _ in range(self.limits.max_redirects + 1):
-            # An explicit empty Auth: else the library would make credentials of a user in a redirect's URL.
-            response = await self.client.send(outgoing, auth=httpx2.Auth(), stream=True)
+            response = await self.transport.handle_async_request(outgoing)
+            response.request = outgoing
             try:
                 if not response.has_redirect_location or _is_meant(request, response.status_code):
                     return await self._received(request, response, began)
-                outgoing = self._next(outgoing, response.next_request)
+                outgoing = self._next(outgoing, response)
             finally:
                 await response.aclose()
         raise HttpPermanentError(
-            f"{request.method} {shown_url(request.url)} was redirected more than {self.limits.max_redirects} times.",
+            f"{request.method} {shown_url(self.resolve(request.url))} was redirected more than "
+            f"{self.limits.max_redirects} times.",
             "Use the URL that it ends at, or raise 'max_redirects' of the client.",
         )
 
     def _build(self, request: HttpRequest) -> httpx2.Request:
         try:
-            url = httpx2.URL(request.url)
+            url = self._absolute(request.url)
             if request.params:  # Added to what the URL brings; the library's own argument would replace it.
                 url = url.copy_merge_params(dict(request.params))
-            outgoing = self.client.build_request(request.method, url, content=request.content)
-            if outgoing.url.scheme in ("http", "https") and outgoing.url.host and not outgoing.url.userinfo:
-                self.guard.check_url(outgoing.url)
-                if self._is_home(outgoing.url):
-                    outgoing.headers.update(self.headers)
-                outgoing.headers.update(request.headers)
-                return outgoing
+            if url.scheme in ("http", "https") and url.host and not url.userinfo:
+                self.guard.check_url(url)
+                ours = self.headers if self._is_home(url) else {}
+                headers = {**self.defaults, **ours, **request.headers}
+                return httpx2.Request(request.method, url, headers=headers, content=request.content)
         except httpx2.InvalidURL as error:
             raise HttpPermanentError(f"{shown_url(request.url)!r} is not a URL: {error}.", "Correct it.") from error
         except UnicodeEncodeError as error:
@@ -221,23 +227,33 @@ class Session:
             "A relative URL needs 'base_url' in [clients.http].",
         )
 
-    def _next(self, sent: httpx2.Request, following: httpx2.Request | None) -> httpx2.Request:
+    def _next(self, sent: httpx2.Request, response: httpx2.Response) -> httpx2.Request:
         """The request after a redirect: what says who we are goes no further than the host it was meant for."""
-        if following is None or following.url.scheme not in ("http", "https"):
-            where = "to no URL" if following is None else f"to {following.url.scheme}:"
-            raise HttpPermanentError(
-                f"{shown_url(str(sent.url))} redirects {where}, which is not followed.", "Tell whoever runs the service."
-            )
-        self.guard.check_url(following.url)
-        if not _is_same_site(sent.url, following.url):
-            for name in list(following.headers):
-                if name not in _HARMLESS:
-                    del following.headers[name]
-        return following
+        try:
+            url = sent.url.join(response.headers["location"])
+        except (httpx2.InvalidURL, ValueError):
+            raise _leads_nowhere(sent, "to no URL") from None
+        if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+            raise _leads_nowhere(sent, f"to {url.scheme}:" if url.host and not url.userinfo else "to no plain URL")
+        self.guard.check_url(url)
+        method = _redirected_method(sent.method, response.status_code)
+        has_body = method == sent.method
+        dropped = {"host"} if has_body else {"host", *_BODY_HEADERS}
+        is_at_home = _is_same_site(sent.url, url)
+        headers = {
+            name: value for name, value in sent.headers.items() if name not in dropped and (is_at_home or name in _HARMLESS)
+        }
+        headers["host"] = url.netloc.decode("ascii")
+        return httpx2.Request(method, url, headers=headers, stream=sent.stream if has_body else httpx2.ByteStream(b""))
+
+    def _absolute(self, url: str) -> httpx2.URL:
+        parsed = _parsed_url(url)
+        if not parsed.is_relative_url or not self.base_url.host:
+            return parsed
+        return self.base_url.copy_with(raw_path=self.base_url.raw_path + parsed.raw_path.lstrip(b"/"))
 
     def _is_home(self, url: httpx2.URL) -> bool:
-        base = self.client.base_url
-        return not base.host or url.origin == base.origin
+        return not self.base_url.host or url.origin == self.base_url.origin
 
     async def _received(self, request: HttpRequest, response: httpx2.Response, began: float) -> HttpResult:
         if not request.accepts(response.status_code):
@@ -245,7 +261,7 @@ class Session:
                 request.method,
                 str(response.url),
                 response.status_code,
-                headers=dict(response.headers),
+                headers=_joined(response.headers),
                 excerpt=_text(response, await _beginning(response)),
             )
         if request.save_to is not None:
@@ -257,7 +273,7 @@ class Session:
             value = _parsed(response, text)
         return HttpResult(
             status=response.status_code,
-            headers=dict(response.headers),
+            headers=_joined(response.headers),
             text=text,
             json=value,
             url=str(response.url),
@@ -306,6 +322,27 @@ def _too_large(response: httpx2.Response, limit: int, setting: str) -> HttpPerma
     )
 
 
+def _joined(headers: httpx2.Headers) -> dict[str, str]:
+    """Names in lower case, values of a repeated name joined."""
+    joined: dict[str, str] = {}
+    for name, value in headers.multi_items():
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined
+
+
+def _leads_nowhere(sent: httpx2.Request, where: str) -> HttpPermanentError:
+    return HttpPermanentError(
+        f"{shown_url(str(sent.url))} redirects {where}, which is not followed.", "Tell whoever runs the service."
+    )
+
+
+def _redirected_method(method: str, status: int) -> str:
+    """As browsers do it: 303 asks for the answer to what was sent, 301 and 302 turn POST into GET, 307 and 308 repeat."""
+    if (status == 303 and method not in ("GET", "HEAD")) or (status in (301, 302) and method == "POST"):
+        return "GET"
+    return method
+
+
 async def _beginning(response: httpx2.Response) -> bytes:
     """Enough of a body to see what the service complains about; its own failure does not hide the status."""
     body = b""
@@ -319,6 +356,8 @@ async def _beginning(response: httpx2.Response) -> bytes:
 
 
 def _text(response: httpx2.Response, body: bytes) -> str:
+    if "charset" not in response.headers.get("content-type", "").lower():
+        return body.decode("utf-8", "replace")
     try:
         return body.decode(response.charset_encoding or "utf-8", "replace")
     except LookupError:  # A charset that nobody knows.
@@ -331,7 +370,7 @@ def _parsed(response: httpx2.Response, text: str) -> object:
     if not text or not (kind in ("application/json", "text/json") or kind.endswith("+json")):
         return None
     try:
-        return json.loads(text.removeprefix("\ufeff"), parse_constant=_no_number)
+        return _JSON.decode(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise HttpPermanentError(
             f"{shown_url(str(response.url))} says {kind} but answered something else: {error}.",
@@ -341,6 +380,15 @@ def _parsed(response: httpx2.Response, text: str) -> object:
 
 def _no_number(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed_url(url: str) -> httpx2.URL:
+    """A URL as the library reads it: once for the span and the request, and for those who ask it again."""
+    return httpx2.URL(url)
 
 
 def _is_meant(request: HttpRequest, status: int) -> bool:
