@@ -33,7 +33,7 @@ def server_programs(server_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def server(server_programs: Path, server_folder: Path) -> Iterator[PostgresServer]:
     """The server of most tests; each keeps to a schema of its own."""
-    made = PostgresServer(server_programs, server_folder / "shared")
+    made = PostgresServer(server_programs, server_folder / "shared", syncs=False)
     yield made
     made.remove()
 

@@ -37,16 +37,21 @@ def _is_root() -> bool:
 
 
 class PostgresServer:
-    """A server of its own on a free port of this machine, with its data in ``folder``."""
+    """A server of its own on a free port of this machine.
 
-    def __init__(self, programs: Path, folder: Path) -> None:
-        self._programs, self._folder = programs, folder
+    Args:
+        programs: Where its programs are.
+        folder: For its data; made.
+        syncs: Whether commits wait for the disk: what survives a kill does not depend on it, only what survives a power cut.
+    """
+
+    def __init__(self, programs: Path, folder: Path, *, syncs: bool = True) -> None:
+        self._programs, self._folder, self._syncs = programs, folder, syncs
         self._data = folder / "data"
         self._user = "nobody" if _is_root() else None
         folder.mkdir(mode=0o700)
         if self._user:
             os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
-        # "C.UTF-8" compares by bytes; the tables must do so in any database.
         self._call("initdb", "-D", self._data, "-U", "tester", "--auth=trust", "-E", "UTF8", "--no-locale", "--no-sync")
         self.port = _free_port()
         self.start()
@@ -75,7 +80,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = f"-p {self.port} -h 127.0.0.1 -k '' -c max_connections=60 -c logging_collector=off"
+        options = f"-p {self.port} -h 127.0.0.1 -k '' -c max_connections=60 -c fsync={'on' if self._syncs else 'off'}"
         self._call("pg_ctl", "-D", self._data, "-l", self._data / "log", "-o", options, "-w", "start")
 
     def stop(self, *, mode: str = "fast") -> None:

@@ -17,7 +17,7 @@ from treadle import Secret
 from treadle.errors import OwnedElsewhereError
 from treadle_postgres import PostgresStore
 
-PROCESSES = 5
+PROCESSES = 4
 RUNS = 40
 
 
@@ -36,7 +36,7 @@ def line(process: subprocess.Popen[str]) -> str:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
 async def test_of_processes_that_claim_at_once_one_wins(server: PostgresServer, schema: str) -> None:
-    """Five processes claim forty runs at once: each run has one winner (G8, fault 30, W9)."""
+    """Four processes claim forty runs at once: each run has one winner (G8, fault 30, W9)."""
     store = PostgresStore(Secret(server.dsn()), schema=schema)
     for number in range(RUNS):
         creation = await store.create(new_run(f"r{number}"))
@@ -60,15 +60,15 @@ async def test_of_processes_that_claim_at_once_one_wins(server: PostgresServer, 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
 async def test_no_writer_starves(server: PostgresServer, schema: str) -> None:
-    """Eight processes that make the tables and write at once keep everything, and none waits for long (fault 30)."""
-    processes = [start("write", server, schema, 30) for _ in range(8)]
+    """Four processes that make the tables and write at once keep everything, and none waits for long (fault 30)."""
+    processes = [start("write", server, schema, 30) for _ in range(PROCESSES)]
     told = [process.communicate(timeout=60)[0].split() for process in processes]
     store = PostgresStore(Secret(server.dsn()), schema=schema)
     kept = [await numbers(store, run_id) for run_id, _ in told]
     store.close()
 
-    assert [process.returncode for process in processes] == [0] * 8
-    assert kept == [[f"signal {number}" for number in range(30)]] * 8
+    assert [process.returncode for process in processes] == [0] * PROCESSES
+    assert kept == [[f"signal {number}" for number in range(30)]] * PROCESSES
     assert max(float(slowest) for _, slowest in told) < 2.0
 
 

@@ -82,7 +82,7 @@ def test_commits_are_as_durable_as_was_asked_for(server: PostgresServer, schema:
     told = []
     for durability in ("full", "normal"):
         dsn = server.dsn() + "?options=-c%20synchronous_commit%3Doff"
-        store = PostgresStore(Secret(dsn), schema=schema, durability=durability)  # type: ignore[arg-type]  # either literal
+        store = PostgresStore(Secret(dsn), schema=schema, durability=durability)
         with store._server.open_writer() as connection:
             told += connection.execute("SHOW synchronous_commit").fetchall()
         store.close()

@@ -59,7 +59,7 @@ def database(server: PostgresServer, schema: str) -> Database:
 
 def texts(database: Database, statement: str) -> list[tuple[object, ...]]:
     """What a statement answers."""
-    return database.execute(statement).fetchall()  # type: ignore[arg-type]  # a statement of this file
+    return database.execute(statement).fetchall()
 
 
 def test_tables_have_their_columns(database: Database, schema: str) -> None:
@@ -76,10 +76,11 @@ def test_tables_have_their_columns(database: Database, schema: str) -> None:
 
 def test_indexes_are_there(database: Database, schema: str) -> None:
     """Each by what it is for (S0-34, S1-50, S1-51, S1-54)."""
-    found = dict(database.execute("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = %s", (schema,)).fetchall())
+    rows = database.execute("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = %s", (schema,)).fetchall()
+    found = {str(name): str(definition) for name, definition in rows}
     database.close()
 
-    assert {name: str(found[name]).partition(" btree ")[2] for name in INDEXES} == INDEXES
+    assert {name: found[name].partition(" btree ")[2] for name in INDEXES} == INDEXES
 
 
 def test_executions_are_told_with_their_status(database: Database) -> None:

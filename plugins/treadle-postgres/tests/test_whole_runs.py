@@ -37,7 +37,7 @@ run(workflow, registry=Registry.of(note), store=store, on_start=lambda handle: p
 """
 
 
-@pytest.mark.parametrize("commit", [2, 5, 9])
+@pytest.mark.parametrize("commit", [2, 9])
 def test_a_run_that_was_killed_is_resumed_without_doing_anything_again(
     server: PostgresServer, schema: str, tmp_path: Path, commit: int
 ) -> None:

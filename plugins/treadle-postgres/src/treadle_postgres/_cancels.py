@@ -62,8 +62,9 @@ class Cancels:
                 self._known[run_id] = request
 
     def forget(self, run_id: str) -> None:
-        """Nobody asks about this run any more."""
+        """What is known of this run holds no longer, nor what is being asked."""
         with self._lock:
+            self._notices += 1
             self._known.pop(run_id, None)
 
     def close(self) -> None:
@@ -102,9 +103,7 @@ class Cancels:
             selector.register(connection.fileno(), selectors.EVENT_READ)
             while not self._end.is_set():
                 for notice in connection.notifies(timeout=0):
-                    with self._lock:
-                        self._notices += 1
-                        self._known.pop(notice.payload, None)
+                    self.forget(notice.payload)
                 selector.select()
 
     def _changed(self, *, is_listening: bool) -> None:

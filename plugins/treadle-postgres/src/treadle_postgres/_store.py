@@ -213,6 +213,7 @@ class PostgresStore:
 
         values = (run_id, clean(request.reason), request.force, channel(self._server.schema))
         await self._write().ask(Single(run_id, sql.REQUEST_CANCEL, values, finish))
+        self._cancels.forget(run_id)  # who asked hears it at once, before the server's announcement
 
     # -- for the owner's heart
 

@@ -220,7 +220,7 @@ class Pool:
 
     def _perform(self, connection: Connection | None, jobs: list[Job[object]]) -> Connection | None:
         """Do all, on new connections if need be, for as long as somebody waits for them."""
-        wait_s = _FIRST_WAIT_S
+        wait_s = 0.0  # a lost connection is made anew at once; then the server gets some time
         while jobs:
             try:
                 if connection is None or connection.closed:
@@ -234,7 +234,7 @@ class Pool:
                 jobs = self._left(jobs, error, may_wait=is_passing_now)
                 if jobs:
                     time.sleep(wait_s * random.uniform(0.5, 1.0))
-                    wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                    wait_s = min(max(_FIRST_WAIT_S, 2 * wait_s), _LONGEST_WAIT_S)
             except BaseException as error:  # of this package, or of settings: it belongs to whoever asked
                 _drop(connection)
                 connection = None
