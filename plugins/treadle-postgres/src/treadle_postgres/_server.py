@@ -44,6 +44,10 @@ _REMEDIES = {
 }
 
 
+_told: set[str] = set()
+"""Servers without fsync that were complained of."""
+
+
 def is_passing(error: psycopg.Error, connection: Connection | None) -> bool:
     """Whether another attempt may do: the server or the way to it is out of order, and not the statement."""
     if connection is None or connection.closed:
@@ -129,7 +133,8 @@ class Server:
                 connection.execute("SET synchronous_commit = off")
             elif commits == "off":
                 connection.execute("SET synchronous_commit = on")
-            if self.durability == "full" and syncs == "off":
+            if self.durability == "full" and syncs == "off" and self.where not in _told:
+                _told.add(self.where)
                 _log.warning("%s has fsync switched off: a power cut may take what was acknowledged", self.where)
         except BaseException:
             connection.close()
