@@ -198,7 +198,7 @@ def test_every_kind_of_plugin_is_looked_at(site: Site) -> None:
         acme = acme_all:Client
         wrong = acme_all:Takes
         [treadle.policies]
-        limits = acme_all:Policy
+        acme-policy = acme_all:Policy
         [treadle.stores]
         acme-store = acme_all:Takes
         [treadle.commands]
@@ -213,7 +213,7 @@ def test_every_kind_of_plugin_is_looked_at(site: Site) -> None:
         [clients.lost]
         use = "nowhere"
         [plugins]
-        policies = ["limits", "absent"]
+        policies = ["acme-policy", "absent"]
     """
 
     assert lines(site, config) == [
@@ -224,7 +224,7 @@ def test_every_kind_of_plugin_is_looked_at(site: Site) -> None:
         "broken: command acme-command (acme-all 1.0): module 'acme_all' has no 'absent'",
         "broken: executor mytool.* (acme-all 1.0): getting 'mytool.b' raises OSError: b.py is gone (acme_all.py:8)",
         "broken: family reprot (acme-all 1.0): it is not a class derived from treadle.Executor",
-        "broken: policy limits (acme-all 1.0): treadle.toml: [policies.limits] limit: this setting is required",
+        "broken: policy acme-policy (acme-all 1.0): treadle.toml: [policies.acme-policy] limit: this setting is required",
         "ok: family report (acme-all 1.0)",
         "ok: store acme-store (acme-all 1.0)",
     ]
@@ -239,9 +239,9 @@ def test_a_policy_that_is_not_active_needs_no_settings(site: Site) -> None:
             @hookimpl
             def execute(self): ...
     """
-    site.lay("acme-policy", {"acme_policy.py": module}, "[treadle.policies]\nlimits = acme_policy:P\n")
+    site.lay("acme-policy", {"acme_policy.py": module}, "[treadle.policies]\nacme-policy = acme_policy:P\n")
 
-    assert lines(site) == ["ok: policy limits (acme-policy 1.0)"]
+    assert lines(site) == ["ok: policy acme-policy (acme-policy 1.0)"]
 
 
 def test_an_executor_that_cannot_be_bound_is_broken(site: Site) -> None:
