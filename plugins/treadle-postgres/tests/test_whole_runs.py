@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 from logs import append, new_run, numbers, signal
 from servers import PostgresServer
 from treadle import Context, Registry, Secret, Workflow, arun, executor, resume
-from treadle.ports import CancelRequest, Checkpoint, RunStatus
+from treadle.errors import StoreUnavailableError
+from treadle.ports import CancelRequest, Checkpoint, Commit, Rows, RunStatus, SpanRow
 from treadle_postgres import PostgresStore
 
 SCRIPT = """
@@ -182,3 +184,38 @@ async def test_texts_that_postgres_cannot_hold_come_back(server: PostgresServer,
     await anyio.to_thread.run_sync(store.close)
 
     assert records[1].entry == signal(0, odd)
+
+
+@pytest.mark.anyio
+async def test_a_commit_that_the_database_refuses_fails_alone(server: PostgresServer, schema: str) -> None:
+    """Those that were sent in the same transaction are kept, each once (G3)."""
+    store = PostgresStore(Secret(server.dsn()), schema=schema, pool_size=2)
+    refused: list[str] = []
+    span = SpanRow("0" * 16, "0" * 32, "1" * 16, "demo.a", "a", "r5", 1, 1, 1.0)
+    bad = attrs.evolve(span, status="unheard of")  # type: ignore[arg-type]  # that is the point
+
+    async def one(run_id: str) -> None:
+        claim = (await store.create(new_run(run_id))).claim
+        assert claim is not None
+        everybody.append(run_id)
+        if len(everybody) == 10:
+            complete.set()
+        await complete.wait()
+        rows = Rows(spans=(bad,) if run_id == "r5" else ())
+        try:
+            await store.commit(Commit(run_id, claim.epoch, 2, [signal(0)], rows))
+        except StoreUnavailableError as error:
+            refused.append(f"{run_id} {error.problem}")
+
+    everybody: list[str] = []
+    complete = anyio.Event()
+    async with anyio.create_task_group() as group:
+        for number in range(10):
+            group.start_soon(one, f"r{number}")
+    kept = {f"r{number}": list(await numbers(store, f"r{number}")) for number in range(10)}
+    await anyio.to_thread.run_sync(store.close)
+
+    assert len(refused) == 1
+    assert refused[0].startswith("r5 ")
+    assert "status_check" in refused[0]
+    assert kept == {f"r{number}": ["signal 0"] if number != 5 else [] for number in range(10)}
