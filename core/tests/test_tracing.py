@@ -289,9 +289,7 @@ def test_tracers_of_the_same_name_keep_the_providers_ids(sdk: Sdk) -> None:
 
 
 def call_of(start: TraceStart) -> Call:
-    return Call(
-        "run-1", "digest", "page", "x", {}, trace_id=start.trace_id, root_span_id=start.root_span_id, trace_flags=1
-    )
+    return Call("run-1", "digest", "page", "x", {}, trace_id=start.trace_id, root_span_id=start.root_span_id, trace_flags=1)
 
 
 @pytest.mark.parametrize("with_sdk", [False, True], ids=["without a provider", "with a provider"])
