@@ -16,6 +16,7 @@ PROJECTS = {
     tomllib.loads(file.read_text("utf-8"))["project"]["name"]: file.parent
     for file in sorted([*ROOT.glob("core/pyproject.toml"), *ROOT.glob("plugins/*/pyproject.toml")])
 }
+PLUGINS = sorted(set(PROJECTS) - {"treadle"})
 DEV = ROOT / ".venv" / ("Scripts" if sys.platform == "win32" else "bin")
 
 
@@ -61,10 +62,20 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("distribution", sorted(PROJECTS), ids=sorted(PROJECTS))
+@nox.parametrize("distribution", PLUGINS, ids=PLUGINS)
 def plugins(session: nox.Session, distribution: str) -> None:
-    """One distribution's tests, with nothing of the checkout but its wheel and the core's."""
-    project = PROJECTS[distribution]
+    """One plugin's tests, with nothing of the checkout but its wheel and the core's."""
+    alone(session, PROJECTS[distribution])
+
+
+@nox.session
+def core(session: nox.Session) -> None:
+    """Core's tests, with nothing of the checkout but its wheel: no plugin is there."""
+    alone(session, PROJECTS["treadle"])
+
+
+def alone(session: nox.Session, project: Path) -> None:
+    """Run a member's tests against its built wheel."""
     wheels = dict.fromkeys([wheel(session, PROJECTS["treadle"]), wheel(session, project)])
     session.install(*wheels, *group(ROOT, "test"), *group(project, "dev"))
     session.run("uv", "pip", "check", external=True)
