@@ -646,7 +646,7 @@ def test_rendering_makes_new_containers_and_copies_no_values() -> None:
     assert second["x"] is NAMES["inputs"]["items"]
 
 
-@given(JSON)
+@given(JSON.filter(lambda value: "${{" not in repr(value)))
 def test_a_constant_renders_to_itself(value: object) -> None:
     """Whatever plain data has no ``${{`` comes out equal, and a container is a new one."""
     compiled = compile_value(value)

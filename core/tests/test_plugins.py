@@ -716,7 +716,7 @@ ready = Limits(5)
 def policies(site: Site) -> Callable[..., Registry]:
     """A registry with the policy plugin and the given active policies."""
     names = ["Limits", "Misspelt", "Removed", "Newer", "Renamed", "Empty", "ready"]
-    lines = "\n".join(f"{name.lower()} = acme_policy:{name}" for name in names)
+    lines = "\n".join(f"{name.lower().replace('limits', 'acme-limits')} = acme_policy:{name}" for name in names)
     site.lay("acme-policy", {"acme_policy.py": POLICY}, f"[treadle.policies]\n{lines}\n")
 
     def configured(*active: str, **settings: dict[str, object]) -> Registry:
@@ -729,7 +729,7 @@ def test_a_policy_is_active_only_when_configuration_names_it(policies: Callable[
     """Installed is not enough: a policy sees every call."""
     assert policies().policies() == []
     assert "acme_policy" not in sys.modules
-    registry = policies("newer", "limits", limits={"per_host": 4})
+    registry = policies("newer", "acme-limits", **{"acme-limits": {"per_host": 4}})
 
     active = registry.policies()
 
@@ -988,12 +988,12 @@ def test_sixteen_threads_get_one_object_of_one_import(site: Site, capsys: pytest
     """A registry may be used from many threads: each thing is imported, bound and made once (S3-81)."""
     slow = "import time\nprint('imported')\ntime.sleep(0.05)\n"
     site.executor("acme-echo", "acme_echo", slow + ECHO)
-    site.lay("acme-policy", {"acme_policy.py": POLICY}, "[treadle.policies]\nlimits = acme_policy:Limits\n")
+    site.lay("acme-policy", {"acme_policy.py": POLICY}, "[treadle.policies]\nacme-limits = acme_policy:Limits\n")
     (site.folder / "executors").mkdir()
     (site.folder / "executors" / "mine.py").write_text(slow + LOCAL.replace('print("imported")', ""))
 
     for _ in range(5):
-        registry = site.discover(folder="executors", policies=("limits",))
+        registry = site.discover(folder="executors", policies=("acme-limits",))
         executors = together(16, lambda _, registry=registry: registry.executor("acme.echo"))  # type: ignore[misc] # a lambda's default
         mixed = together(16, lambda n, registry=registry: registry.executor(("mine.one", "mine.two")[n % 2]))  # type: ignore[misc] # as above
         policies = together(16, lambda _, registry=registry: registry.policies()[0])  # type: ignore[misc] # as above
