@@ -68,15 +68,11 @@ class ExecutorScope:
 
     def __init__(self, bound: BoundExecutor, policies: Sequence[object], trouble: TroubleLog) -> None:
         self.bound = bound
-        manager = pluggy.PluginManager(PROJECT)
-        manager.add_hookspecs(ExecutorHooks)
-        manager.register(bound, name=bound.name)
-        for policy in policies:
-            _register(manager, policy, _EXECUTOR_HOOKS, trouble)
-        hooks = cast("ExecutorHooks", manager.hook)
+        # Decided once: without a policy the executor is all that pluggy would ask, each time at the price of a microsecond.
+        hooks = cast("ExecutorHooks", _managed(bound, policies, trouble) if policies else bound)
         self.execute: Callable[..., Work | None] = hooks.execute
         self.retry_policy: Callable[..., RetryAfter | GiveUp | None] = hooks.retry_policy
-        self._validate = cast("Callable[..., list[Iterable[Issue | str] | None]]", hooks.validate_output)
+        self._validate = cast("_Answers", hooks.validate_output) if policies else _only_answer(bound)
 
     def validate_output(self, call: Call, output: object) -> list[Issue]:
         """Everything anybody has to say against an output."""
@@ -88,6 +84,26 @@ class ExecutorScope:
             elif answer:
                 issues += [issue if isinstance(issue, Issue) else Issue(str(issue)) for issue in answer]
         return issues
+
+
+_Answers = Callable[..., Sequence[Iterable[Issue | str] | None]]
+
+
+def _managed(bound: BoundExecutor, policies: Sequence[object], trouble: TroubleLog) -> pluggy.HookRelay:
+    """The hooks of a scope with policies, as pluggy calls them."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(ExecutorHooks)
+    manager.register(bound, name=bound.name)
+    for policy in policies:
+        _register(manager, policy, _EXECUTOR_HOOKS, trouble)
+    return manager.hook
+
+
+def _only_answer(bound: BoundExecutor) -> _Answers:
+    def ask(call: Call, output: object) -> Sequence[Iterable[Issue | str] | None]:
+        return (bound.validate_output(call, output),)
+
+    return ask
 
 
 class RunScope:
