@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what goes on in the background so, and children inherit it: no Ctrl-C of a test would reach them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
