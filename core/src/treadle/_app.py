@@ -190,7 +190,7 @@ async def arun(
     plan = workflow if isinstance(workflow, Plan) else make_plan(workflow, registry)
     values = check_inputs(plan.workflow, inputs or {})
     reveal = _secrets(plan, registry.config)
-    _check_engine(plan.workflow, registry.config)
+    check_engine(plan.workflow, registry.config)
     clock = clock or RealClock()
     with _opened(store, plan.workflow, registry) as kept:
         session = Session(plan, registry, reveal, kept, clock, sinks, max_parallel, on_start, on_stuck)
@@ -308,11 +308,13 @@ def open_store(registry: Registry, *, wanted: str | None = None, otherwise: str 
     return MemoryStore() if name == "memory" else cast("Store", registry.make_store(name))
 
 
-def _check_engine(workflow: Workflow, config: Config) -> None:
+def check_engine(workflow: Workflow, config: Config) -> None:
     """Refuse an engine that is asked for and not there: nothing is silently done elsewhere."""
     engine = workflow.engine or str(config.engine.get("use") or "")
     if engine not in ("", "local"):
-        raise NotSupportedError(f"Engine {engine!r} is not supported yet: runs go on in this process.", "Use 'local'.")
+        raise NotSupportedError(
+            f"Engine {engine!r} is not supported yet: runs go on in this process.", "Use the engine 'local'."
+        )
 
 
 def check_inputs(workflow: Workflow, given: Mapping[str, Json]) -> dict[str, Json]:

@@ -28,8 +28,9 @@ from typing import Any, BinaryIO, cast
 
 import attrs
 
-from treadle._attempt_span import ClientSpan, Stamps, traceparent_here
+from treadle._attempt_span import ClientSpan, Stamps
 from treadle._bind import BoundExecutor, bind
+from treadle._call_context import CallFacts
 from treadle._error_info import dump_error, message_of
 from treadle._executor import Executor
 from treadle._limits import size_text
@@ -327,53 +328,19 @@ def _run_on_trio(work: Callable[[], Awaitable[object]], told: Callable[[], None]
 # -- what user code sees -------------------------------------------------------------------------------------------------
 
 
-class ChildContext:
+class ChildContext(CallFacts):
     """The context of one call; what executors see of it is ``ports.Context``, without what needs the run's own process."""
 
     isolated: None = None
 
     def __init__(self, call: Call, worker: Worker) -> None:
-        self.call, self._worker = call, worker
+        super().__init__(call)
+        self._worker = worker
         self.arguments: tuple[object, ...] = ()
         self.inputs: dict[str, object] = {}
         self.spans: list[SpanRecord] = []
         self._reported_at = -math.inf
         self._waiting: list[Json] | None = None
-
-    @property
-    def run_id(self) -> str:
-        """The run."""
-        return self.call.run_id
-
-    @property
-    def step(self) -> str:
-        """The step's path."""
-        return self.call.path
-
-    @property
-    def index(self) -> int | None:
-        """Item of a ``foreach``, from 0."""
-        return self.call.index
-
-    @property
-    def attempt(self) -> int:
-        """From 1."""
-        return self.call.attempt
-
-    @property
-    def variant(self) -> str:
-        """Which of the step's executors."""
-        return self.call.variant
-
-    @property
-    def idempotency_key(self) -> str:
-        """Equal for every attempt of this step and item."""
-        return self.call.idempotency_key
-
-    @property
-    def traceparent(self) -> str:
-        """W3C header, of the client-call span that the code is in, else of the attempt; empty without a trace."""
-        return traceparent_here(self.call)
 
     @functools.cached_property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from base64 import b32encode
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -750,8 +750,3 @@ class StepResult:
     def duration_s(self) -> float:
         """Seconds from the first attempt's release to the end; 0.0 for a step without an attempt."""
         return 0.0 if self.started_at is None else max(0.0, self.ended_at - self.started_at)
-
-
-def entry_fields(entries: Sequence[Entry]) -> list[tuple[str, float]]:
-    """Kind and time of each entry; a compact view for messages and tests."""
-    return [(entry.kind, entry.at) for entry in entries]

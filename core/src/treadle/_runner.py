@@ -13,8 +13,8 @@ from typing import TypeVar, cast
 import anyio
 import anyio.to_thread
 
-from treadle._attempt_span import traceparent_here
 from treadle._bind import BoundExecutor
+from treadle._call_context import CallFacts
 from treadle._clients import ClientHosts
 from treadle._error_info import describe_error, message_of
 from treadle._isolation import ChildPool
@@ -61,13 +61,13 @@ def key_of(call: Call) -> Key:
     return call.path, call.index, call.attempt
 
 
-class RunContext:
+class RunContext(CallFacts):
     """The context of one call; what executors see of it is ``ports.Context``."""
 
-    __slots__ = ("_log", "_runner", "arguments", "call", "inputs", "isolated", "spans", "threads")
+    __slots__ = ("_log", "_runner", "arguments", "inputs", "isolated", "spans", "threads")
 
     def __init__(self, call: Call, runner: Runner) -> None:
-        self.call = call
+        super().__init__(call)
         self.arguments: tuple[object, ...] = ()
         self.inputs: dict[str, object] = {}
         self.isolated: Work | None = None
@@ -75,41 +75,6 @@ class RunContext:
         self.threads = 0
         self._runner = runner
         self._log: logging.LoggerAdapter[logging.Logger] | None = None
-
-    @property
-    def run_id(self) -> str:
-        """The run."""
-        return self.call.run_id
-
-    @property
-    def step(self) -> str:
-        """The step's path."""
-        return self.call.path
-
-    @property
-    def index(self) -> int | None:
-        """Item of a ``foreach``, from 0."""
-        return self.call.index
-
-    @property
-    def attempt(self) -> int:
-        """From 1."""
-        return self.call.attempt
-
-    @property
-    def variant(self) -> str:
-        """Which of the step's executors."""
-        return self.call.variant
-
-    @property
-    def idempotency_key(self) -> str:
-        """Equal for every attempt of this step and item."""
-        return self.call.idempotency_key
-
-    @property
-    def traceparent(self) -> str:
-        """W3C header, of the client-call span that the code is in, else of the attempt; empty without a trace."""
-        return traceparent_here(self.call)
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:

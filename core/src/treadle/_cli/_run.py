@@ -16,7 +16,7 @@ from typing import TextIO, TypeVar
 import attrs
 import click
 
-from treadle._app import RunHandle, open_store
+from treadle._app import RunHandle, check_engine, open_store
 from treadle._app import resume as resume_run
 from treadle._app import run as run_workflow
 from treadle._cli._ending import leave_at_once
@@ -36,7 +36,7 @@ from treadle._plugins import Registry
 from treadle._results import RunResult
 from treadle._secrets import resolve
 from treadle._workflow import Workflow
-from treadle.errors import CallCancelledError, ConfigError, NotSupportedError, TreadleError
+from treadle.errors import CallCancelledError, ConfigError, TreadleError
 from treadle.ports import Store, TracingProvider
 
 _EXIT_CODES = {"completed": 0, "cancelled": CANCELLED}
@@ -130,7 +130,7 @@ class Session:
         inputs = _attempt(lambda: gather(workflow, options.pairs, options.input_files), errors)
         backend = _attempt(chosen_backend, errors)
         store = _attempt(lambda: command_store(registry, workflow), errors)
-        _attempt(lambda: _check_engine(workflow, config), errors)
+        _attempt(lambda: check_engine(workflow, config), errors)
         if plan is not None:
             errors.extend(_missing_secrets(plan, config))
         if errors or plan is None or inputs is None or backend is None or store is None:
@@ -228,14 +228,6 @@ def command_store(registry: Registry, workflow: Workflow | None = None) -> Store
     """Where the command keeps runs: as asked for, else in SQLite when that is installed, else in memory."""
     has_sqlite = "sqlite" in registry.names("treadle.stores")
     return open_store(registry, wanted=workflow.store if workflow else "", otherwise="sqlite" if has_sqlite else "memory")
-
-
-def _check_engine(workflow: Workflow, config: Config) -> None:
-    wanted = workflow.engine or str(config.engine.get("use") or "")
-    if wanted not in ("", "local"):
-        raise NotSupportedError(
-            f"Engine {wanted!r} is not supported yet: runs go on in this process.", "Use the engine 'local'."
-        )
 
 
 def _missing_secrets(plan: Plan, config: Config) -> Iterator[TreadleError]:
