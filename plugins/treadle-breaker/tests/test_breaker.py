@@ -148,11 +148,11 @@ def storm(seconds: float, **options: object) -> Workflow:
 
 @pytest.mark.parametrize("round_", range(3))
 def test_exactly_one_probe_is_let_in(backend: str, round_: int) -> None:
-    """Of 300 calls that come at once when ``reset_s`` is over, one is made; the others are refused until it has worked."""
+    """Of 300 calls that come at once just after ``reset_s`` (30 s), one is made; the others are refused until it has worked."""
     service.script = [5.0]
     again = opened(Breaker(), backend=backend)
 
-    result = again(storm(30.0))
+    result = again(storm(30.5))
     after = again(in_turn(*asks(3)))
 
     assert result.steps["storm"].status == "failed"
