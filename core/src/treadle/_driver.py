@@ -53,7 +53,9 @@ FORCED_GRACE_S = 1.0
 DRAIN_S = 30.0
 """How long what runs may go on when the run is suspended."""
 
-MAX_EAGER_WORKERS = 256
+MAX_IDLE_WORKERS = 8
+"""Workers that wait for more to do; a further one ends, since starting another costs no more than waking one."""
+
 _YIELD_AFTER_S = 0.01
 
 
@@ -146,7 +148,7 @@ class Driver:
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
-                for _ in range(min(eager_workers, self._most_workers, MAX_EAGER_WORKERS)):
+                for _ in range(min(eager_workers, self._most_workers, MAX_IDLE_WORKERS)):
                     self._start_worker()
                 group.start_soon(self._keep_time)
                 for make in facts:
@@ -286,6 +288,7 @@ class Driver:
         while True:
             try:
                 await self._work(task)
+                return
             except anyio.get_cancelled_exc_class():
                 if task is None or anyio.current_effective_deadline() == -math.inf:
                     raise
@@ -293,6 +296,7 @@ class Driver:
                 await _forget_cancel(task)
 
     async def _work(self, task: CancellableTask | None) -> None:
+        """Perform calls until there is nothing to do and enough others wait for more."""
         while True:
             active: _Active | None = None
             outcome: Outcome | None = None
@@ -300,6 +304,8 @@ class Driver:
             with anyio.CancelScope() as scope:
                 while True:
                     call = self._ready.popleft() if self._ready else await self._next_call()
+                    if call is None:
+                        return
                     active = _Active(call, scope, self._clock.now())
                     self._active[active.key] = active
                     if call.timeout_s is not None:
@@ -317,8 +323,11 @@ class Driver:
                 outcome = self._runner.failure(active.call, error, started_at=active.started_at)
             await self._conclude(active, outcome)
 
-    async def _next_call(self) -> Call:
+    async def _next_call(self) -> Call | None:
         while not self._ready:
+            if len(self._idle) >= MAX_IDLE_WORKERS or self._is_finished:
+                self._workers -= 1
+                return None
             event = anyio.Event()
             self._idle.append(event)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import socket
@@ -14,8 +15,7 @@ _PROC = Path("/proc")
 
 def this_owner() -> str:
     """A new name for this process as the owner of one stint: ``host:pid@identity``; the part before ``@`` is for people."""
-    pid = os.getpid()
-    return f"{socket.gethostname()}:{pid}@{_machine()}/{_started(pid)}/{secrets.token_hex(4)}"
+    return f"{_process(os.getpid())}/{secrets.token_hex(4)}"
 
 
 def shown(owner: str) -> str:
@@ -32,6 +32,12 @@ def is_gone(owner: str) -> bool:
     if machine != _machine() or not started or not pid.isdigit():
         return False  # on another machine, or in another container: only the lease can tell
     return _started(int(pid)) != started
+
+
+@functools.lru_cache(1)
+def _process(pid: int) -> str:
+    """The part that every owner of this process has; ``pid`` is its own, another one after a fork."""
+    return f"{socket.gethostname()}:{pid}@{_machine()}/{_started(pid)}"
 
 
 def _machine() -> str:
