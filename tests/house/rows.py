@@ -65,10 +65,11 @@ def all_tests() -> list[Carrier]:
 
 def carriers(name: str, text: str) -> Iterator[Carrier]:
     """Every test of a file's text, also inside classes."""
+    lines = text.splitlines()
     for owner, node in _tests(ast.parse(text, name)):
         docstring = ast.get_docstring(node) or ""
-        body = node.body[1:] if docstring else node.body
-        source = "\n".join(ast.get_source_segment(text, part) or "" for part in [*node.decorator_list, *body])
+        parts: list[ast.expr | ast.stmt] = [*node.decorator_list, *(node.body[1:] if docstring else node.body)]
+        source = "\n".join(line for part in parts for line in lines[part.lineno - 1 : part.end_lineno])
         yield Carrier("::".join([name, *owner, node.name]), docstring, source)
 
 
