@@ -58,7 +58,7 @@ def typing(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """The whole suite in the checkout's environment; arguments go to pytest."""
-    dev(session, "pytest", *session.posargs)
+    dev(session, "pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session
@@ -88,7 +88,7 @@ def minimums(session: nox.Session) -> None:
     members = [option for project in PROJECTS.values() for option in ("--editable", str(project))]
     groups = [option for project in (ROOT, *PROJECTS.values()) for option in group(project, "dev")]
     session.install("--resolution", "lowest-direct", *members, *groups)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session(venv_backend="none")
