@@ -20,6 +20,7 @@ FLOORS = [
     "_span_ids errors",
     "_models",
     "_codec _faults _loop _store_records",
+    "_columns",
     "ports",
     "hookspecs",
     # each small, pure where it can be

@@ -11,7 +11,6 @@ import attrs
 
 from treadle._log_rows import rows_of
 from treadle._models import AttemptEnded, Entry, ItemEnded, Record, RunEnded, RunStatus, StepEnded
-from treadle._owner import shown, since
 from treadle._store_records import (
     CancelRequest,
     Checkpoint,
@@ -27,8 +26,12 @@ from treadle._store_records import (
     SpanRow,
     StepRow,
     TimerRow,
+    lease_lost,
+    out_of_place,
+    owned_elsewhere,
+    shown,
 )
-from treadle.errors import LeaseLostError, OwnedElsewhereError, RunKeyConflictError, RunNotFoundError, StoreUnavailableError
+from treadle.errors import RunKeyConflictError, RunNotFoundError
 
 
 class _Run:
@@ -98,7 +101,7 @@ class MemoryStore:
         with self._lock:
             run = self._found(run_id)
             if run.owner and time.monotonic() < run.lease_until and not is_gone(run.owner):
-                raise OwnedElsewhereError(run_id, shown(run.owner), since(run.claimed_at))
+                raise owned_elsewhere(run_id, run.owner, run.claimed_at)
             run.take(owner, lease_s)
             return Claim(run_id, owner, run.epoch, lease_s)
 
@@ -116,12 +119,9 @@ class MemoryStore:
         entries, new = run.entries, commit.entries
         with self._lock:
             if run.epoch != commit.epoch:
-                raise _lost(commit.run_id, run)
+                raise lease_lost(commit.run_id, run.owner, run.claimed_at)
             if commit.seq != len(entries) + 1:
-                raise StoreUnavailableError(
-                    f"Run {commit.run_id}: entry {commit.seq} was to be appended, but the log holds {len(entries)}.",
-                    "Another process may drive this run; only one may.",
-                )
+                raise out_of_place(commit, len(entries))
             entries += new
             if run.checkpoints:
                 _drop_checkpoints(run, new)
@@ -172,9 +172,9 @@ class MemoryStore:
     async def runs(self, query: RunQuery) -> RunPage:
         """Runs, the newest first."""
         rows = sorted(map(self._row, list(self._runs.values())), key=attrgetter("created_at", "run_id"), reverse=True)
-        found = [row for row in rows if _matches(row, query)]
-        page = tuple(found[: query.limit])
-        return RunPage(page, _cursor(page[-1]) if len(found) > len(page) and page else "")
+        after = query.filters().get("cursor")
+        found = [row for row in rows if _matches(row, query) and (not after or (row.created_at, row.run_id) < after)]
+        return RunPage.of(found, query.limit)
 
     async def steps(self, run_id: str) -> Sequence[StepRow]:
         """The steps of a run and their items."""
@@ -219,7 +219,7 @@ class MemoryStore:
     def _held(self, claim: Claim) -> _Run:
         run = self._found(claim.run_id)
         if run.epoch != claim.epoch:
-            raise _lost(claim.run_id, run)
+            raise lease_lost(claim.run_id, run.owner, run.claimed_at)
         return run
 
     def _rows(self, run_id: str) -> Rows:
@@ -231,10 +231,6 @@ class MemoryStore:
         if run.is_suspended and not isinstance(run.entries[-1], RunEnded):
             row = attrs.evolve(row, status=RunStatus.SUSPENDED)
         return attrs.evolve(row, owner=shown(run.owner), heartbeat_at=run.heartbeat_at)
-
-
-def _lost(run_id: str, run: _Run) -> LeaseLostError:
-    return LeaseLostError(run_id, shown(run.owner), since(run.claimed_at))
 
 
 def _drop_checkpoints(run: _Run, entries: Sequence[Entry]) -> None:
@@ -258,10 +254,4 @@ def _matches(row: RunRow, query: RunQuery) -> bool:
         and (query.until is None or row.created_at < query.until)
         and row.run_id.startswith(query.prefix)
         and (not query.key or row.key == query.key)
-        and (not query.cursor or _cursor(row) < query.cursor)
     )
-
-
-def _cursor(row: RunRow) -> str:
-    """A place in the order of lists: created at, then id."""
-    return f"{row.created_at:020.6f} {row.run_id}"

@@ -6,9 +6,12 @@ import functools
 import os
 import secrets
 import socket
-import time
 from contextlib import suppress
 from pathlib import Path
+
+from treadle._store_records import shown, since
+
+__all__ = ["is_gone", "shown", "since", "this_owner"]
 
 _PROC = Path("/proc")
 
@@ -16,11 +19,6 @@ _PROC = Path("/proc")
 def this_owner() -> str:
     """A new name for this process as the owner of one stint: ``host:pid@identity``; the part before ``@`` is for people."""
     return f"{_process(os.getpid())}/{secrets.token_hex(4)}"
-
-
-def shown(owner: str) -> str:
-    """``host:pid`` of an owner."""
-    return owner.partition("@")[0]
 
 
 def is_gone(owner: str) -> bool:
@@ -56,8 +54,3 @@ def _started(pid: int) -> str:
         fields = (_PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
     return ""
-
-
-def since(at: float | None) -> str:
-    """A time for people, UTC; empty for None."""
-    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))

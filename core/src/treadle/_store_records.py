@@ -5,12 +5,14 @@ The log is the truth; every row here is computed from it by core (``_log_rows``)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Literal
 
 import attrs
 
 from treadle._models import Entry, Json, RunStatus, StepStatus
+from treadle.errors import LeaseLostError, OwnedElsewhereError, StoreUnavailableError
 
 SpanStatus = Literal["running", "completed", "failed", "partial_failure"]
 TimerKind = Literal["retry", "timeout", "cleanup", "custom"]
@@ -341,6 +343,35 @@ class RunQuery:
     limit: int = 50
     cursor: str = ""
 
+    def filters(self) -> dict[str, tuple[object, ...]]:
+        """The filters that are asked for, by name, each with its values: for a store that makes a statement of them.
+
+        ``prefix`` has two (from, below), ``cursor`` two (created at, id): the place that the runs wanted come after.
+
+        Raises:
+            ValueError: The cursor is none.
+        """
+        found: dict[str, tuple[object, ...]] = {}
+        if self.statuses:
+            found["statuses"] = tuple([status.value for status in self.statuses])
+        if self.workflow:
+            found["workflow"] = (self.workflow,)
+        if self.since is not None:
+            found["since"] = (self.since,)
+        if self.until is not None:
+            found["until"] = (self.until,)
+        if self.prefix:
+            found["prefix"] = (self.prefix, self.prefix + "\U0010ffff")
+        if self.key:
+            found["key"] = (self.key,)
+        if self.cursor:
+            at, _, run_id = self.cursor.partition(" ")
+            try:
+                found["cursor"] = (float(at), run_id)
+            except ValueError:
+                raise ValueError(f"{self.cursor!r} is no cursor of a list of runs") from None
+        return found
+
 
 @attrs.frozen
 class RunPage:
@@ -353,3 +384,37 @@ class RunPage:
 
     runs: tuple[RunRow, ...]
     cursor: str = ""
+
+    @classmethod
+    def of(cls, runs: Sequence[RunRow], limit: int) -> RunPage:
+        """A page of at most ``limit`` runs out of those that were found, which are one more when there is another page."""
+        page = tuple(runs[:limit])
+        return cls(page, f"{page[-1].created_at!r} {page[-1].run_id}" if len(runs) > len(page) and page else "")
+
+
+def owned_elsewhere(run_id: str, owner: str, claimed_at: float) -> OwnedElsewhereError:
+    """Somebody else drives the run."""
+    return OwnedElsewhereError(run_id, shown(owner), since(claimed_at))
+
+
+def lease_lost(run_id: str, owner: str, claimed_at: float) -> LeaseLostError:
+    """Somebody else has claimed the run since."""
+    return LeaseLostError(run_id, shown(owner), since(claimed_at))
+
+
+def out_of_place(commit: Commit, count: int) -> StoreUnavailableError:
+    """A commit does not begin where the log, of so many entries, ends."""
+    return StoreUnavailableError(
+        f"Run {commit.run_id}: entry {commit.seq} was to be appended, but the log holds {count}.",
+        "Another process may drive this run; only one may.",
+    )
+
+
+def shown(owner: str) -> str:
+    """``host:pid`` of an owner."""
+    return owner.partition("@")[0]
+
+
+def since(at: float | None) -> str:
+    """A time for people, UTC; empty for None."""
+    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))

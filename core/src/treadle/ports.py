@@ -8,6 +8,23 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 from treadle._codec import dump_line, load_line
+from treadle._columns import (
+    PACK_OVER,
+    RUN_TABLE,
+    SPAN_TABLE,
+    STEP_TABLE,
+    TIMER_TABLE,
+    EntryColumns,
+    Packed,
+    Table,
+    dump_value,
+    item_number,
+    item_of,
+    pack,
+    pack_entries,
+    unpack,
+    unpack_entry,
+)
 from treadle._faults import fault_point
 from treadle._loop import loop_poster
 from treadle._models import (
@@ -69,6 +86,9 @@ from treadle._store_records import (
     SpanRow,
     StepRow,
     TimerRow,
+    lease_lost,
+    out_of_place,
+    owned_elsewhere,
 )
 
 __all__ = [
@@ -76,6 +96,11 @@ __all__ = [
     "DECISIONS",
     "FACTS",
     "LEASE_S",
+    "PACK_OVER",
+    "RUN_TABLE",
+    "SPAN_TABLE",
+    "STEP_TABLE",
+    "TIMER_TABLE",
     "AttemptEnded",
     "AttemptStarted",
     "Call",
@@ -93,6 +118,7 @@ __all__ = [
     "Decision",
     "DispatchEngine",
     "Entry",
+    "EntryColumns",
     "ErrorInfo",
     "Evaluated",
     "Fact",
@@ -104,6 +130,7 @@ __all__ = [
     "MapStarted",
     "NewRun",
     "Outcome",
+    "Packed",
     "Record",
     "RetryAfter",
     "RetryPolicy",
@@ -130,15 +157,26 @@ __all__ = [
     "StintOpened",
     "Store",
     "SyncContext",
+    "Table",
     "TimerFired",
     "TimerRow",
     "TracingProvider",
     "Turn",
     "Work",
     "dump_line",
+    "dump_value",
     "fault_point",
+    "item_number",
+    "item_of",
+    "lease_lost",
     "load_line",
     "loop_poster",
+    "out_of_place",
+    "owned_elsewhere",
+    "pack",
+    "pack_entries",
+    "unpack",
+    "unpack_entry",
 ]
 
 

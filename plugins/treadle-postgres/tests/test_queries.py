@@ -22,7 +22,7 @@ STATEMENTS = {
     if name[0].isupper() and isinstance(value, str) and value.startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH"))
 }
 LISTS = {
-    "runs " + " ".join(chosen): sql.runs(**dict.fromkeys(chosen, True))
+    "runs " + " ".join(chosen): sql.runs(chosen)
     for count in (0, 1, 2, len(FILTERS))
     for chosen in itertools.combinations(FILTERS, count)
 }

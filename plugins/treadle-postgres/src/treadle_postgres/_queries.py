@@ -6,24 +6,22 @@ server and back, several share a commit, and one whose answer was lost is simply
 
 from __future__ import annotations
 
-RUN_COLUMNS = (
-    *("run_id", "workflow", "workflow_hash", "status", "trigger", "trace_id", "created_at", "ended_at", "stint", "run_key"),
-    *("source", "reason", "culprit", "error_type", "error_message"),
-)
+from collections.abc import Collection
+from typing import TypeVar
+
+from treadle.ports import RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Table
+
+R = TypeVar("R")
+
+RUN_ID = ("run_id", "workflow_execution_id")
+"""What tables call the run."""
+
+_RUN_COLUMNS = RUN_TABLE.columns
+_RUN_SHOWN = f"{', '.join(_RUN_COLUMNS)}, owner, heartbeat_at"
 
 _INTEGERS = dict.fromkeys(("item_index", "attempt", "stint", "cost", "tokens", "duration_ms"), "bigint")
 _TIMES = dict.fromkeys(("created_at", "ended_at", "queued_at", "started_at", "fire_at", "fired_at", "due"), "double precision")
 _TYPES = _INTEGERS | _TIMES | {"output_keys": "text[]", "validation_issues": "text[]"}
-
-STEP_COLUMNS = (
-    *("path", "item_index", "phase", "executor", "status", "attempt", "stint", "worker", "idempotency_key", "queued_at"),
-    *("started_at", "ended_at", "cost", "tokens", "error_type", "error_message", "reason"),
-)
-TIMER_COLUMNS = ("timer_id", "path", "item_index", "kind", "fire_at", "status", "created_at", "fired_at", "payload")
-SPAN_COLUMNS = (
-    *("id", "trace_id", "parent_id", "executor_type", "task_id", "attempt", "stint", "started_at", "ended_at", "duration_ms"),
-    *("status", "output_keys", "validation_issues", "error"),
-)
 
 NOW = "extract(epoch FROM clock_timestamp())::double precision"
 """The database's time, which all machines share; seconds since the epoch."""
@@ -33,22 +31,20 @@ def _type(column: str) -> str:
     return _TYPES.get(column, "text")
 
 
-def _upsert(table: str, run: str, columns: tuple[str, ...], key: tuple[str, ...], source: str) -> str:
+def _upsert(table: Table[R], source: str) -> str:
     """Insert rows, or change those of the same key, which keep their place in the order of insertion.
 
     Args:
-        table: Where.
-        run: Its column for the run, which is that of ``held``.
-        columns: The others; a row's place among the new ones is its ``n``.
-        key: What makes a row the same.
-        source: The parameter that holds the rows as JSON; null for none.
+        table: Where; its column for the run is that of ``held``.
+        source: The parameter that holds the rows as JSON, each with its place among the new ones as ``n``; null for none.
     """
-    changed = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
-    shape = ", ".join(f"{name} {_type(name)}" for name in columns)
+    changed = ", ".join(f"{name} = excluded.{name}" for name in table.columns if name not in table.key)
+    shape = ", ".join(f"{name} {_type(name)}" for name in table.columns)
+    values = ", ".join("held.run_id" if name in RUN_ID else f"x.{name}" for name in table.columns)
     return (
-        f"INSERT INTO {table} ({run}, {', '.join(columns)}) SELECT held.run_id, {', '.join(f'x.{name}' for name in columns)}"
+        f"INSERT INTO {table.name} ({', '.join(table.columns)}) SELECT {values}"
         f" FROM held, json_to_recordset({source}::json) AS x(n integer, {shape}) ORDER BY x.n"
-        f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
+        f" ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {changed}"
     )
 
 
@@ -72,9 +68,9 @@ def _write(held: str, first: int, *, entries: bool = True) -> str:
             f" FROM held, unnest({arrays}) WITH ORDINALITY AS e(at, kind, phase, path, encoding, body, n))"
         )
         number += len(types) + 1
-    steps = _upsert("steps", "run_id", STEP_COLUMNS, ("run_id", "path", "item_index"), f"${number}")
-    timers = _upsert("timers", "run_id", TIMER_COLUMNS, ("run_id", "timer_id"), f"${number + 1}")
-    spans = _upsert("execution_spans", "workflow_execution_id", SPAN_COLUMNS, ("id",), f"${number + 2}")
+    steps = _upsert(STEP_TABLE, f"${number}")
+    timers = _upsert(TIMER_TABLE, f"${number + 1}")
+    spans = _upsert(SPAN_TABLE, f"${number + 2}")
     parts += [f"s AS ({steps})", f"t AS ({timers})", f"e AS ({spans})"]
     parts.append(
         f"c AS (DELETE FROM checkpoints USING held, json_to_recordset(${number + 3}::json) AS x(path text, item_index bigint)"
@@ -90,11 +86,11 @@ def _numbered(columns: tuple[str, ...], first: int) -> str:
 
 # -- writing
 
-_RUN_VALUES = ", ".join(f"${number}::{_type(name)}" for number, name in enumerate(RUN_COLUMNS, 1))
-_AFTER_RUN = len(RUN_COLUMNS) + 1
+_RUN_VALUES = ", ".join(f"${number}::{_type(name)}" for number, name in enumerate(_RUN_COLUMNS, 1))
+_AFTER_RUN = len(_RUN_COLUMNS) + 1
 
 CREATE = _write(
-    f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}, fingerprint, owner, commit_id, entry_count, epoch, claimed_at, heartbeat_at,"
+    f"INSERT INTO runs ({', '.join(_RUN_COLUMNS)}, fingerprint, owner, commit_id, entry_count, epoch, claimed_at, heartbeat_at,"
     f" lease_until) VALUES ({_RUN_VALUES}, ${_AFTER_RUN}, ${_AFTER_RUN + 1}, ${_AFTER_RUN + 2}::uuid,"
     f" ${_AFTER_RUN + 3}::bigint, 1, {NOW}, {NOW}, {NOW} + ${_AFTER_RUN + 4}::double precision)"
     " ON CONFLICT DO NOTHING RETURNING run_id",
@@ -109,16 +105,16 @@ COMMIT = _write(f"{_ADVANCE} {_IN_PLACE}", 6)
 """Values: run, epoch, entries before and after, commit id; then as ``_write``."""
 
 COMMIT_RUN = _write(
-    f"{_ADVANCE}, owner = CASE WHEN $6::boolean THEN '' ELSE owner END, {_numbered(RUN_COLUMNS[1:], 7)} {_IN_PLACE}",
-    6 + len(RUN_COLUMNS),
+    f"{_ADVANCE}, owner = CASE WHEN $6::boolean THEN '' ELSE owner END, {_numbered(_RUN_COLUMNS[1:], 7)} {_IN_PLACE}",
+    6 + len(_RUN_COLUMNS),
 )
 """The same with the run's row. Values: run, epoch, before, after, commit id, whether it has ended, the run's columns but the
 first; then as ``_write``."""
 
 RELEASE = _write("UPDATE runs SET owner = '' WHERE run_id = $1 AND epoch = $2::bigint RETURNING run_id", 3, entries=False)
 RELEASE_RUN = _write(
-    f"UPDATE runs SET owner = '', {_numbered(RUN_COLUMNS[1:], 3)} WHERE run_id = $1 AND epoch = $2::bigint RETURNING run_id",
-    2 + len(RUN_COLUMNS),
+    f"UPDATE runs SET owner = '', {_numbered(_RUN_COLUMNS[1:], 3)} WHERE run_id = $1 AND epoch = $2::bigint RETURNING run_id",
+    2 + len(_RUN_COLUMNS),
     entries=False,
 )
 
@@ -155,13 +151,10 @@ REQUEST_CANCEL = (
 
 FIND_KEY = "SELECT run_id, fingerprint FROM runs WHERE run_key = $1 AND run_key <> ''"
 READ = "SELECT seq, encoding, body FROM records WHERE run_id = $1 ORDER BY seq"
-RUN = f"SELECT {', '.join(RUN_COLUMNS)}, owner, heartbeat_at FROM runs WHERE run_id = $1"
-STEPS = f"SELECT run_id, {', '.join(STEP_COLUMNS)} FROM steps WHERE run_id = $1 ORDER BY position"
-TIMERS = f"SELECT run_id, {', '.join(TIMER_COLUMNS)} FROM timers WHERE run_id = $1 ORDER BY fire_at, timer_id"
-SPANS = (
-    f"SELECT workflow_execution_id, {', '.join(SPAN_COLUMNS)} FROM execution_spans"
-    " WHERE workflow_execution_id = $1 ORDER BY started_at, id"
-)
+RUN = f"SELECT {_RUN_SHOWN} FROM runs WHERE run_id = $1"
+STEPS = f"SELECT {', '.join(STEP_TABLE.columns)} FROM steps WHERE run_id = $1 ORDER BY position"
+TIMERS = f"SELECT {', '.join(TIMER_TABLE.columns)} FROM timers WHERE run_id = $1 ORDER BY fire_at, timer_id"
+SPANS = f"SELECT {', '.join(SPAN_TABLE.columns)} FROM execution_spans WHERE workflow_execution_id = $1 ORDER BY started_at, id"
 CHECKPOINT = (
     "SELECT path, item_index, variant, encoding, data, seq, saved_at FROM checkpoints"
     " WHERE run_id = $1 AND path = $2 AND item_index = $3::bigint AND variant = $4"
@@ -169,31 +162,23 @@ CHECKPOINT = (
 CANCEL_REQUEST = "SELECT cancel_reason, cancel_force FROM runs WHERE run_id = $1"
 
 
-def runs(
-    *, statuses: bool = False, workflow: bool = False, since: bool = False, until: bool = False, prefix: bool = False,
-    key: bool = False, cursor: bool = False,
-) -> str:  # fmt: skip
-    """The statement that lists runs, the newest first, with the filters that are asked for; its values in the same order.
+_FILTERS = {
+    "statuses": "status = ANY ({}::text[])",
+    "workflow": "workflow = {}::text",
+    "since": "created_at >= {}::double precision",
+    "until": "created_at < {}::double precision",
+    "prefix": "run_id >= {}::text AND run_id < {}::text",
+    "key": "run_key = {}::text AND run_key <> ''",
+    "cursor": "(created_at, run_id) < ({}::double precision, {}::text)",
+}
 
-    ``statuses`` takes an array, ``prefix`` two values (from, below), ``cursor`` two (created at, id); the limit is the last.
+
+def runs(filters: Collection[str]) -> str:
+    """The statement that lists runs, the newest first, with such filters (of ``RunQuery.filters``).
+
+    Its values are theirs (the statuses one array), then a limit.
     """
-    tests: list[str] = []
-    number = 0
-
-    def value(kind: str = "text") -> str:
-        nonlocal number
-        number += 1
-        return f"${number}::{kind}"
-
-    tests += [f"status = ANY ({value('text[]')})"] if statuses else []
-    tests += [f"workflow = {value()}"] if workflow else []
-    tests += [f"created_at >= {value('double precision')}"] if since else []
-    tests += [f"created_at < {value('double precision')}"] if until else []
-    tests += [f"run_id >= {value()} AND run_id < {value()}"] if prefix else []
-    tests += [f"run_key = {value()} AND run_key <> ''"] if key else []
-    tests += [f"(created_at, run_id) < ({value('double precision')}, {value()})"] if cursor else []
-    where = f" WHERE {' AND '.join(tests)}" if tests else ""
-    return (
-        f"SELECT {', '.join(RUN_COLUMNS)}, owner, heartbeat_at FROM runs{where}"
-        f" ORDER BY created_at DESC, run_id DESC LIMIT {value('bigint')}"
-    )
+    text = " AND ".join(_FILTERS[name] for name in filters)
+    where = f" WHERE {text}" if text else ""
+    statement = f"SELECT {_RUN_SHOWN} FROM runs{where} ORDER BY created_at DESC, run_id DESC LIMIT {{}}::bigint"
+    return statement.format(*(f"${number}" for number in range(1, statement.count("{}") + 1)))

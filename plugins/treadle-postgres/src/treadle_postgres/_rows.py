@@ -4,46 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import TypeVar
 
-from treadle.errors import StoreUnavailableError
-from treadle.ports import (
-    Commit,
-    Entry,
-    Record,
-    Rows,
-    RunRow,
-    RunStatus,
-    SpanRow,
-    StepRow,
-    StepStatus,
-    TimerRow,
-    dump_line,
-    load_line,
-)
+from treadle.ports import RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Commit, Rows, RunRow, Table, item_number, pack_entries
 
-from treadle_postgres import _queries as sql
-from treadle_postgres._payloads import dump, pack, unpack
-
-_WHOLE = -1
-"""What stands for the item of a step without ``foreach``."""
+R = TypeVar("R")
 
 Values = tuple[object, ...]
-
-
-def item_number(index: int | None) -> int:
-    """An item as columns hold it, which cannot hold a null where they are part of a key."""
-    return _WHOLE if index is None else index
-
-
-def item_of(number: object) -> int | None:
-    """The item that a column tells."""
-    return None if number == _WHOLE else cast("int", number)
-
-
-def shown(owner: str) -> str:
-    """``host:pid`` of an owner."""
-    return owner.partition("@")[0]
 
 
 def clean(text: str) -> str:
@@ -55,9 +22,6 @@ def clean(text: str) -> str:
     return text
 
 
-# -- entries
-
-
 def entry_values(commit: Commit) -> Values:
     """Six arrays and the seq before the first entry, as ``_queries`` wants them.
 
@@ -65,53 +29,25 @@ def entry_values(commit: Commit) -> Values:
         StoreUnavailableError: An entry is too large.
     """
     columns: tuple[list[object], ...] = ([], [], [], [], [], [])
-    for seq, entry in enumerate(commit.entries, commit.seq):
-        path = str(getattr(entry, "path", ""))
-        what = f"{entry.kind} {seq} of run {commit.run_id}" + (f" (step {path!r})" if path else "")
-        payload = pack(_line(entry), what)
-        phase = "finally" if path.startswith("finally/") else "main" if path else ""
-        row = (float(entry.at), entry.kind, phase, clean(path), payload.encoding, payload.body)
-        for column, value in zip(columns, row, strict=True):
+    for _, at, kind, phase, path, packed in pack_entries(commit):
+        # Postgres itself moves what is long out of the row.
+        for column, value in zip(columns, (at, kind, phase, clean(path), packed.encoding, packed.body), strict=True):
             column.append(value)
     return (*columns, commit.seq - 1)
-
-
-def _line(entry: Entry) -> str:
-    line = dump_line(entry)
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # a lone surrogate, which only an escape can spell
-        return dump(json.loads(line))
-    return line
-
-
-def record_of(run_id: str, row: Values) -> Record:
-    """An entry of the log.
-
-    Raises:
-        StoreUnavailableError: It cannot be read.
-    """
-    seq, encoding, body = cast("tuple[int, int, bytes]", row)
-    try:
-        return Record(run_id, seq, load_line(unpack(encoding, body)))
-    except (ValueError, OSError, EOFError) as error:
-        raise StoreUnavailableError(
-            f"Entry {seq} of run {run_id} cannot be read: {error}",
-            "Restore a backup, or read it with the version that wrote it.",
-        ) from error
-
-
-# -- what commits change
 
 
 def row_values(rows: Rows) -> Values:
     """JSON of steps, timers, executions, and of places that have ended; None for none."""
     return (
-        _json(_step_fields(row) for row in rows.steps),
-        _json(_timer_fields(row) for row in rows.timers),
-        _json(_span_fields(row) for row in rows.spans),
+        _table(STEP_TABLE, rows.steps),
+        _table(TIMER_TABLE, rows.timers),
+        _table(SPAN_TABLE, rows.spans),
         _json({"path": path, "item_index": item_number(index)} for path, index in rows.ended),
     )
+
+
+def _table(table: Table[R], rows: Sequence[R]) -> str | None:
+    return _json(dict(zip(table.columns, table.values(row), strict=True)) for row in rows)
 
 
 def _json(rows: Iterable[dict[str, object]]) -> str | None:
@@ -143,72 +79,5 @@ def _clean_all(value: object) -> object:
 
 
 def run_values(row: RunRow) -> Values:
-    """A run's row, in the order of ``RUN_COLUMNS``."""
-    values = (
-        *(row.run_id, row.workflow, row.workflow_hash, row.status.value, row.trigger, row.trace_id, row.created_at),
-        *(row.ended_at, row.stint, row.key, row.source, row.reason, row.culprit, row.error_type, row.error_message),
-    )
-    return tuple([clean(value) if isinstance(value, str) else value for value in values])
-
-
-def _step_fields(row: StepRow) -> dict[str, object]:
-    values = (
-        *(row.path, item_number(row.index), row.phase, row.executor, row.status.value, row.attempt, row.stint, row.worker),
-        *(row.idempotency_key, row.queued_at, row.started_at, row.ended_at, row.cost, row.tokens),
-        *(row.error_type, row.error_message, row.reason),
-    )
-    return dict(zip(sql.STEP_COLUMNS, values, strict=True))
-
-
-def _timer_fields(row: TimerRow) -> dict[str, object]:
-    values = (
-        *(row.timer_id, row.path, item_number(row.index), row.kind, row.due, row.status, row.created_at, row.fired_at),
-        None if row.payload is None else dump(row.payload),
-    )
-    return dict(zip(sql.TIMER_COLUMNS, values, strict=True))
-
-
-def _span_fields(row: SpanRow) -> dict[str, object]:
-    values = (
-        *(row.span_id, row.trace_id, row.parent_id, row.executor_type, row.task_id, row.attempt, row.stint, row.started_at),
-        *(row.ended_at, row.duration_ms, row.status, row.output_keys, row.validation_issues, row.error),
-    )
-    return dict(zip(sql.SPAN_COLUMNS, values, strict=True))
-
-
-# -- what is read
-
-
-def run_row(row: Values) -> RunRow:
-    """A row of ``RUN`` or ``runs``."""
-    fields = list(row)
-    fields[3] = RunStatus(cast("str", fields[3]))
-    fields[15] = shown(cast("str", fields[15]))
-    return RunRow(*fields)  # type: ignore[arg-type]  # the columns in the order of the fields
-
-
-def step_row(row: Values) -> StepRow:
-    """A row of ``STEPS``."""
-    fields = list(row)
-    fields[2] = item_of(fields[2])
-    fields[5] = StepStatus(cast("str", fields[5]))
-    return StepRow(*fields)  # type: ignore[arg-type]  # the columns in the order of the fields
-
-
-def timer_row(row: Values) -> TimerRow:
-    """A row of ``TIMERS``."""
-    fields = list(row)
-    fields[3] = item_of(fields[3])
-    fields[9] = None if fields[9] is None else json.loads(cast("str", fields[9]))
-    return TimerRow(*fields)  # type: ignore[arg-type]  # the columns in the order of the fields
-
-
-def span_row(row: Values) -> SpanRow:
-    """A row of ``SPANS``."""
-    run_id, span_id, trace_id, parent_id, executor, task, attempt, stint, started, ended, _, status, keys, issues, error = row
-    return SpanRow(
-        *(span_id, trace_id, parent_id, executor, task, run_id, attempt, stint, started, ended, status),  # type: ignore[arg-type]  # in order
-        output_keys=tuple(cast("list[str]", keys)),
-        validation_issues=tuple(cast("list[str]", issues)),
-        error=cast("str", error),
-    )
+    """A run's row, in the order of its columns."""
+    return tuple([clean(value) if isinstance(value, str) else value for value in RUN_TABLE.values(row)])

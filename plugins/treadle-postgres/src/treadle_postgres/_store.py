@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar, cast
 
 from treadle import Secret
-from treadle.errors import (
-    LeaseLostError,
-    OwnedElsewhereError,
-    RunKeyConflictError,
-    RunNotFoundError,
-    StoreUnavailableError,
-)
+from treadle.errors import LeaseLostError, RunKeyConflictError, RunNotFoundError, StoreUnavailableError
 from treadle.ports import (
+    RUN_TABLE,
+    SPAN_TABLE,
+    STEP_TABLE,
+    TIMER_TABLE,
     CancelRequest,
     Checkpoint,
     Claim,
@@ -32,26 +29,20 @@ from treadle.ports import (
     SpanRow,
     StepRow,
     TimerRow,
+    dump_value,
+    item_number,
+    item_of,
+    lease_lost,
+    out_of_place,
+    owned_elsewhere,
+    pack,
+    unpack,
+    unpack_entry,
 )
 
 from treadle_postgres import _queries as sql
 from treadle_postgres._cancels import Cancels, channel
-from treadle_postgres._payloads import dump, pack, unpack
-from treadle_postgres._rows import (
-    Values,
-    clean,
-    entry_values,
-    item_number,
-    item_of,
-    record_of,
-    row_values,
-    run_row,
-    run_values,
-    shown,
-    span_row,
-    step_row,
-    timer_row,
-)
+from treadle_postgres._rows import Values, clean, entry_values, row_values, run_values
 from treadle_postgres._schema import Connection
 from treadle_postgres._server import Server
 from treadle_postgres._workers import Pool, Single
@@ -140,7 +131,7 @@ class PostgresStore:
                     return Claim(run_id, owner, epoch, lease_s)  # it had been kept, and the answer was lost
                 is_free = bool(current and is_held) and is_gone(current)
                 if current and is_held and not is_free:
-                    raise OwnedElsewhereError(run_id, shown(current), _since(claimed_at))
+                    raise owned_elsewhere(run_id, current, claimed_at)
                 tried = epoch
                 taken = connection.execute(sql.TAKE, (run_id, owner, lease_s, epoch, is_free)).fetchone()
                 if taken is not None:
@@ -178,11 +169,8 @@ class PostgresStore:
             if is_again and last == commit_id:
                 return  # it had been kept, and the answer was lost
             if epoch != commit.epoch:
-                raise LeaseLostError(commit.run_id, shown(owner), _since(claimed_at))
-            raise StoreUnavailableError(
-                f"Run {commit.run_id}: entry {commit.seq} was to be appended, but the log holds {count}.",
-                "Another process may drive this run; only one may.",
-            )
+                raise lease_lost(commit.run_id, owner, claimed_at)
+            raise out_of_place(commit, count)
 
         values = (*place, *entry_values(commit), *row_values(rows))
         await self._write().ask(Single(commit.run_id, statement, values, finish))
@@ -191,9 +179,9 @@ class PostgresStore:
         """Keep how far an attempt got."""
         what = f"The checkpoint of step {checkpoint.path!r} of run {claim.run_id}"
         # The token is kept with the data as well: the column is to be looked at, and cannot hold every character.
-        payload = pack(dump([checkpoint.token, checkpoint.data]), what)
+        packed = pack(dump_value([checkpoint.token, checkpoint.data]), what)
         place = (checkpoint.path, item_number(checkpoint.index), checkpoint.variant, clean(checkpoint.token))
-        values = (payload.encoding, payload.body, payload.size, checkpoint.seq, float(checkpoint.saved_at))
+        values = (*packed, checkpoint.seq, float(checkpoint.saved_at))
         finish = self._held_or_lost(claim)
         await self._write().ask(Single(claim.run_id, sql.SAVE_CHECKPOINT, (claim.run_id, claim.epoch, *place, *values), finish))
 
@@ -249,46 +237,36 @@ class PostgresStore:
 
     async def read(self, run_id: str) -> Sequence[Record]:
         """The log of a run; empty when there is none."""
-        return [record_of(run_id, row) for row in await self._all(sql.READ, (run_id,))]
+        rows = cast("list[tuple[int, int, bytes]]", await self._all(sql.READ, (run_id,)))
+        return [Record(run_id, seq, unpack_entry(run_id, seq, encoding, body)) for seq, encoding, body in rows]
 
     async def run(self, run_id: str) -> RunRow | None:
         """A run's row."""
         rows = await self._all(sql.RUN, (run_id,))
-        return run_row(rows[0]) if rows else None
+        return RUN_TABLE.row(rows[0]) if rows else None
 
     async def runs(self, query: RunQuery) -> RunPage:
         """Runs, the newest first."""
-        after = _parse_cursor(query.cursor)
-        statement = sql.runs(
-            statuses=bool(query.statuses),
-            workflow=bool(query.workflow),
-            since=query.since is not None,
-            until=query.until is not None,
-            prefix=bool(query.prefix),
-            key=bool(query.key),
-            cursor=after is not None,
-        )
-        values: list[object] = [[status.value for status in query.statuses]] if query.statuses else []
-        values += [clean(query.workflow)] if query.workflow else []
-        values += [bound for bound in (query.since, query.until) if bound is not None]
-        values += [clean(query.prefix), clean(query.prefix) + "\U0010ffff"] if query.prefix else []
-        values += [clean(query.key)] if query.key else []
-        values += after or ()
-        found = [run_row(row) for row in await self._all(statement, (*values, query.limit + 1))]
-        page = tuple(found[: query.limit])
-        return RunPage(page, f"{page[-1].created_at!r} {page[-1].run_id}" if len(found) > len(page) and page else "")
+        filters = query.filters()
+        values: list[object] = [
+            clean(value) if isinstance(value, str) else value
+            for name, given in filters.items()
+            for value in ([list(given)] if name == "statuses" else given)
+        ]
+        rows = await self._all(sql.runs(filters), (*values, query.limit + 1))
+        return RunPage.of([RUN_TABLE.row(row) for row in rows], query.limit)
 
     async def steps(self, run_id: str) -> Sequence[StepRow]:
         """The steps of a run and their items."""
-        return [step_row(row) for row in await self._all(sql.STEPS, (run_id,))]
+        return [STEP_TABLE.row(row) for row in await self._all(sql.STEPS, (run_id,))]
 
     async def timers(self, run_id: str) -> Sequence[TimerRow]:
         """The timers of a run, by due time."""
-        return [timer_row(row) for row in await self._all(sql.TIMERS, (run_id,))]
+        return [TIMER_TABLE.row(row) for row in await self._all(sql.TIMERS, (run_id,))]
 
     async def spans(self, run_id: str) -> Sequence[SpanRow]:
         """The executions of a run, by start."""
-        return [span_row(row) for row in await self._all(sql.SPANS, (run_id,))]
+        return [SPAN_TABLE.row(row) for row in await self._all(sql.SPANS, (run_id,))]
 
     async def load(self, run_id: str, path: str, index: int | None = None, variant: str = "primary") -> Checkpoint | None:
         """The checkpoint of a step or item."""
@@ -372,21 +350,9 @@ def _ownership(connection: Connection, run_id: str) -> tuple[str, int, float, bo
 
 def _lost(connection: Connection, claim: Claim) -> LeaseLostError:
     owner, _, claimed_at, *_ = _ownership(connection, claim.run_id)
-    return LeaseLostError(claim.run_id, shown(owner), _since(claimed_at))
+    return lease_lost(claim.run_id, owner, claimed_at)
 
 
 def _request(row: Values) -> CancelRequest | None:
     reason, force = cast("tuple[str | None, bool]", row)
     return None if reason is None else CancelRequest(reason, force)
-
-
-def _since(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
-
-
-def _parse_cursor(cursor: str) -> tuple[float, str] | None:
-    at, _, run_id = cursor.partition(" ")
-    try:
-        return (float(at), run_id) if cursor else None
-    except ValueError:
-        raise ValueError(f"{cursor!r} is no cursor of this store") from None

@@ -139,7 +139,7 @@ CREATE TABLE execution_spans (
     output_keys TEXT NOT NULL,
     validation_issues TEXT NOT NULL,
     error TEXT NOT NULL,
-    created_at REAL NOT NULL
+    created_at REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400)
 );
 CREATE INDEX execution_spans_executor ON execution_spans (executor_type, status, started_at DESC);
 CREATE INDEX execution_spans_workflow ON execution_spans (workflow_execution_id);

@@ -6,42 +6,46 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 import apsw
-from treadle.errors import (
-    LeaseLostError,
-    OwnedElsewhereError,
-    RunKeyConflictError,
-    RunNotFoundError,
-    StoreUnavailableError,
-)
+from treadle.errors import RunKeyConflictError, RunNotFoundError, StoreUnavailableError
 from treadle.ports import (
+    RUN_TABLE,
+    SPAN_TABLE,
+    STEP_TABLE,
+    TIMER_TABLE,
     CancelRequest,
     Checkpoint,
     Claim,
     Commit,
     Creation,
-    Entry,
+    EntryColumns,
     NewRun,
     Record,
     Rows,
     RunPage,
     RunQuery,
     RunRow,
-    RunStatus,
     SpanRow,
     StepRow,
-    StepStatus,
     TimerRow,
-    dump_line,
-    load_line,
+    dump_value,
+    item_number,
+    item_of,
+    lease_lost,
+    out_of_place,
+    owned_elsewhere,
+    pack,
+    pack_entries,
+    unpack,
+    unpack_entry,
 )
 
 from treadle_sqlite import _queries as sql
 from treadle_sqlite._files import Guard, default_path, prepare
-from treadle_sqlite._payloads import Payload, dump, pack, unpack
 from treadle_sqlite._schema import migrate
 from treadle_sqlite._worker import Worker, Writer
 
@@ -60,8 +64,11 @@ _PRAGMAS = (
 )
 """How the connection that writes is set, beside journal and durability."""
 
-_WHOLE = -1
-"""What stands for the item of a step without ``foreach``."""
+_APART = 2
+"""Added to the encoding of a value that is kept in a table of its own."""
+
+_KEYS, _ISSUES = (SPAN_TABLE.columns.index(name) for name in ("output_keys", "validation_issues"))
+"""The columns that hold several texts, as JSON."""
 
 
 class SqliteStore:
@@ -101,7 +108,7 @@ class SqliteStore:
 
     async def create(self, new: NewRun) -> Creation:
         """Keep a new run with its first entries."""
-        packed = _pack_entries(new.first)
+        entries = pack_entries(new.first)
         row = new.row
 
         def work(connection: apsw.Connection) -> Creation:
@@ -113,8 +120,8 @@ class SqliteStore:
                 return Creation(known, None)
             now = time.time()
             values = (new.fingerprint, len(new.first.entries), new.owner, now, now, self._until(new.lease_s), self._boot)
-            connection.execute(sql.CREATE_RUN, (*_run_values(row), *values))
-            _add_entries(connection, packed)
+            _put(connection, sql.CREATE_RUN, (*RUN_TABLE.values(row), *values))
+            _add_entries(connection, row.run_id, entries)
             _put_rows(connection, row.run_id, new.first.rows or Rows(), has_run=False)
             return Creation(row.run_id, Claim(row.run_id, new.owner, 1, new.lease_s))
 
@@ -126,7 +133,7 @@ class SqliteStore:
         def work(connection: apsw.Connection) -> Claim:
             current, _, claimed_at, until, boot, _ = self._ownership(connection, run_id)
             if current and boot == self._boot and _monotonic() < until and not is_gone(current):
-                raise OwnedElsewhereError(run_id, _shown(current), _since(claimed_at))
+                raise owned_elsewhere(run_id, current, claimed_at)
             now = time.time()
             values = (owner, now, now, self._until(lease_s), self._boot, run_id)
             (epoch,) = cast("tuple[int]", connection.execute(sql.TAKE, values).fetchone())
@@ -146,7 +153,7 @@ class SqliteStore:
 
     async def commit(self, commit: Commit) -> None:
         """Append to a run's log, with the rows that it changes."""
-        packed = _pack_entries(commit)
+        entries = pack_entries(commit)
         before = commit.seq - 1
         after = before + len(commit.entries)
         rows = commit.rows
@@ -155,7 +162,7 @@ class SqliteStore:
             connection.execute(sql.ADVANCE, (after, commit.run_id, commit.epoch, before))
             if not connection.changes():
                 raise self._refusal(connection, commit)
-            _add_entries(connection, packed)
+            _add_entries(connection, commit.run_id, entries)
             if rows is not None:
                 _put_rows(connection, commit.run_id, rows)
 
@@ -165,22 +172,19 @@ class SqliteStore:
         """Why a commit changes nothing."""
         owner, epoch, claimed_at, _, _, count = self._ownership(connection, commit.run_id)
         if epoch != commit.epoch:
-            return LeaseLostError(commit.run_id, _shown(owner), _since(claimed_at))
-        return StoreUnavailableError(
-            f"Run {commit.run_id}: entry {commit.seq} was to be appended, but the log holds {count}.",
-            "Another process may drive this run; only one may.",
-        )
+            return lease_lost(commit.run_id, owner, claimed_at)
+        return out_of_place(commit, count)
 
     async def save(self, claim: Claim, checkpoint: Checkpoint) -> None:
         """Keep how far an attempt got."""
         what = f"The checkpoint of step {checkpoint.path!r} of run {claim.run_id}"
-        payload = pack(dump(checkpoint.data), what, may_be_apart=False)
-        place = (claim.run_id, checkpoint.path, _index(checkpoint.index), checkpoint.variant, checkpoint.token)
-        values = (payload.encoding, payload.body, payload.size, claim.epoch, checkpoint.seq, checkpoint.saved_at)
+        packed = pack(dump_value(checkpoint.data), what)
+        place = (claim.run_id, checkpoint.path, item_number(checkpoint.index), checkpoint.variant, checkpoint.token)
+        values = (*packed, claim.epoch, checkpoint.seq, checkpoint.saved_at)
 
         def work(connection: apsw.Connection) -> None:
             self._hold(connection, claim)
-            connection.execute(sql.SAVE_CHECKPOINT, (*place, *values))
+            _put(connection, sql.SAVE_CHECKPOINT, (*place, *values))
 
         await self._write().ask(work)
 
@@ -189,7 +193,7 @@ class SqliteStore:
 
         def work(connection: apsw.Connection) -> None:
             self._ownership(connection, run_id)
-            connection.execute(sql.REQUEST_CANCEL, (request.reason, request.force, run_id, request.force))
+            _put(connection, sql.REQUEST_CANCEL, (request.reason, request.force, run_id, request.force))
 
         await self._write().ask(work)
 
@@ -219,45 +223,27 @@ class SqliteStore:
 
     async def read(self, run_id: str) -> Sequence[Record]:
         """The log of a run; empty when there is none."""
-        rows = await self._all(sql.READ, (run_id,))
-        return [
-            Record(run_id, cast("int", seq), _load(run_id, cast("int", seq), encoding, body)) for seq, encoding, body in rows
-        ]
+        rows = cast("list[tuple[int, int, bytes]]", await self._all(sql.READ, (run_id,)))
+        return [Record(run_id, seq, unpack_entry(run_id, seq, encoding, body)) for seq, encoding, body in rows]
 
     async def run(self, run_id: str) -> RunRow | None:
         """A run's row."""
         rows = await self._all(sql.RUN, (run_id,))
-        return _run_row(rows[0]) if rows else None
+        return RUN_TABLE.row(rows[0]) if rows else None
 
     async def runs(self, query: RunQuery) -> RunPage:
         """Runs, the newest first."""
-        after = _parse_cursor(query.cursor)
-        statement = sql.runs(
-            statuses=len(query.statuses),
-            workflow=bool(query.workflow),
-            since=query.since is not None,
-            until=query.until is not None,
-            prefix=bool(query.prefix),
-            key=bool(query.key),
-            cursor=after is not None,
-        )
-        values: list[object] = [status.value for status in query.statuses]
-        values += [query.workflow] if query.workflow else []
-        values += [bound for bound in (query.since, query.until) if bound is not None]
-        values += [query.prefix, query.prefix + "\U0010ffff"] if query.prefix else []
-        values += [query.key] if query.key else []
-        values += after or ()
-        found = [_run_row(row) for row in await self._all(statement, (*values, query.limit + 1))]
-        page = tuple(found[: query.limit])
-        return RunPage(page, f"{page[-1].created_at!r} {page[-1].run_id}" if len(found) > len(page) and page else "")
+        filters = query.filters()
+        values = (*chain.from_iterable(filters.values()), query.limit + 1)
+        return RunPage.of([RUN_TABLE.row(row) for row in await self._all(sql.runs(filters), values)], query.limit)
 
     async def steps(self, run_id: str) -> Sequence[StepRow]:
         """The steps of a run and their items."""
-        return [_step_row(row) for row in await self._all(sql.STEPS, (run_id,))]
+        return [STEP_TABLE.row(row) for row in await self._all(sql.STEPS, (run_id,))]
 
     async def timers(self, run_id: str) -> Sequence[TimerRow]:
         """The timers of a run, by due time."""
-        return [_timer_row(row) for row in await self._all(sql.TIMERS, (run_id,))]
+        return [TIMER_TABLE.row(row) for row in await self._all(sql.TIMERS, (run_id,))]
 
     async def spans(self, run_id: str) -> Sequence[SpanRow]:
         """The executions of a run, by start."""
@@ -265,13 +251,13 @@ class SqliteStore:
 
     async def load(self, run_id: str, path: str, index: int | None = None, variant: str = "primary") -> Checkpoint | None:
         """The checkpoint of a step or item."""
-        rows = await self._all(sql.CHECKPOINT, (run_id, path, _index(index), variant))
+        rows = await self._all(sql.CHECKPOINT, (run_id, path, item_number(index), variant))
         if not rows:
             return None
         path, item, variant, token, encoding, data, seq, saved_at = cast(
             "tuple[str, int, str, str, int, bytes, int, float]", rows[0]
         )
-        return Checkpoint(path, _item(item), variant, token, json.loads(unpack(encoding, data)), seq, saved_at)
+        return Checkpoint(path, item_of(item), variant, token, json.loads(unpack(encoding, data)), seq, saved_at)
 
     def close(self) -> None:
         """Finish what was begun and let go of the file."""
@@ -350,7 +336,7 @@ class SqliteStore:
     def _hold(self, connection: apsw.Connection, claim: Claim) -> None:
         owner, epoch, claimed_at, *_ = self._ownership(connection, claim.run_id)
         if epoch != claim.epoch:
-            raise LeaseLostError(claim.run_id, _shown(owner), _since(claimed_at))
+            raise lease_lost(claim.run_id, owner, claimed_at)
 
 
 def _fetch(connection: apsw.Connection, statement: str, values: tuple[apsw.SQLiteValue, ...]) -> list[tuple[object, ...]]:
@@ -370,104 +356,29 @@ def _boot_id() -> str:
         return ""
 
 
-def _shown(owner: str) -> str:
-    return owner.partition("@")[0]
-
-
-def _since(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
-
-
-def _index(index: int | None) -> int:
-    return _WHOLE if index is None else index
-
-
-def _item(index: int) -> int | None:
-    return None if index == _WHOLE else index
-
-
-def _parse_cursor(cursor: str) -> tuple[float, str] | None:
-    at, _, run_id = cursor.partition(" ")
-    try:
-        return (float(at), run_id) if cursor else None
-    except ValueError:
-        raise ValueError(f"{cursor!r} is no cursor of this store") from None
-
-
-# -- entries
-
-
-def _pack_entries(commit: Commit) -> list[tuple[tuple[apsw.SQLiteValue, ...], Payload]]:
-    """Each entry as a row; made before the writer's turn, so that what cannot be kept harms nobody else's commit."""
-    packed: list[tuple[tuple[apsw.SQLiteValue, ...], Payload]] = []
-    for seq, entry in enumerate(commit.entries, commit.seq):
-        path = str(getattr(entry, "path", ""))
-        what = f"{entry.kind} {seq} of run {commit.run_id}" + (f" (step {path!r})" if path else "")
-        payload = pack(_line(entry), what)
-        phase = "finally" if path.startswith("finally/") else "main" if path else ""
-        packed.append(((commit.run_id, seq, entry.at, entry.kind, phase, path, payload.encoding, payload.body), payload))
-    return packed
-
-
-def _line(entry: Entry) -> str:
-    line = dump_line(entry)
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # a lone surrogate, which only an escape can spell
-        return dump(json.loads(line))
-    return line
-
-
-def _add_entries(connection: apsw.Connection, packed: list[tuple[tuple[apsw.SQLiteValue, ...], Payload]]) -> None:
-    for row, payload in packed:
-        connection.execute(sql.ADD_RECORD, row)
-        if payload.apart:
-            connection.execute(sql.ADD_PAYLOAD, (row[0], row[1], payload.apart))
-
-
-def _load(run_id: str, seq: int, encoding: object, body: object) -> Entry:
-    try:
-        return load_line(unpack(cast("int", encoding), cast("bytes", body)))
-    except (ValueError, OSError, EOFError) as error:
-        raise StoreUnavailableError(
-            f"Entry {seq} of run {run_id} cannot be read: {error}",
-            "Restore a backup, or read it with the version that wrote it.",
-        ) from error
-
-
 # -- rows
 
 
-def _run_values(row: RunRow) -> tuple[apsw.SQLiteValue, ...]:
-    return (
-        row.run_id,
-        row.workflow,
-        row.workflow_hash,
-        row.status.value,
-        row.trigger,
-        row.trace_id,
-        row.created_at,
-        row.ended_at,
-        row.stint,
-        row.key,
-        row.source,
-        row.reason,
-        row.culprit,
-        row.error_type,
-        row.error_message,
-    )
+def _add_entries(connection: apsw.Connection, run_id: str, entries: Sequence[EntryColumns]) -> None:
+    for seq, at, kind, phase, path, packed in entries:
+        encoding, body, _ = packed
+        if packed.is_long:
+            connection.execute(sql.ADD_PAYLOAD, (run_id, seq, body))
+            encoding, body = encoding + _APART, b""
+        _put(connection, sql.ADD_RECORD, (run_id, seq, at, kind, phase, path, encoding, body))
 
 
 def _put_rows(connection: apsw.Connection, run_id: str, rows: Rows, *, has_run: bool = True) -> None:
     if rows.run is not None and has_run:
-        values = _run_values(rows.run)
-        connection.execute(sql.CHANGE_RUN, (*values[1:], rows.run.ended_at is not None, run_id))
+        _put(connection, sql.CHANGE_RUN, (*RUN_TABLE.values(rows.run)[1:], rows.run.ended_at is not None, run_id))
     for step in rows.steps:
-        connection.execute(sql.PUT_STEP, _step_values(step))
+        _put(connection, sql.PUT_STEP, STEP_TABLE.values(step))
     for timer in rows.timers:
-        connection.execute(sql.PUT_TIMER, _timer_values(timer))
+        _put(connection, sql.PUT_TIMER, TIMER_TABLE.values(timer))
     for span in rows.spans:
-        connection.execute(sql.PUT_SPAN, _span_values(span))
+        values = list(SPAN_TABLE.values(span))
+        values[_KEYS], values[_ISSUES] = dump_value(span.output_keys), dump_value(span.validation_issues)
+        _put(connection, sql.PUT_SPAN, values)
     for path, index in rows.ended:
         if index is None:
             connection.execute(sql.DROP_ALL_CHECKPOINTS, (run_id, path))
@@ -475,73 +386,17 @@ def _put_rows(connection: apsw.Connection, run_id: str, rows: Rows, *, has_run: 
             connection.execute(sql.DROP_CHECKPOINTS, (run_id, path, index))
 
 
-def _run_row(row: tuple[object, ...]) -> RunRow:
-    fields = list(row)
-    fields[3] = RunStatus(cast("str", fields[3]))
-    fields[15] = _shown(cast("str", fields[15]))
-    return RunRow(*fields)  # type: ignore[arg-type]  # the columns in the order of the fields
-
-
-def _step_values(row: StepRow) -> tuple[apsw.SQLiteValue, ...]:
-    return (
-        row.run_id,
-        row.path,
-        _index(row.index),
-        row.phase,
-        row.executor,
-        row.status.value,
-        row.attempt,
-        row.stint,
-        row.worker,
-        row.idempotency_key,
-        row.queued_at,
-        row.started_at,
-        row.ended_at,
-        row.cost,
-        row.tokens,
-        row.error_type,
-        row.error_message,
-        row.reason,
-    )
-
-
-def _step_row(row: tuple[object, ...]) -> StepRow:
-    fields = list(row)
-    fields[2] = _item(cast("int", fields[2]))
-    fields[5] = StepStatus(cast("str", fields[5]))
-    return StepRow(*fields)  # type: ignore[arg-type]  # the columns in the order of the fields
-
-
-def _timer_values(row: TimerRow) -> tuple[apsw.SQLiteValue, ...]:
-    payload = None if row.payload is None else dump(row.payload).encode()
-    return (
-        *(row.run_id, row.timer_id, row.path, _index(row.index), row.kind, row.due),
-        *(row.status, row.created_at, row.fired_at, payload),
-    )
-
-
-def _timer_row(row: tuple[object, ...]) -> TimerRow:
-    fields = list(row)
-    fields[3] = _item(cast("int", fields[3]))
-    fields[9] = None if fields[9] is None else json.loads(cast("bytes", fields[9]))
-    return TimerRow(*fields)  # type: ignore[arg-type]  # the columns in the order of the fields
-
-
-def _span_values(row: SpanRow) -> tuple[apsw.SQLiteValue, ...]:
-    return (
-        *(row.span_id, row.trace_id, row.parent_id, row.executor_type, row.task_id, row.workflow_execution_id),
-        *(row.attempt, row.stint, row.started_at, row.ended_at, row.duration_ms, row.status),
-        *(dump(row.output_keys), dump(row.validation_issues), row.error, time.time()),
-    )
+def _put(connection: apsw.Connection, statement: str, values: Sequence[object]) -> None:
+    """Write a row; half of a surrogate pair, which only the log can keep, becomes a question mark."""
+    bindings = cast("tuple[apsw.SQLiteValue, ...]", values)
+    try:
+        connection.execute(statement, bindings)
+    except UnicodeEncodeError:
+        clean = [value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in bindings]
+        connection.execute(statement, clean)
 
 
 def _span_row(row: tuple[object, ...]) -> SpanRow:
-    span_id, trace_id, parent_id, executor, task, run_id, attempt, stint, started, ended, _, status, keys, issues, error, _ = (
-        row
-    )
-    return SpanRow(
-        *(span_id, trace_id, parent_id, executor, task, run_id, attempt, stint, started, ended, status),  # type: ignore[arg-type]  # in order
-        output_keys=tuple(json.loads(cast("str", keys))),
-        validation_issues=tuple(json.loads(cast("str", issues))),
-        error=cast("str", error),
-    )
+    fields = list(row)
+    fields[_KEYS], fields[_ISSUES] = json.loads(cast("str", row[_KEYS])), json.loads(cast("str", row[_ISSUES]))
+    return SPAN_TABLE.row(fields)
