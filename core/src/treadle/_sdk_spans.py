@@ -1,7 +1,8 @@
 """treadle's spans as ordinary spans of the OpenTelemetry SDK, under the ids that the record holds.
 
-Imported only when the process has an SDK's provider. Of the SDK, only what is public is used: a tracer's ``sampler`` and
-``id_generator`` attributes, which answer from a context variable while one of treadle's spans starts.
+Imported only when the process has an SDK's provider. Most spans are made straight away (``_lean_spans``). For the others a
+tracer is asked, of which only what is public is used: its ``sampler`` and ``id_generator`` attributes, which answer from a
+context variable while one of treadle's spans starts.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from opentelemetry.util.types import Attributes as OtelAttributes
 
 from treadle import _telemetry as names
 from treadle._attempt_span import NO_SPAN, AttemptSpan, LiveSpan, Stamps, first_line
+from treadle._lean_spans import LeanSpans
 from treadle._models import Call, Outcome, SpanKind, SpanRecord
 from treadle._span_projection import attempt_ending, call_attributes
 from treadle._trace_parent import TraceParent
@@ -30,6 +32,7 @@ __all__ = ["SdkProvider"]
 
 Attributes = Mapping[str, object]
 
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _KINDS = {kind.name.lower(): kind for kind in trace.SpanKind}
 
 
@@ -86,6 +89,7 @@ class SdkProvider:
 
     def __init__(self, tracer: trace.Tracer, sampler: Sampler, stamps: Stamps) -> None:
         self._tracer, self._sampler, self.stamps = tracer, sampler, stamps
+        self._lean = LeanSpans.of(tracer)
         self._decision: Decision | None = None
         self._tracestate: TraceState | None = None
         self._parent: TraceParent | None = None
@@ -146,15 +150,19 @@ class SdkProvider:
             self._emit(span)
 
     def _emit(self, span: SpanRecord) -> None:
-        attributes = span.attributes
+        attributes, above = span.attributes, self._parent_of(span)
         if self._sampler_attributes and names.ACTION in attributes:
             attributes = {**self._sampler_attributes, **attributes}
+        elif self._lean is not None and self._lean.may_only_end(span):
+            parent = None if above is None else above.get_span_context()
+            self._lean.finish(span, self._context(span.trace_id, span.span_id), parent, _KINDS[span.kind])
+            return
         live = self.start(
             name=span.name,
             kind=span.kind,
             trace_id=span.trace_id,
             span_id=span.span_id,
-            parent=self._parent_context(span),
+            parent=Context() if above is None else trace.set_span_in_context(above),
             attributes=attributes,
             links=_links(span.links, span.trace_flags),
             started_at=span.started_at,
@@ -170,7 +178,7 @@ class SdkProvider:
         self, call: Call, name: str, kind: SpanKind, span_id: str, started_at: float, attributes: Attributes
     ) -> LiveSpan:
         """Start the span of a client call under whatever is current, and make it current."""
-        span = self.start(
+        span = self._ask_tracer(
             name=name,
             kind=kind,
             trace_id=call.trace_id,
@@ -193,13 +201,41 @@ class SdkProvider:
         kind: SpanKind,
         trace_id: str,
         span_id: str,
-        parent: Context | None,
+        parent: Context,
         attributes: Attributes,
         links: Sequence[trace.Link],
         started_at: float,
         trace_flags: int,
     ) -> trace.Span:
         """A span of the SDK under the given ids, started at ``started_at``; a mere carrier of ids when unsampled."""
+        if self._lean is not None and trace_flags & 1 and not links:
+            context = self._context(trace_id, span_id)
+            return self._lean.start(name, context, parent, _KINDS[kind], attributes, _ns(started_at))
+        return self._ask_tracer(
+            name=name,
+            kind=kind,
+            trace_id=trace_id,
+            span_id=span_id,
+            parent=parent,
+            attributes=attributes,
+            links=links,
+            started_at=started_at,
+            trace_flags=trace_flags,
+        )
+
+    def _ask_tracer(
+        self,
+        *,
+        name: str,
+        kind: SpanKind,
+        trace_id: str,
+        span_id: str,
+        parent: Context | None,
+        attributes: Attributes,
+        links: Sequence[trace.Link],
+        started_at: float,
+        trace_flags: int,
+    ) -> trace.Span:
         token = _answer.set((self._number(trace_id), int(span_id, 16), self.decision(trace_flags), self._tracestate))
         try:
             return self._tracer.start_span(
@@ -232,6 +268,9 @@ class SdkProvider:
 
         Not marked as remote: backends take the child of a remote span for the entry of a service.
         """
+        return trace.set_span_in_context(self._carrier(trace_id, parent_id, trace_flags))
+
+    def _carrier(self, trace_id: str, parent_id: str, trace_flags: int) -> NonRecordingSpan:
         # Steps all have the same parent, and so do the items of a foreach: the last two serve nearly every span.
         span = self._parents.get(parent_id)
         if span is None:
@@ -242,19 +281,22 @@ class SdkProvider:
         else:
             del self._parents[parent_id]
         self._parents[parent_id] = span
-        return trace.set_span_in_context(span)
+        return span
+
+    def _context(self, trace_id: str, span_id: str) -> SpanContext:
+        return SpanContext(self._number(trace_id), int(span_id, 16), False, _SAMPLED, self._tracestate)
 
     def _number(self, trace_id: str) -> int:
         if self._trace[0] != trace_id:
             self._trace = (trace_id, int(trace_id, 16))
         return self._trace[1]
 
-    def _parent_context(self, span: SpanRecord) -> Context | None:
+    def _parent_of(self, span: SpanRecord) -> NonRecordingSpan | None:
         if not span.parent_id:
-            return Context()
+            return None
         if self._parent is not None and span.parent_id == self._parent.span_id:
-            return trace.set_span_in_context(_span_of(self._parent))
-        return self.context_under(span.trace_id, span.parent_id, span.trace_flags)
+            return _span_of(self._parent)
+        return self._carrier(span.trace_id, span.parent_id, span.trace_flags)
 
 
 class _LiveSpan:
@@ -346,6 +388,8 @@ class _LiveAttempt(AttemptSpan):
         self._provider.sent.add(self._span_id)
 
     def _retry_links(self) -> Sequence[trace.Link]:
+        if self._call.attempt == 1:
+            return ()
         before = self._provider.failed_before(self._call)
         if not before:
             return ()
@@ -383,8 +427,8 @@ def _finish(
     attributes: Attributes,
     events: Sequence[tuple[str, float, Attributes]],
 ) -> None:
-    if attributes:
-        span.set_attributes(cast("Mapping[str, str]", attributes))
+    for key, value in attributes.items():  # a few: the SDK looks at the whole mapping first when given one
+        span.set_attribute(key, cast("str", value))
     for name, at, more in events:
         span.add_event(name, cast("OtelAttributes", more), _ns(at))
     if status == "error":

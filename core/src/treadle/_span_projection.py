@@ -33,8 +33,7 @@ _DESCRIPTION_LIMIT = 512
 """Longest status message; the whole error stands in the exception event and in the record."""
 
 
-@attrs.frozen
-class Ending:
+class Ending(NamedTuple):
     """What an attempt's span learns at its end.
 
     Attributes:
@@ -117,13 +116,12 @@ class _Step:
     started_at: float | None = None
     ended_at: float = 0.0
     count: int | None = None
-    events: list[Event] = attrs.Factory(list)
-    failed: dict[int | None, str] = attrs.Factory(dict)
+    events: tuple[Event, ...] = ()
+    failed: dict[int | None, str] | None = None
     """Item -> span id of its last attempt, while another may follow."""
 
 
-@attrs.frozen
-class _Open:
+class _Open(NamedTuple):
     """An attempt that was released and has not ended."""
 
     entry: AttemptStarted
@@ -232,8 +230,8 @@ class SpanProjection:
         return ()
 
     def _retry_scheduled(self, entry: RetryScheduled) -> tuple[SpanRecord, ...]:
-        events = self._step(entry.path).events
-        if len(events) < names.MAX_EVENTS:
+        step = self._step(entry.path)
+        if len(step.events) < names.MAX_EVENTS:
             attributes: dict[str, object] = {
                 names.ATTEMPT_NUMBER: entry.attempt,
                 names.RETRY_DELAY_S: round(max(0.0, entry.due - entry.at), 6),
@@ -241,7 +239,7 @@ class SpanProjection:
             }
             if entry.index is not None:
                 attributes[names.STEP_INDEX] = entry.index
-            events.append((names.RETRY_EVENT, entry.at, attributes))
+            step.events = (*step.events, (names.RETRY_EVENT, entry.at, attributes))
         return ()
 
     def _step_ended(self, entry: StepEnded) -> tuple[SpanRecord, ...]:
@@ -261,7 +259,7 @@ class SpanProjection:
             status,
             (_description(entry.error) or entry.reason) if status == "error" else "",
             self._step_attributes(entry, step, result, status),
-            tuple(step.events),
+            step.events,
             (),
             run.trace_flags,
         )
@@ -326,8 +324,10 @@ class SpanProjection:
         # Even when another machine's clock stamped it.
         if step.started_at is None or started_at < step.started_at:
             step.started_at = started_at
-        step.ended_at = max(step.ended_at, ended_at)
-        self._last_at = max(self._last_at, ended_at)
+        if ended_at > step.ended_at:
+            step.ended_at = ended_at
+        if ended_at > self._last_at:
+            self._last_at = ended_at
         span_id = attempt_span_id(
             run.trace_id,
             run.root_span_id,
@@ -337,9 +337,9 @@ class SpanProjection:
             attempt=entry.attempt,
             stint=entry.stint,
         )
-        before = step.failed.pop(entry.index, "")
+        before = step.failed.pop(entry.index, "") if step.failed else ""
         if has_failed:
-            step.failed[entry.index] = span_id
+            step.failed = {**(step.failed or {}), entry.index: span_id}
         return _Place(span_id, step.span_id, before)
 
     def _attempt(
