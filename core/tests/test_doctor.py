@@ -12,7 +12,7 @@ import pytest
 from sites import ECHO, Site
 from treadle import _doctor, _scopes, client, executor, hookimpl
 from treadle._config import Config, load_config
-from treadle._doctor import Diagnosis, diagnose, doctor_lines, is_healthy
+from treadle._doctor import Coverage, Diagnosis, coverage, coverage_line, diagnose, doctor_lines, is_healthy
 from treadle._plugins import Registry, _hooks
 from treadle.hookspecs import ExecutorHooks, HookArgumentWarning, RunHooks, hookspec
 
@@ -46,6 +46,47 @@ def test_a_good_plugin_is_ok_and_nothing_is_imported_here(site: Site) -> None:
     )
     assert found.detail.startswith("imported in ")
     assert "acme_echo" not in sys.modules
+
+
+def test_it_says_which_executors_have_a_family_and_a_contract(site: Site) -> None:
+    """Declared type, keys of the family, or a check of its own; an executor that declares nothing is named."""
+    source = """
+        from treadle import Executor, executor
+        class Kept(Executor):
+            family = "kept"
+            required_output_keys = ("a", ("b", "c"))
+        @executor("acme.typed")
+        async def typed() -> list[int]: ...
+        @executor("acme.bare")
+        async def bare(): ...
+        @executor("acme.kept", family="kept")
+        async def kept(): ...
+        @executor("acme.checked")
+        class Checked(Executor):
+            async def execute(self): ...
+            def validate_output(self, output): ...
+        """
+    names = ("typed", "bare", "kept", "Checked")
+    entry_points = "[treadle.executors]\n" + "".join(f"acme.{name.lower()} = acme_four:{name}\n" for name in names)
+    site.lay(
+        "acme-four", {"acme_four.py": textwrap.dedent(source)}, f"{entry_points}[treadle.families]\nkept = acme_four:Kept\n"
+    )
+
+    found = examine(site)
+    covered = coverage(found.values())
+
+    assert {name: [each.family, *each.contract] for name in found for each in found[name].executors} == {
+        "acme.bare": ["general"],
+        "acme.checked": ["general", "validate_output"],
+        "acme.kept": ["kept", "keys a, b or c"],
+        "acme.typed": ["general", "type list[int]"],
+    }
+    assert covered == Coverage(executors=4, with_family=4, with_contract=3, without=("acme.bare",))
+    assert coverage_line(covered) == (
+        "contracts: of 4 executors 4 have a family, 3 a contract; "
+        "without: acme.bare (declare what they return, or give them a family)"
+    )
+    assert coverage_line(coverage([])) == "contracts: of 0 executors 0 have a family, 0 a contract"
 
 
 def test_an_import_that_takes_too_long_says_where_it_hangs(site: Site) -> None:

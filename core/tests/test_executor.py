@@ -111,5 +111,5 @@ def test_the_general_family_has_no_opinion() -> None:
     family = Executor()
 
     assert family.family == "general"
-    assert family.validate_output({"any": "thing"}) is None
+    assert family.validate_output({"any": "thing"}) == []
     assert family.retry_policy(ValueError()) is None

@@ -313,7 +313,7 @@ def test_an_editable_distribution_owns_the_modules_of_its_project(site: Site, tm
 
 
 def test_two_distributions_with_one_name_are_an_error_until_one_is_preferred(site: Site) -> None:
-    """The error names both and prints the line to paste; with it the name works, and the other is overruled."""
+    """The error names both and prints the line to paste; with it the name works, and the other is overruled (S0-18)."""
     site.executor("acme-a", "acme_a").executor("acme-b", "acme_b")
     registry = site.discover()
 
@@ -329,6 +329,26 @@ def test_two_distributions_with_one_name_are_an_error_until_one_is_preferred(sit
     assert chosen.executor("acme.echo").distribution == "acme-b"
     assert statuses(chosen) == {("acme.echo", "acme-a"): "overruled", ("acme.echo", "acme-b"): "ok"}
     assert set(statuses(site.discover(prefer={"acme.echo": "acme-c"})).values()) == {"conflict"}
+
+
+def test_a_registry_may_know_more_than_what_is_installed(site: Site) -> None:
+    """What is handed over wins over what is installed by that name, the rest stays; the first registry stays as it was."""
+    registry = site.executor("acme-a", "acme_a").discover()
+
+    @executor("acme.echo")
+    async def other(n: int) -> int:
+        return n
+
+    @executor("acme.more")
+    async def more() -> int:
+        return 1
+
+    knowing = registry.knowing(other, more)
+
+    assert knowing.executor("acme.echo").input_schema()["properties"].keys() == {"n"}
+    assert knowing.executor("acme.more").name == "acme.more"
+    assert registry.executor("acme.echo").distribution == "acme-a"
+    assert "acme.more" not in registry.names("treadle.executors")
 
 
 def test_the_printed_line_solves_the_conflict(site: Site) -> None:

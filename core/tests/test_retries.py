@@ -13,6 +13,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from treadle import is_transient
 from treadle._models import Call, GiveUp, Issue, RetryAfter, RetryPolicy
 from treadle._retries import RetryInvalidError, delay_s, parse_retry, preset, propose, unsafe_refusal
 from treadle.errors import (
@@ -553,3 +554,20 @@ def test_an_unknown_preset_is_a_key_error() -> None:
     """For callers in Python."""
     with pytest.raises(KeyError):
         preset("fast")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (TransientError("x"), True),
+        (PermanentError("connection"), False),
+        (ConnectionError(), True),
+        (ExceptionGroup("g", [TimeoutError()]), True),
+        (ValueError("rate limit"), True),
+        (ValueError("no luck"), False),
+        (KeyError("timeout"), False),
+    ],
+)
+def test_anybody_may_ask_whether_an_error_is_transient(error: Exception, expected: bool) -> None:
+    """What the error says, then its type, then words; as for a step without a file's or hooks' opinion."""
+    assert is_transient(error) is expected

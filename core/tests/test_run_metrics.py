@@ -1,4 +1,4 @@
-"""Four metrics, counted from the log, told apart by names alone."""
+"""Five metrics, counted from the log, told apart by names alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from treadle._models import (
     AttemptStarted,
     Entry,
     ErrorInfo,
+    Issue,
     MapStarted,
     Outcome,
     RunCreated,
@@ -83,12 +84,12 @@ def count(meters: Meters, *entries: Entry) -> RunMetrics:
     return metrics
 
 
-def test_a_run_is_counted_in_four_metrics(meters: Meters) -> None:
+def test_a_run_is_counted_in_metrics(meters: Meters) -> None:
     """Durations of run and step, the wait in the queue, and how many runs are active, under the names of the reference."""
     count(meters, *log())
 
     points = meters.points()
-    assert set(points) == {metric.name for metric in names.METRICS}
+    assert {*points, names.OUTPUT_ISSUES.name} == {metric.name for metric in names.METRICS}
     run, step, wait = (meters.one(metric.name) for metric in (names.RUN_DURATION, names.STEP_DURATION, names.QUEUE_WAIT))
     assert (run.sum, dict(run.attributes)) == (10.0, RUN | {"cicd.pipeline.result": "success"})
     assert (step.sum, dict(step.attributes)) == (3.0, STEP | {"cicd.pipeline.task.run.result": "success"})
@@ -101,7 +102,10 @@ def test_a_run_is_counted_in_four_metrics(meters: Meters) -> None:
 
 def test_attributes_are_those_of_the_reference_and_hold_no_id(meters: Meters) -> None:
     """What has many values (run ids, indexes, messages) never makes a series of its own."""
-    count(meters, *log(StepStatus.FAILED, RunStatus.FAILED))
+    invalid = Outcome("failed", error=ErrorInfo("OutputInvalidError", "bad", issues=(Issue("a"),)), started_at=101.5)
+    entries = log(StepStatus.FAILED, RunStatus.FAILED)
+    entries[3] = AttemptEnded(104.0, "page", None, 1, invalid)
+    count(meters, *entries)
 
     for metric in names.METRICS:
         point = meters.one(metric.name)
@@ -171,3 +175,18 @@ def test_without_a_provider_nothing_is_counted() -> None:
         metrics.apply(entry)
     metrics.close()
     assert not metrics.is_active
+
+
+def test_issues_of_outputs_are_counted_by_executor(meters: Meters) -> None:
+    """Each broken clause of every attempt, also of those that are retried; a replayed attempt was counted by its stint."""
+    bad = ErrorInfo("OutputInvalidError", "bad", issues=(Issue("a"), Issue("b")))
+    ended = AttemptEnded(104.0, "page", None, 1, Outcome("failed", error=bad, started_at=101.5, ended_at=104.0))
+    metrics = RunMetrics(meters.provider)
+    metrics.apply(CREATED)
+
+    metrics.apply(ended)
+    metrics.apply(ended, replayed=True)
+    metrics.apply(ended)
+
+    point = meters.one("treadle.output.issues")
+    assert (point.value, dict(point.attributes)) == (4, STEP)

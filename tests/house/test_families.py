@@ -20,6 +20,16 @@ def test_no_installed_executor_stands_outside_of_a_family() -> None:
     assert len(outside) == 0
 
 
+def test_every_installed_executor_has_a_contract() -> None:
+    """All of them: the hook ``validate_output`` answers for each, and each declares what its outputs are held to (S0-09)."""
+    registry = Registry.discover()
+    names = [entry.name for entry in registry.entries("treadle.executors") if not entry.name.endswith("*")]
+    bound = [registry.executor(name) for name in names]
+
+    assert [each.name for each in bound if not callable(each.validate_output)] == []
+    assert [each.name for each in bound if not each.contract] == []
+
+
 def test_a_class_outside_of_every_family_is_refused() -> None:
     """An executor's class has a family's class in its MRO, or it is no executor (S0-49)."""
 

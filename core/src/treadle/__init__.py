@@ -35,6 +35,7 @@ __all__ = [
     "client",
     "executor",
     "hookimpl",
+    "is_transient",
     "load_workflow",
     "make_plan",
     "resume",
@@ -67,6 +68,7 @@ _HOMES = {
     "client": "treadle._executor",
     "executor": "treadle._executor",
     "hookimpl": "treadle.hookspecs",
+    "is_transient": "treadle._retries",
     "load_workflow": "treadle._loader",
     "make_plan": "treadle._plan",
     "resume": "treadle._app",
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     from treadle._plan import Plan, make_plan
     from treadle._plugins import Registry
     from treadle._results import RunResult
+    from treadle._retries import is_transient
     from treadle._secrets import Secret
     from treadle._workflow import Workflow
     from treadle.errors import PermanentError, TransientError, TreadleError

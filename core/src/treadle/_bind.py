@@ -130,6 +130,7 @@ class BoundExecutor:
     _output: Contract
     _required: frozenset[str]
     _checks_output: bool
+    _declares_output: bool
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -156,6 +157,17 @@ class BoundExecutor:
     @property
     def _family(self) -> type[Executor]:
         return cast("type[Executor]", self._makes_family)
+
+    @property
+    def contract(self) -> tuple[str, ...]:
+        """What its outputs are held to, in words: the declared type, the family's keys, a check of its own; empty: nothing."""
+        keys = [group if isinstance(group, str) else " or ".join(sorted(group)) for group in self._family.required_output_keys]
+        parts = [
+            f"type {self._output.name}" if self._declares_output else "",
+            f"keys {', '.join(keys)}" if keys else "",
+            "validate_output" if self._family.validate_output is not Executor.validate_output else "",
+        ]
+        return tuple(part for part in parts if part)
 
     def isolation_problem(self) -> tuple[str, str]:
         """Why it cannot run in a process of its own, and what to do; empty when it can."""
@@ -265,7 +277,7 @@ class BoundExecutor:
             return issues
         try:
             # A copy: a check that changes its argument must not change what is recorded.
-            return _as_issues(self._makes_family().validate_output(copy_json(output)))
+            return _as_issues(self._asked().validate_output(copy_json(output)))
         except Exception as error:  # foreign code; an exception is an issue
             return [Issue(f"validate_output raised {type(error).__name__}: {error}")]
 
@@ -275,11 +287,15 @@ class BoundExecutor:
         refusal = unsafe_refusal(self.effects, call.retry)
         if isinstance(error, FromChild):  # the child has asked, with the real exception
             return refusal or error.proposal
-        return refusal or self._makes_family().retry_policy(error)
+        return refusal or self._asked().retry_policy(error)
 
     def timed_out(self, timeout_s: float) -> Exception | None:
         """What the family calls an attempt that was still running at its deadline; None: no words of its own."""
-        return self._makes_family().timed_out(timeout_s)
+        return self._asked().timed_out(timeout_s)
+
+    def _asked(self) -> Executor:
+        """A new instance of the family, or of the executor in class form, that knows its name."""
+        return named(self._makes_family(), self.name)
 
 
 def bind(
@@ -306,7 +322,7 @@ def bind(
     """
     mark = executor_mark(obj) or ExecutorMark(name)
     try:
-        form = _class_form(obj, mark) if isinstance(obj, type) else _function_form(obj, mark, family)
+        form = _class_form(name, obj, mark) if isinstance(obj, type) else _function_form(obj, mark, family)
         signature = _read_signature(form)
     except BindError as error:
         raise BindError(f"Executor {name!r}: {error.problem}", error.remedy) from error
@@ -332,7 +348,8 @@ def bind(
         others=signature.others,
         output=signature.output,
         required=frozenset(each.name for each in signature.inputs if each.required),
-        checks_output=makes_family.validate_output is not Executor.validate_output,
+        checks_output=makes_family.validate_output is not Executor.validate_output or bool(makes_family.required_output_keys),
+        declares_output=signature.declares_output,
     )
 
 
@@ -372,7 +389,13 @@ def _function_form(obj: object, mark: ExecutorMark, family: type[Executor] | Non
     return _Form(function, 0, start, is_async, kind, inspect.getdoc(_bare(function)) or "")
 
 
-def _class_form(kind: type, mark: ExecutorMark) -> _Form:
+def named(made: Executor, name: str) -> Executor:
+    """The instance, with the name that workflows use; also when its class is frozen."""
+    object.__setattr__(made, "executor_name", name)
+    return made
+
+
+def _class_form(name: str, kind: type, mark: ExecutorMark) -> _Form:
     execute = inspect.getattr_static(kind, "execute", None)
     if not issubclass(kind, Executor):
         raise BindError(
@@ -391,10 +414,10 @@ def _class_form(kind: type, mark: ExecutorMark) -> _Form:
     is_async = _is_async(execute)
 
     async def start_async(*arguments: object, **inputs: object) -> object:
-        return await execute(kind(), *arguments, **inputs)
+        return await execute(named(kind(), name), *arguments, **inputs)
 
     def start_sync(*arguments: object, **inputs: object) -> object:
-        return execute(kind(), *arguments, **inputs)
+        return execute(named(kind(), name), *arguments, **inputs)
 
     doc = execute.__doc__ if execute.__doc__ and not kind.__doc__ else kind.__doc__
     start = cast("Callable[..., object]", start_async if is_async else start_sync)
@@ -461,6 +484,7 @@ class _Signature:
     contracts: Mapping[str, Contract]
     others: Contract | None
     output: Contract
+    declares_output: bool
 
 
 def _read_signature(form: _Form) -> _Signature:
@@ -487,6 +511,7 @@ def _read_signature(form: _Form) -> _Signature:
         contracts={each.name: _contract(f"the input {each.name!r}", each.type_) for each in inputs},
         others=others,
         output=_output_contract(hints.get("return", object)),
+        declares_output="return" in hints,
     )
 
 

@@ -41,6 +41,21 @@ _START_S = 30.0
 
 
 @attrs.frozen
+class Covered:
+    """What one executor's outputs are held to.
+
+    Attributes:
+        executor: The name that workflows use.
+        family: Its family.
+        contract: What holds, in words, like ``type Page``; empty: nothing, so that any output is taken for good.
+    """
+
+    executor: str
+    family: str
+    contract: Sequence[str] = ()
+
+
+@attrs.frozen
 class Diagnosis:
     """What there is to say of one plugin.
 
@@ -52,6 +67,7 @@ class Diagnosis:
         status: ``ok``, ``broken``, ``conflict``, ``blocked`` or ``warning`` (it works, but).
         line: All of it in one line, for people.
         detail: More, over several lines: a traceback, or where an import hangs; may be empty.
+        executors: The executors that it provides, when it could be loaded.
     """
 
     name: str
@@ -61,6 +77,24 @@ class Diagnosis:
     status: Status
     line: str
     detail: str = ""
+    executors: tuple[Covered, ...] = ()
+
+
+@attrs.frozen
+class Coverage:
+    """How many of the installed executors have a family, and a contract that their outputs are held to.
+
+    Attributes:
+        executors: All that could be loaded.
+        with_family: How many belong to a family.
+        with_contract: How many have a contract.
+        without: The names of those that lack either.
+    """
+
+    executors: int
+    with_family: int
+    with_contract: int
+    without: tuple[str, ...]
 
 
 @attrs.frozen
@@ -70,6 +104,7 @@ class _Finding:
     why: str = ""
     detail: str = ""
     warnings: Sequence[str] = ()
+    executors: Sequence[Covered] = ()
 
 
 def diagnose(registry: Registry, *, connect: bool = False, timeout_s: float = 5.0) -> list[Diagnosis]:
@@ -107,6 +142,27 @@ def doctor_lines(diagnoses: Sequence[Diagnosis]) -> list[str]:
     return [*(each.line for each in ordered), f"{len(diagnoses)} looked at: {listed or 'no plugin is installed'}"]
 
 
+def coverage(diagnoses: Iterable[Diagnosis]) -> Coverage:
+    """What the executors of all diagnoses are held to."""
+    found = [executor for each in diagnoses for executor in each.executors]
+    return Coverage(
+        executors=len(found),
+        with_family=sum(bool(executor.family) for executor in found),
+        with_contract=sum(bool(executor.contract) for executor in found),
+        without=tuple(sorted(each.executor for each in found if not (each.family and each.contract))),
+    )
+
+
+def coverage_line(covered: Coverage) -> str:
+    """The coverage for people."""
+    line = (
+        f"contracts: of {covered.executors} executors {covered.with_family} have a family, {covered.with_contract} a contract"
+    )
+    if not covered.without:
+        return line
+    return f"{line}; without: {', '.join(covered.without)} (declare what they return, or give them a family)"
+
+
 def is_healthy(diagnoses: Iterable[Diagnosis]) -> bool:
     """Whether nothing asks for action: no plugin is broken or in conflict."""
     return not any(each.status in ("broken", "conflict") for each in diagnoses)
@@ -123,7 +179,8 @@ def _one(claim: Claim, status: str, finding: _Finding, required: _Requirements) 
     if finding.why:
         return _diagnosis(claim, "broken", "; ".join((finding.why, *required.unmet)), finding.detail)
     concerns = [*required.unmet, *required.concerns, *finding.warnings]
-    return _diagnosis(claim, "warning" if concerns else "ok", "; ".join(concerns), finding.detail)
+    found = _diagnosis(claim, "warning" if concerns else "ok", "; ".join(concerns), finding.detail)
+    return attrs.evolve(found, executors=tuple(finding.executors))
 
 
 def _diagnosis(claim: Claim, status: Status, what: str = "", detail: str = "", *, name: str = "") -> Diagnosis:
@@ -284,8 +341,12 @@ def _child(config: Config, task: Mapping[str, Any], limit_s: float, *, doing: st
         why = task["late"]
     finally:
         _kill(process)  # and what the plugin may have started
-    answers = [_Finding(**json.loads(line)) for line in output.decode().splitlines()]
+    answers = [_finding(json.loads(line)) for line in output.decode().splitlines()]
     return answers, _Finding(why, noise.decode(errors="replace"))
+
+
+def _finding(told: Mapping[str, Any]) -> _Finding:
+    return _Finding(**{**told, "executors": [Covered(**one) for one in told["executors"]]})
 
 
 def _ended(code: int) -> str:
@@ -397,20 +458,29 @@ def _probe(registry: Registry, claim: Claim) -> _Finding:
     """Load one plugin and everything that can be checked of it without running it."""
     started = time.perf_counter()
     try:
-        warnings = _use(registry, claim)
+        if claim.group == "treadle.executors":
+            warnings, executors = [], _look_at_executors(registry, claim)
+        else:
+            warnings, executors = _use(registry, claim), []
     except TreadleError as error:
         return _Finding(_why(error), _trace(error.__cause__))
-    return _Finding("", f"imported in {time.perf_counter() - started:.2f} s", warnings)
+    return _Finding("", f"imported in {time.perf_counter() - started:.2f} s", warnings, executors)
+
+
+def _look_at_executors(registry: Registry, claim: Claim) -> list[Covered]:
+    """Load the executors of a claim, one or a source of many, with all of their schemas."""
+    names = list(registry.source(claim).names()) if claim.name.endswith(".*") else [claim.name]
+    found: list[Covered] = []
+    for bound in [registry.executor(name) for name in names]:
+        bound.input_schema()
+        bound.output_schema()
+        found.append(Covered(bound.name, bound.family, bound.contract))
+    return found
 
 
 def _use(registry: Registry, claim: Claim) -> list[str]:
-    """Load it and look at all of it; answers what its authors should know."""
+    """Load anything else and look at all of it; answers what its authors should know."""
     match claim.group:
-        case "treadle.executors":
-            names = list(registry.source(claim).names()) if claim.name.endswith(".*") else [claim.name]
-            for bound in [registry.executor(name) for name in names]:
-                bound.input_schema()
-                bound.output_schema()
         case "treadle.families":
             registry.family(claim.name)
         case "treadle.clients":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar, Literal, TypeVar, get_args
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import ClassVar, Literal, TypeVar, cast, get_args
 
 import attrs
 
@@ -62,11 +62,15 @@ class Executor:
     """Deadline of one attempt where the workflow names none."""
     retry_preset: ClassVar[str | None] = None
     """Which of the retry presets holds where the workflow has no ``retry``."""
+    required_output_keys: ClassVar[Sequence[str | Collection[str]]] = ()
+    """Keys that every output must have, all of them; of a group, like ``("post_url", "publish_count")``, at least one."""
+    executor_name: str = ""
+    """What workflows call the executor; set by ``@executor`` and, for the instances that treadle makes, by treadle."""
 
     def validate_output(self, output: Json) -> Iterable[Issue | str] | None:
-        """Say what is wrong with an output that has the declared type.
+        """Say what is wrong with an output that has the declared type: here, which of the required keys it lacks.
 
-        A family overrides it for its contract; an executor extends it through ``super()``.
+        A family overrides it for more of a contract; an executor extends it through ``super()``.
 
         Args:
             output: A copy, as plain JSON.
@@ -74,7 +78,7 @@ class Executor:
         Returns:
             Issues or texts; one bare text is one issue; None or nothing when all is well. An exception is an issue too.
         """
-        return None
+        return list[Issue | str](missing_keys(self.executor_name or type(self).__name__, output, self.required_output_keys))
 
     def retry_policy(self, error: Exception) -> RetryAfter | GiveUp | None:
         """Propose whether to try again after ``error``; None: no opinion."""
@@ -83,6 +87,26 @@ class Executor:
     def timed_out(self, timeout_s: float) -> Exception | None:
         """The error of an attempt that was still running at its deadline; None: treadle's StepTimeoutError."""
         return None
+
+
+def missing_keys(name: str, output: Json, required: Iterable[str | Collection[str]]) -> list[str]:
+    """What an output lacks of ``required_output_keys``, a text for each group that none of its keys satisfies.
+
+    Args:
+        name: The executor.
+        output: What it gave.
+        required: Keys, and groups of which one key is enough.
+    """
+    groups = [[group] if isinstance(group, str) else list(group) for group in required]
+    if groups and not isinstance(output, Mapping):
+        kind = "null" if output is None else type(output).__name__
+        return [f"{name}: output must be an object with keys, not {kind}"]
+    return [
+        # A set has no order of its own; a message has.
+        f"{name}: output missing required keys (expected one of: {sorted(group)})"
+        for group in groups
+        if not any(key in cast("Mapping[str, Json]", output) for key in group)
+    ]
 
 
 def executor(
@@ -114,7 +138,13 @@ def executor(
         raise BindError(f"Executor {name!r} declares backends={mark.backends!r}.", f"Use some of {', '.join(BACKENDS)}.")
     if isolation not in (None, "process"):
         raise BindError(f"Executor {name!r} declares isolation={isolation!r}.", "Use 'process' or leave it out.")
-    return lambda marked: _put(marked, _EXECUTOR, mark)
+
+    def put(marked: _Marked) -> _Marked:
+        if isinstance(marked, type) and issubclass(marked, Executor):
+            marked.executor_name = mark.name
+        return _put(marked, _EXECUTOR, mark)
+
+    return put
 
 
 def client(name: str) -> Callable[[_Marked], _Marked]:

@@ -94,6 +94,15 @@ def propose(
     return verdict if isinstance(verdict, GiveUp) else _with_delay(call, error, verdict, random)
 
 
+def is_transient(error: Exception) -> bool:
+    """Whether trying again may help after ``error``, as treadle judges when neither a file nor a hook says anything.
+
+    In order: what the error says of itself, its type, and last the words of its message. What nobody knows is not retried.
+    """
+    error = _only_leaf(error)
+    return isinstance(_by_attributes(error) or _by_type(error) or _by_words(error), RetryAfter)
+
+
 def delay_s(policy: RetryPolicy, attempt: int, random: Random = _random) -> float:
     """Seconds to wait after attempt ``attempt``, from 1: a given delay, or ``min(base * factor**(attempt-1), max_delay)``.
 

@@ -32,16 +32,17 @@ class _Histogram(Protocol):
     def record(self, amount: float, attributes: Attributes) -> None: ...
 
 
-class _UpDownCounter(Protocol):
+class _Counter(Protocol):
     def add(self, amount: int, attributes: Attributes) -> None: ...
 
 
 @attrs.frozen
 class _Instruments:
     run_duration: _Histogram
-    run_active: _UpDownCounter
+    run_active: _Counter
     step_duration: _Histogram
     queue_wait: _Histogram
+    output_issues: _Counter
 
 
 _made: WeakKeyDictionary[object, _Instruments] = WeakKeyDictionary()
@@ -108,6 +109,9 @@ class RunMetrics:
         started_at = entry.outcome.started_at
         if not replayed and released_at is not None and started_at:
             instruments.queue_wait.record(max(0.0, started_at - released_at), self._step(entry.path))
+        error = entry.outcome.error
+        if not replayed and error is not None and error.issues:
+            instruments.output_issues.add(len(error.issues), self._step(entry.path))
 
     def _step_ended(self, instruments: _Instruments, entry: StepEnded, *, replayed: bool) -> None:
         began_at = self._began.pop(entry.path, None)
@@ -168,10 +172,11 @@ def _make(provider: object) -> _Instruments:
             metric.name, unit=metric.unit, description=metric.meaning, explicit_bucket_boundaries_advisory=buckets
         )
 
-    active = names.RUN_ACTIVE
+    active, issues = names.RUN_ACTIVE, names.OUTPUT_ISSUES
     return _Instruments(
         run_duration=histogram(names.RUN_DURATION),
         run_active=meter.create_up_down_counter(active.name, unit=active.unit, description=active.meaning),
         step_duration=histogram(names.STEP_DURATION),
         queue_wait=histogram(names.QUEUE_WAIT),
+        output_issues=meter.create_counter(issues.name, unit=issues.unit, description=issues.meaning),
     )

@@ -222,8 +222,8 @@ class Metric:
 
     Attributes:
         name: What backends show.
-        instrument: ``histogram`` or ``up-down counter``.
-        unit: ``s`` or ``{run}``.
+        instrument: ``histogram``, ``counter`` or ``up-down counter``.
+        unit: ``s``, ``{run}`` or ``{issue}``.
         attributes: What it is told apart by; never an id.
         meaning: One sentence.
     """
@@ -259,7 +259,14 @@ QUEUE_WAIT: Final = Metric(
     (PIPELINE, TASK, EXECUTOR),
     "How long calls wait between their release and their start.",
 )
-METRICS: Final = (RUN_DURATION, RUN_ACTIVE, STEP_DURATION, QUEUE_WAIT)
+OUTPUT_ISSUES: Final = Metric(
+    "treadle.output.issues",
+    "counter",
+    "{issue}",
+    (PIPELINE, TASK, EXECUTOR),
+    "Broken clauses of contracts that outputs had, of every attempt.",
+)
+METRICS: Final = (RUN_DURATION, RUN_ACTIVE, STEP_DURATION, QUEUE_WAIT, OUTPUT_ISSUES)
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 """Bounds of every histogram, in seconds: the conventions' list, carried on to two hours."""

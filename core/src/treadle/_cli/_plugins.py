@@ -17,7 +17,7 @@ from treadle._cli._failures import FAILED
 from treadle._cli._loading import discover, json_option
 from treadle._cli._new import new
 from treadle._cli._output import clean, paint, say, table, write, write_json
-from treadle._doctor import diagnose, doctor_lines, is_healthy
+from treadle._doctor import coverage, coverage_line, diagnose, doctor_lines, is_healthy
 from treadle._plugins import GROUPS, PluginEntry, Registry
 
 EXECUTORS = "treadle.executors"
@@ -107,6 +107,7 @@ def _executor(bound: BoundExecutor) -> dict[str, object]:
     return {
         "doc": bound.doc,
         "family": bound.family,
+        "contract": list(bound.contract),
         "effects": bound.effects,
         "backends": list(bound.backends),
         "async": bound.is_async,
@@ -143,7 +144,7 @@ def _lines(described: Mapping[str, object]) -> Iterator[str]:
     yield f"{described['distribution'] or 'local'} {described['version']} ({kind}; {described['value']})".replace("  ", " ")
     if described["doc"]:
         yield f"\n{described['doc']}\n"
-    for key in ("family", "effects", "needs", "names"):
+    for key in ("family", "contract", "effects", "needs", "names"):
         value = described.get(key)
         if value:
             yield f"{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
@@ -196,16 +197,19 @@ def _type(schema: object) -> str:
 def doctor(ctx: click.Context, connect: bool, as_json: bool) -> None:
     """Import every plugin, each in a process of its own, and say what is wrong with it.
 
-    A plugin gets 5 seconds. Exit code 1 when one is broken or two claim one name.
+    Also says how many executors have a family and a contract that their outputs are held to. A plugin gets
+    5 seconds. Exit code 1 when one is broken or two claim one name.
     """
     _, registry = discover()
     found = diagnose(registry, connect=connect)
     healthy = is_healthy(found)
     if as_json:
-        write_json({"healthy": healthy, "diagnoses": [attrs.asdict(one) for one in found]})
+        diagnoses = [attrs.asdict(one) for one in found]
+        write_json({"healthy": healthy, "diagnoses": diagnoses, "coverage": attrs.asdict(coverage(found))})
     else:
         for line in doctor_lines(found):
             write(paint(clean(line), _DOCTORED.get(line.partition(":")[0], ""), sys.stdout))
+        write(clean(coverage_line(coverage(found))))
     ctx.exit(0 if healthy else FAILED)
 
 

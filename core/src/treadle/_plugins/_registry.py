@@ -148,9 +148,7 @@ class Registry:
             config: For settings and secrets; empty when None.
         """
         registry = cls(Config() if config is None else config)
-        for marked in executors:
-            mark = executor_mark(marked)
-            registry._give("treadle.executors", mark.name if mark else getattr(marked, "__name__", repr(marked)), marked)
+        registry._give_executors(executors)
         for one in clients:
             name = client_mark(one if isinstance(one, type) else type(one))
             registry._give("treadle.clients", name.name if name else getattr(one, "__name__", type(one).__name__), one)
@@ -160,10 +158,25 @@ class Registry:
         )
         return registry
 
+    def knowing(self, *executors: object) -> Registry:
+        """The same with these executors too, marked functions and classes; they win over what is installed by that name."""
+        more = Registry(self.config, self.claims(), self.faults)
+        more.on_import = self.on_import
+        with self._lock:
+            more._made = dict(self._made)  # what was imported or made stays one thing
+        more._give_executors(executors)
+        return more
+
+    def _give_executors(self, executors: Iterable[object]) -> None:
+        for marked in executors:
+            mark = executor_mark(marked)
+            self._give("treadle.executors", mark.name if mark else getattr(marked, "__name__", repr(marked)), marked)
+
     def _give(self, group: str, name: str, given: object) -> str:
         claim = Claim(group, name, getattr(given, "__module__", ""), getattr(given, "__qualname__", ""), GIVEN)
         self._claims[group, name] = [claim]
         self._made[claim] = _Once(lambda: given)
+        self._made.pop(("bound", claim), None)  # of another object that was defined in the same place
         return name
 
     # -- what is there -------------------------------------------------------------------------------------------------
