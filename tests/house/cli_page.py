@@ -11,8 +11,9 @@ from treadle._cli._root import COMMANDS
 HEAD = """\
 # The treadle command
 
-Results go to stdout, everything else to stderr. With `--json` exactly one JSON object is on stdout, whatever executors print;
-its form is in [json/](json/). When a command cannot give its result, that object is an [error](json/error.schema.json) instead.
+Results go to stdout, everything else to stderr. With `--json` exactly one JSON object is on stdout (`logs`: one for each
+line), whatever executors print; its form is in [json/](json/). When a command cannot give its result, that object is an
+[error](json/error.schema.json) instead.
 
 | exit code | meaning |
 |---|---|
@@ -32,7 +33,7 @@ its form is in [json/](json/). When a command cannot give its result, that objec
 """
 
 SCHEMAS = (
-    {"run": "run", "resume": "run", "runs": "runs", "show": "show", "explain": "explain"}
+    {"run": "run", "resume": "run", "runs": "runs", "show": "show", "logs": "logs", "explain": "explain"}
     | {"check": "check", "plan": "plan", "version": "version"}
     | {f"plugins {name}": f"plugins-{name}" for name in ("list", "info", "doctor", "test")}
 )

@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules that the tests share
+
 
 class Environment:
     """A virtual environment with commands of its own."""

@@ -12,10 +12,11 @@ import attrs
 
 from treadle._codec import dump_entry, dump_line, load_line
 from treadle._models import Entry, RunStatus, StepStatus
-from treadle._store_records import NO_INDEX, Commit, RunRow, SpanRow, StepRow, TimerRow
+from treadle._store_records import NO_INDEX, Commit, LogLine, RunRow, SpanRow, StepRow, TimerRow
 from treadle.errors import StoreUnavailableError
 
 __all__ = [
+    "LINE_TABLE",
     "LONG_OVER",
     "MOST_BYTES",
     "PACK_OVER",
@@ -308,6 +309,19 @@ def _span_row(values: Sequence[object]) -> SpanRow:
     return SpanRow(*fields)  # type: ignore[arg-type]  # the columns in the order of the fields
 
 
+def _line_values(line: LogLine) -> Values:
+    return (
+        *(line.at, line.path, item_number(line.index), line.attempt, line.level, line.text, line.logger, line.stream),
+        *(line.variant, line.stint, line.generation),
+    )
+
+
+def _line_row(values: Sequence[object]) -> LogLine:
+    fields = list(values)
+    fields[2] = item_of(fields[2])
+    return LogLine(*fields)  # type: ignore[arg-type]  # the columns in the order of the fields, then the seq
+
+
 RUN_TABLE: Table[RunRow] = Table(
     "runs",
     (
@@ -347,4 +361,11 @@ SPAN_TABLE: Table[SpanRow] = Table(
     ("id",),
     _span_values,
     _span_row,
+)
+LINE_TABLE: Table[LogLine] = Table(
+    "lines",
+    ("at", "path", "item_index", "attempt", "level", "text", "logger", "stream", "variant", "stint", "generation"),
+    ("seq",),
+    _line_values,
+    _line_row,
 )

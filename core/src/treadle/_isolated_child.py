@@ -131,6 +131,7 @@ class Worker:
     def _perform(self, request: Mapping[str, object]) -> None:
         before = set(threading.enumerate())
         logging.getLogger().setLevel(cast("int", request["level"]))
+        logging.getLogger("treadle.step").setLevel(cast("int", request["step_level"]))
         self._set_cpu_limit(cast("float | None", request["cpu_s"]))
         call = load_call(cast("dict[str, object]", request["call"]))
         context = ChildContext(call, self)

@@ -30,6 +30,7 @@ from treadle._error_info import load_error
 from treadle._limits import LimitsInvalidError, ProcessLimits, read_limits, size_text
 from treadle._models import Call, Json, SpanRecord
 from treadle._secrets import hide
+from treadle._step_log import kept_level, log_line
 from treadle.errors import ConfigInvalidError, ExecutorDiedError, NotSupportedError, TransientError, TreadleError
 
 GRACE_S = 2.0
@@ -223,7 +224,8 @@ def _request(bound: BoundExecutor, call: Call, inputs: Mapping[str, Json], limit
         },
         "call": dump_call(call),
         "cpu_s": limits.cpu_s,
-        "level": min(logging.getLogger(name).getEffectiveLevel() for name in ("", "treadle.step")),
+        "level": logging.getLogger().getEffectiveLevel(),
+        "step_level": kept_level("treadle.step"),
         "backend": _backend(),
     }
     return request if inputs is call.inputs else {**request, "inputs": inputs}
@@ -434,7 +436,7 @@ class _Child:
             else:
                 name, level, text, path, number = message["log"]
                 self._count(len(line))
-                _hand_on(name, level, hide(text, secrets), path, number)
+                log_line(name, level, hide(text, secrets), path=path, number=number)
         except (ValueError, TypeError, KeyError):
             self.over = "sent treadle what is no message"
         if self.over:
@@ -605,7 +607,7 @@ class _Lines:
             self._rest = bytearray()
         if self.budget.left <= 0 and not self.budget.is_told:
             self.budget.is_told = True
-            self._logger().warning("%s: further output of this call is not logged", self.executor)
+            log_line(self._logger, logging.WARNING, f"{self.executor}: further output of this call is not logged")
 
     def last(self, count: int, secrets: Sequence[str]) -> list[str]:
         """The last lines that are not empty, each cut to 400 characters."""
@@ -613,10 +615,11 @@ class _Lines:
         return [line[:400] for line in lines if line.strip() and not _OURS.match(line)][-count:]
 
     def _log(self, line: bytes | bytearray) -> None:
-        self._logger().info("%s", hide(_text(line), self.secrets).rstrip("\r"), extra={"stream": self.name})
+        log_line(self._logger, logging.INFO, hide(_text(line), self.secrets).rstrip("\r"), self.name)
 
-    def _logger(self) -> logging.Logger:
-        return logging.getLogger(f"treadle.step.{self.executor}")
+    @property
+    def _logger(self) -> str:
+        return f"treadle.step.{self.executor}"
 
 
 _OURS = re.compile(r'  File "(.*treadle.(_isolated_child|_supervisor)\.py|<string>)"')
@@ -625,10 +628,3 @@ _OURS = re.compile(r'  File "(.*treadle.(_isolated_child|_supervisor)\.py|<strin
 
 def _text(data: bytes | bytearray) -> str:
     return codecs.decode(bytes(data), "utf-8", "backslashreplace")
-
-
-def _hand_on(name: str, level: int, text: str, path: str, number: int) -> None:
-    """Log what was logged in a child, as if it had been logged here."""
-    logger = logging.getLogger(name)
-    if logger.isEnabledFor(level):
-        logger.handle(logger.makeRecord(name, level, path, number, text, (), None))

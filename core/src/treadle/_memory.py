@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from operator import attrgetter
 
 import attrs
@@ -17,6 +18,8 @@ from treadle._store_records import (
     Claim,
     Commit,
     Creation,
+    LineQuery,
+    LogLine,
     NewRun,
     Place,
     Rows,
@@ -48,6 +51,7 @@ class _Run:
         "is_suspended",
         "key",
         "lease_until",
+        "lines",
         "owner",
         "source",
     )
@@ -57,6 +61,7 @@ class _Run:
         self.key, self.source, self.fingerprint = new.row.key, new.row.source, new.fingerprint
         self.checkpoints: dict[tuple[Place, str], tuple[int, Checkpoint]] = {}
         self.cancel: CancelRequest | None = None
+        self.lines: list[LogLine] = []
         self.is_suspended = False
         self.epoch = 0
         self.take(new.owner, new.lease_s)
@@ -144,6 +149,12 @@ class MemoryStore:
             if run.cancel is None or request.force:
                 run.cancel = request
 
+    def keep_lines(self, run_id: str, lines: Sequence[LogLine]) -> None:
+        """Keep what executors logged."""
+        with self._lock:
+            kept = self._found(run_id).lines
+            kept += [attrs.evolve(line, seq=seq) for seq, line in enumerate(lines, len(kept) + 1)]
+
     # -- for the owner's heart
 
     def beat(self, claim: Claim) -> None:
@@ -187,6 +198,11 @@ class MemoryStore:
     async def spans(self, run_id: str) -> Sequence[SpanRow]:
         """The executions of a run."""
         return sorted(self._rows(run_id).spans, key=attrgetter("started_at", "span_id"))
+
+    async def lines(self, query: LineQuery) -> Sequence[LogLine]:
+        """What executors logged."""
+        run = self._runs.get(query.run_id)
+        return list(islice(filter(query.wants, run.lines if run is not None else ()), query.limit))
 
     async def load(self, run_id: str, path: str, index: int | None = None, variant: str = "primary") -> Checkpoint | None:
         """The checkpoint of a step or item."""

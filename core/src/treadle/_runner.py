@@ -33,6 +33,7 @@ from treadle._models import (
 from treadle._retries import propose
 from treadle._scopes import ExecutorScope, TroubleLog
 from treadle._secrets import hide
+from treadle._step_log import StepLog
 from treadle._tracing import RunTracing
 from treadle.errors import (
     BindError,
@@ -80,7 +81,7 @@ class RunContext(CallFacts):
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger named after the executor."""
         if self._log is None:
-            self._log = logging.LoggerAdapter(logging.getLogger(f"treadle.step.{self.call.executor}"), {})
+            self._log = StepLog(self.call.executor)
         return self._log
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
@@ -190,7 +191,7 @@ class Runner:
         """A span for a call to a service; what the call's secrets are does not get into it."""
         if not call.secrets:
             return self.tracing.client_span(call, name, kind, attributes, keep)
-        values = self._secret_values(call)
+        values = self.secret_values(call)
         return self.tracing.client_span(call, name, kind, attributes, keep, lambda text: hide(text, values))
 
     # -- parts
@@ -216,7 +217,7 @@ class Runner:
         if self._children is None:
             raise NotSupportedError(f"Step {call.item!r} asks for a process of its own, which is not to be had here.")
         with self._clock.hold():
-            return await self._children.perform(bound, call, inputs, context, self._secret_values(call))
+            return await self._children.perform(bound, call, inputs, context, self.secret_values(call))
 
     async def _arguments(self, bound: BoundExecutor, call: Call, context: RunContext) -> tuple[object, ...]:
         clients = call.clients
@@ -266,7 +267,7 @@ class Runner:
             proposal = GiveUp("its thread still runs and may still have effects")
         else:
             proposal = self._propose(call, error)
-        info = describe_error(error, self._secret_values(call))
+        info = describe_error(error, self.secret_values(call))
         spans = tuple(context.spans) if context else ()
         return Outcome(status, None, info, proposal, started_at, self._clock.now(), is_detached, spans)
 
@@ -290,7 +291,8 @@ class Runner:
             self._trouble(call.executor, "retry_policy", trouble)
             return None
 
-    def _secret_values(self, call: Call) -> list[str]:
+    def secret_values(self, call: Call) -> list[str]:
+        """The values of a call's secrets: what is never shown nor kept."""
         names = {part for reference in call.secrets for kind, part in reference.parts if kind == "secret"}
         values: list[str] = []
         for name in names:

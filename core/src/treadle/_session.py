@@ -30,6 +30,7 @@ from treadle._run_log import RunLog
 from treadle._runner import Runner
 from treadle._scopes import ExecutorScope, RunScope, TroubleLog
 from treadle._span_projection import SpanProjection
+from treadle._step_log import LineKeeper, kept_lines
 from treadle._store_records import BEAT_S, LEASE_S, CancelRequest, Claim, Commit, NewRun
 from treadle._tracing import RunMetrics, RunTracing
 from treadle._version import __version__
@@ -224,7 +225,8 @@ class Session:
                         self.on_stuck(summarise(readers.entries))
 
                 facts = [self._opening(readers.entries, claim), *await self._asked(claim, earlier)]
-                with self._heart(claim, driver):
+                keeper = LineKeeper(self.store, claim.run_id, now=self.clock.now, secret_values=runner.secret_values)
+                with kept_lines(keeper, claim.run_id), self._heart(claim, driver):
                     await driver.drive(facts, eager_workers=self._width(), on_stuck=tell)
         except RunSuspendedError:
             suspended = LogRows(key=rows.key, source=rows.source)

@@ -294,6 +294,87 @@ class Checkpoint:
 
 
 @attrs.frozen
+class LogLine:
+    """Something that an executor logged or printed.
+
+    Attributes:
+        at: When, seconds since the epoch.
+        path: The step.
+        index: The item; None outside of a ``foreach``.
+        attempt: From 1.
+        level: As a number, like ``logging.INFO``.
+        text: What was said; several lines when it was so. Holds neither NUL nor half a surrogate pair.
+        logger: Name of the logger.
+        stream: ``stdout`` or ``stderr`` for what was printed there; empty for what was logged.
+        variant: Which of the step's executors.
+        stint: In which it was said.
+        generation: Of the step.
+        seq: Its place among the lines of the run; given by the store, rising.
+    """
+
+    at: float
+    path: str
+    index: int | None
+    attempt: int
+    level: int
+    text: str
+    logger: str = ""
+    stream: str = ""
+    variant: str = "primary"
+    stint: int = 1
+    generation: int = 1
+    seq: int = 0
+
+
+@attrs.frozen
+class LineQuery:
+    """Which lines of a run to read, in the order in which they were kept.
+
+    Attributes:
+        run_id: The run.
+        path: Of this step, and of what lies within it; of all when empty.
+        index: Of this item of the step, and of what lies within it; of all when None.
+        attempt: Of this attempt; of all when None.
+        level: Of this level or a higher one.
+        after: Whose ``seq`` is higher: the last one that was read before.
+        limit: At most so many.
+    """
+
+    run_id: str
+    path: str = ""
+    index: int | None = None
+    attempt: int | None = None
+    level: int = 0
+    after: int = 0
+    limit: int = 1_000
+
+    def filters(self) -> dict[str, tuple[object, ...]]:
+        """The filters that are asked for, by name, each with its values: for a store that makes a statement of them.
+
+        ``path`` has the path and two ranges of paths (from, below) that lie within it; ``item`` has the path, the index and
+        one such range; ``attempt`` has the number.
+        """
+        found: dict[str, tuple[object, ...]] = {}
+        path, index = self.path, self.index
+        if path and index is None:
+            found["path"] = (path, f"{path}/", f"{path}0", f"{path}[", f"{path}\\")
+        elif path:
+            found["item"] = (path, index, f"{path}[{index}]/", f"{path}[{index}]0")
+        if self.attempt is not None:
+            found["attempt"] = (self.attempt,)
+        return found
+
+    def wants(self, line: LogLine) -> bool:
+        """Whether a line is asked for."""
+        path, item = self.path, f"{self.path}[{self.index}]/"
+        if self.index is None:
+            is_there = not path or line.path == path or line.path.startswith((f"{path}/", f"{path}["))
+        else:
+            is_there = (line.path, line.index) == (path, self.index) or line.path.startswith(item)
+        return is_there and self.attempt in (None, line.attempt) and line.level >= self.level and line.seq > self.after
+
+
+@attrs.frozen
 class CancelRequest:
     """Somebody asked through the store that the run stops.
 

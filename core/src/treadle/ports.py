@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from treadle._codec import dump_line, load_line
 from treadle._columns import (
+    LINE_TABLE,
     PACK_OVER,
     RUN_TABLE,
     SPAN_TABLE,
@@ -78,6 +79,8 @@ from treadle._store_records import (
     Claim,
     Commit,
     Creation,
+    LineQuery,
+    LogLine,
     NewRun,
     Rows,
     RunPage,
@@ -96,6 +99,7 @@ __all__ = [
     "DECISIONS",
     "FACTS",
     "LEASE_S",
+    "LINE_TABLE",
     "PACK_OVER",
     "RUN_TABLE",
     "SPAN_TABLE",
@@ -127,6 +131,8 @@ __all__ = [
     "Issue",
     "ItemEnded",
     "Json",
+    "LineQuery",
+    "LogLine",
     "MapStarted",
     "NewRun",
     "Outcome",
@@ -217,7 +223,7 @@ class SyncContext(Protocol):
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose records carry trace, span, run and step ids."""
+        """A logger whose records carry trace, span, run and step ids; those from INFO on are kept with the run."""
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """Say how far the work is; shown live, never recorded. Cheap enough for a loop."""
@@ -264,7 +270,8 @@ class Store(Protocol):
     """Keeps runs: their logs, who drives them, and rows to look them up by.
 
     Every method may raise StoreUnavailableError. The async ones run on asyncio and trio; a write that was begun is finished
-    although whoever awaits it is cancelled. ``beat``, ``cancel_request`` and ``close`` may block; any thread may call them.
+    although whoever awaits it is cancelled. ``beat``, ``cancel_request``, ``keep_lines`` and ``close`` may block; any
+    thread may call them.
     """
 
     @property
@@ -334,6 +341,17 @@ class Store(Protocol):
             RunNotFoundError: There is no such run.
         """
 
+    # -- what executors log, from a thread of its own
+
+    def keep_lines(self, run_id: str, lines: Sequence[LogLine]) -> None:
+        """Keep what executors logged, giving each line the next ``seq``; may block, any thread may call it.
+
+        Kept together or not at all, beside the log of the run and never in the way of its commits for longer than a write.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+        """
+
     # -- for the owner's heart, from its thread
 
     def beat(self, claim: Claim) -> None:
@@ -365,6 +383,9 @@ class Store(Protocol):
 
     async def spans(self, run_id: str) -> Sequence[SpanRow]:
         """The executions of a run, by start."""
+
+    async def lines(self, query: LineQuery) -> Sequence[LogLine]:
+        """What executors logged, in the order in which it was kept."""
 
     async def load(self, run_id: str, path: str, index: int | None = None, variant: str = "primary") -> Checkpoint | None:
         """The checkpoint of a step or item that has not ended; None when there is none."""

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 
 import attrs
 import pytest
 from treadle.ports import Call, SpanKind
+
+
+class _Log(logging.LoggerAdapter[logging.Logger]):
+    """Lets what is extra reach the record, as the log of a call in a run does."""
+
+    def process(self, msg: object, kwargs: MutableMapping[str, object]) -> tuple[object, MutableMapping[str, object]]:
+        return msg, kwargs
 
 
 @attrs.define
@@ -47,7 +54,7 @@ class OneCall:
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        return logging.LoggerAdapter(logging.getLogger("test"))
+        return _Log(logging.getLogger("test"))
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         self.log.info("%s of %s %s", done, total, message)

@@ -10,6 +10,7 @@ from typing import Literal
 from treadle._cli._output import clean, say
 from treadle._cli._progress import stamp
 from treadle._log_records import CorrelationFilter, JsonLogFormatter
+from treadle._step_log import HANDLER as KEPT
 
 LogFormat = Literal["text", "json"]
 
@@ -55,8 +56,10 @@ def logging_to(line: Callable[[str], None] | None, *, log_format: LogFormat) -> 
     before = ours.level
     ours.setLevel(logging.INFO if line else logging.WARNING)
     root.addHandler(handler)
+    root.addHandler(KEPT)  # also what other libraries log within a step is kept with the run
     try:
         yield
     finally:
+        root.removeHandler(KEPT)
         root.removeHandler(handler)
         ours.setLevel(before)

@@ -8,11 +8,12 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TextIO, cast
 
 import click
 
 from treadle._cli._ending import threads_left
+from treadle._step_log import KeptPrints
 
 # Status -> symbol, the same in ASCII, colour. The status is always written too: no meaning hangs on a symbol or a colour.
 MARKS = {
@@ -130,6 +131,12 @@ def write_json(data: object, stream: TextIO | None = None) -> None:
     write(json.dumps(data, ensure_ascii=not _encodes(stream, "\U0001f600"), indent=indent, allow_nan=False), stream)
 
 
+def write_line(data: object, stream: TextIO | None = None) -> None:
+    """Write one JSON object in a line of its own, for commands that print many."""
+    stream = stream or sys.stdout
+    write(json.dumps(data, ensure_ascii=not _encodes(stream, "\U0001f600"), allow_nan=False), stream)
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell; nothing is cut, so a narrow terminal wraps."""
     grid = [list(heads), *([clean(cell) for cell in row] for row in rows)]
@@ -148,7 +155,7 @@ def stdout_kept() -> Iterator[TextIO]:
     sys.stdout.flush()
     before, descriptors = sys.stdout, _descriptors()
     if descriptors is None:  # not real files: a test's capture
-        sys.stdout = sys.stderr
+        sys.stdout = cast("TextIO", KeptPrints(sys.stderr))
         try:
             yield before
         finally:
@@ -157,7 +164,7 @@ def stdout_kept() -> Iterator[TextIO]:
     out, err = descriptors
     kept = os.dup(out)
     os.dup2(err, out)
-    sys.stdout = sys.stderr
+    sys.stdout = cast("TextIO", KeptPrints(sys.stderr))
     result = open(kept, "w", encoding=before.encoding, errors="backslashreplace", closefd=True)  # noqa: SIM115 - closed below
     try:
         yield result

@@ -1,84 +1,35 @@
-"""``treadle resume``, ``runs``, ``show``, ``explain``, ``cancel``: what became of the runs that are kept."""
+"""``treadle resume``, ``runs``, ``show``, ``cancel``: what became of the runs that are kept."""
 
 from __future__ import annotations
 
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TypeVar
 
 import anyio
 import attrs
 import click
 
-from treadle._cli._loading import discover, json_option
-from treadle._cli._output import clean, count, mark, paint, say, spell, stdout_kept, table, write, write_json
-from treadle._cli._run import Options, Session, chosen_backend, command_store
+from treadle._cli._kept import ENDED, find_run, kept_runs, moment, took
+from treadle._cli._loading import json_option
+from treadle._cli._output import clean, mark, paint, say, spell, stdout_kept, table, write, write_json
+from treadle._cli._run import Options, Session, chosen_backend
 from treadle._durations import parse_duration
 from treadle._plan import make_plan
 from treadle._plugins import Registry
 from treadle._workflow import Workflow
-from treadle.errors import ConfigError, OwnedElsewhereError, RunNotFoundError
+from treadle.errors import OwnedElsewhereError
 from treadle.ports import (
-    AttemptEnded,
-    AttemptStarted,
     CancelRequest,
-    CancelRequested,
-    Entry,
-    ErrorInfo,
-    Evaluated,
-    ItemEnded,
-    MapStarted,
-    RetryScheduled,
     RunCreated,
-    RunEnded,
     RunQuery,
     RunRow,
     RunStatus,
-    RunStopping,
-    StepEnded,
     StepRow,
-    StintOpened,
     Store,
-    TimerFired,
 )
-
-T = TypeVar("T")
-
-_ENDED = frozenset({"completed", "partial_failure", "failed", "cancelled", "timed_out"})
-
-
-@contextmanager
-def _kept() -> Iterator[tuple[Store, Registry]]:
-    """The store of the command, closed afterwards."""
-    _, registry = discover()
-    store = command_store(registry)
-    if not store.is_durable:
-        raise ConfigError(
-            "No runs are kept: the store is memory.", "Install one (pip install treadle-sqlite), or name it in [store]."
-        )
-    try:
-        yield store, registry
-    finally:
-        store.close()
-
-
-async def _find(store: Store, run: str) -> RunRow:
-    """The run of an id, or of the beginning of one."""
-    row = await store.run(run)
-    if row is not None:
-        return row
-    page = await store.runs(RunQuery(prefix=run, limit=3))
-    if not page.runs or not run:
-        raise RunNotFoundError(run)
-    if len(page.runs) > 1:
-        some = ", ".join(row.run_id for row in page.runs[:2])
-        raise ConfigError(f"{run!r} may be several runs: {some} ...", "Give more of the id.")
-    return page.runs[0]
-
 
 # -- resume -------------------------------------------------------------------------------------------------------------
 
@@ -94,14 +45,14 @@ async def _find(store: Store, run: str) -> RunRow:
 @click.option("--no-progress", is_flag=True, help="Plain lines instead of a live display, also on a terminal.")
 @click.pass_context
 def resume(ctx: click.Context, /, run: str, **asked: object) -> None:
-    """Drive RUN (an id, or the beginning of one) to its end.
+    """Drive RUN (an id, the beginning of one, or 'last') to its end.
 
     Steps that completed are not run again. Those that may have been running are, under the same idempotency key, unless their
     executor must not run twice. A run that has ended shows its result again.
 
     The run keeps the workflow that it began with. Exit codes as for run.
     """
-    with _kept() as (store, registry), stdout_kept() as out:
+    with kept_runs() as (store, registry), stdout_kept() as out:
         options = Options("", (), (), max_parallel=None, strict=False, **asked)  # type: ignore[arg-type]  # click's types
         session = _session(store, registry, run, options, out)
         ctx.exit(session.run())
@@ -109,7 +60,7 @@ def resume(ctx: click.Context, /, run: str, **asked: object) -> None:
 
 def _session(store: Store, registry: Registry, run: str, options: Options, out: object) -> Session:
     async def look() -> tuple[RunRow, RunCreated]:
-        row = await _find(store, run)
+        row = await find_run(store, run)
         entries = await store.read(row.run_id)
         created = entries[0].entry
         assert isinstance(created, RunCreated), "a log begins with it"
@@ -155,7 +106,7 @@ def runs(
         limit=limit,
         cursor=cursor,
     )
-    with _kept() as (store, _):
+    with kept_runs() as (store, _):
         try:
             page = anyio.run(store.runs, query)
         except ValueError as error:
@@ -167,7 +118,7 @@ def runs(
         say("No runs.")
         return
     rows = [
-        [row.run_id, row.workflow, row.status.value, _time(row.created_at), _took(row), row.owner or "-"] for row in page.runs
+        [row.run_id, row.workflow, row.status.value, moment(row.created_at), took(row), row.owner or "-"] for row in page.runs
     ]
     write(table(["RUN", "WORKFLOW", "STATUS", "CREATED", "TOOK", "OWNER"], rows))
     if page.cursor:
@@ -204,14 +155,14 @@ def _timegm(moment: time.struct_time) -> int:
 @click.argument("run")
 @json_option
 def show(run: str, as_json: bool) -> None:
-    """Show how RUN (an id, or the beginning of one) stands: its state, its steps, what it waits for."""
+    """Show how RUN (an id, the beginning of one, or 'last') stands: its state, its steps, what it waits for."""
 
     async def look(store: Store) -> tuple[RunRow, Sequence[StepRow], list[tuple[str, float]]]:
-        row = await _find(store, run)
+        row = await find_run(store, run)
         timers = [(timer.path, timer.due) for timer in await store.timers(row.run_id) if timer.status == "pending"]
         return row, await store.steps(row.run_id), timers
 
-    with _kept() as (store, _):
+    with kept_runs() as (store, _):
         row, steps, timers = anyio.run(look, store)
     if as_json:
         waits = [{"path": path, "due": due} for path, due in timers]
@@ -225,9 +176,9 @@ def _shown_run(row: RunRow, steps: Sequence[StepRow], timers: Sequence[tuple[str
     status = row.status.value
     yield paint(f"{mark(status, sys.stdout)} {clean(row.workflow)} {status}", status, sys.stdout)
     yield f"  run:     {row.run_id}" + (f"  trace {row.trace_id}" if row.trace_id else "")
-    yield f"  created: {_time(row.created_at)} by {row.trigger}, stint {row.stint}, took {_took(row)}"
+    yield f"  created: {moment(row.created_at)} by {row.trigger}, stint {row.stint}, took {took(row)}"
     if row.owner:
-        yield f"  owner:   {row.owner}, last heard of {_time(row.heartbeat_at)}"
+        yield f"  owner:   {row.owner}, last heard of {moment(row.heartbeat_at)}"
     if row.error_message or row.reason:
         yield f"  cause:   {clean(row.culprit + ': ' if row.culprit else '')}{clean(row.error_message or row.reason)}"
     rows = [
@@ -244,8 +195,8 @@ def _shown_run(row: RunRow, steps: Sequence[StepRow], timers: Sequence[tuple[str
         yield ""
         yield table(["STEP", "STATUS", "ATTEMPTS", "TOOK", "WHY"], rows)
     for path, due in timers:
-        yield f"  {clean(path)} waits until {_time(due)}"
-    if row.status.value not in _ENDED and not row.owner:
+        yield f"  {clean(path)} waits until {moment(due)}"
+    if row.status.value not in ENDED and not row.owner:
         yield f"  next:    treadle resume {row.run_id}"
 
 
@@ -257,101 +208,6 @@ def _step_object(row: StepRow) -> dict[str, object]:
     return attrs.asdict(row) | {"status": row.status.value}
 
 
-def _time(at: float | None) -> str:
-    return "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
-
-
-def _took(row: RunRow) -> str:
-    return "-" if row.duration_s is None else spell(row.duration_s)
-
-
-# -- explain ------------------------------------------------------------------------------------------------------------
-
-
-@click.command(short_help="Say why a run, or one of its steps, went as it did.")
-@click.argument("run_and_path", metavar="RUN[/PATH]")
-@json_option
-def explain(run_and_path: str, as_json: bool) -> None:
-    """Say why RUN, or its step PATH, went as it did: what happened and what was decided, in order, as it was recorded."""
-    run, _, path = run_and_path.partition("/")
-
-    async def look(store: Store) -> tuple[RunRow, list[tuple[int, Entry]]]:
-        row = await _find(store, run)
-        return row, [(record.seq, record.entry) for record in await store.read(row.run_id)]
-
-    with _kept() as (store, _):
-        row, entries = anyio.run(look, store)
-    created = entries[0][1]
-    assert isinstance(created, RunCreated), "a log begins with it"
-    if path and path not in _paths(created.workflow):
-        raise ConfigError(f"Run {row.run_id} has no step {path!r}.", f"It has: {', '.join(_paths(created.workflow))}.")
-    told = [(seq, entry, _tell(entry)) for seq, entry in entries if _concerns(entry, path)]
-    if as_json:
-        lines = [{"seq": seq, "at": entry.at, "kind": entry.kind, "text": text} for seq, entry, text in told if text]
-        write_json({"run_id": row.run_id, "path": path, "decisions": lines})
-        return
-    for seq, entry, text in told:
-        if text:
-            write(f"{seq:>5}  +{spell(entry.at - created.at):<8} {clean(text)}")
-
-
-def _paths(workflow: Mapping[str, object]) -> list[str]:
-    main, after = workflow.get("steps"), workflow.get("finally")
-    names = [str(name) for name in main] if isinstance(main, Mapping) else []
-    return names + ([f"finally/{name}" for name in after] if isinstance(after, Mapping) else [])
-
-
-def _concerns(entry: Entry, path: str) -> bool:
-    """Whether an entry is part of the story: the run's own, or what names the step, or made it end."""
-    if not path:
-        return True
-    if isinstance(entry, TimerFired):
-        return entry.timer_id.split(":")[1:2] == [path]
-    return getattr(entry, "path", "") in (path, "") or getattr(entry, "culprit", "") == path
-
-
-_TELLERS: Mapping[type, Callable[..., str]] = {
-    RunCreated: lambda e: f"the run was created by {e.trigger}",
-    StintOpened: lambda e: f"stint {e.stint} began: {e.owner or 'somebody'} drives the run",
-    Evaluated: lambda e: _tell_evaluated(e),
-    AttemptStarted: lambda e: f"{_item(e.path, e.index)}: attempt {e.attempt} was released in stint {e.stint}",
-    AttemptEnded: lambda e: f"{_item(e.path, e.index)}: attempt {e.attempt} {e.outcome.status}{_why(e.outcome.error)}",
-    RetryScheduled: lambda e: (
-        f"{_item(e.path, e.index)}: will be tried again after {spell(e.due - e.at)} (attempt {e.attempt} of {e.max_attempts}"
-        f" failed): {e.reason or 'no reason given'}"
-    ),
-    TimerFired: lambda e: f"the wait {e.timer_id} is over",
-    MapStarted: lambda e: f"{e.path}: has {count(e.count, 'item')}",
-    ItemEnded: lambda e: f"{_item(e.path, e.index)}: {e.status.value}: {e.reason}",
-    StepEnded: lambda e: f"{e.path}: {e.status.value}" + (f", because {e.reason}" if e.reason else ""),
-    CancelRequested: lambda e: f"a cancel was asked for: {e.reason}" + (" (forced)" if e.force else ""),
-    RunStopping: lambda e: f"nothing new starts from here on, because {e.reason}",
-    RunEnded: lambda e: f"the run ended {e.status.value}" + (f", because {e.reason}" if e.reason else ""),
-}
-
-
-def _tell(entry: Entry) -> str:
-    teller = _TELLERS.get(type(entry))
-    return teller(entry) if teller is not None else entry.kind
-
-
-def _tell_evaluated(entry: Evaluated) -> str:
-    where = f"{_item(entry.path, entry.index)}: " if entry.path else ""
-    if entry.error is not None:
-        return f"{where}its {entry.what!r} could not be evaluated{_why(entry.error)}"
-    if entry.what == "when":
-        return f"{where}its 'when' was {'true' if entry.value else 'false'}"
-    return f"{where}its {entry.what!r} was evaluated"
-
-
-def _item(path: str, index: int | None) -> str:
-    return path if index is None else f"{path}[{index}]"
-
-
-def _why(error: ErrorInfo | None) -> str:
-    return "" if error is None else f": {error.type}: {error.message.partition(chr(10))[0]}"
-
-
 # -- cancel -------------------------------------------------------------------------------------------------------------
 
 
@@ -361,13 +217,14 @@ def _why(error: ErrorInfo | None) -> str:
 @click.option("--force", is_flag=True, help="Do without the finally steps.")
 @click.pass_context
 def cancel(ctx: click.Context, run: str, reason: str, force: bool) -> None:
-    """Ask whoever drives RUN (an id, or the beginning of one) to cancel it: no step starts any more, and finally steps run.
+    """Ask whoever drives RUN (an id, the beginning of one, or 'last') to cancel it.
 
+    No step starts any more, what runs is told to stop, and finally steps run. Until that is over the run is 'cancelling'.
     A run that nobody drives is ended from here.
     """
-    with _kept() as (store, registry):
-        row = anyio.run(_find, store, run)
-        if row.status.value in _ENDED:
+    with kept_runs() as (store, registry):
+        row = anyio.run(find_run, store, run)
+        if row.status.value in ENDED:
             say(f"Run {row.run_id} has ended already: {row.status.value}.")
             return
         anyio.run(partial(store.request_cancel, row.run_id, CancelRequest(reason, force)))

@@ -39,7 +39,18 @@ from treadle._models import (
     StintOpened,
     TimerFired,
 )
-from treadle._store_records import CancelRequest, Checkpoint, Claim, Commit, Creation, NewRun, Rows, RunQuery
+from treadle._store_records import (
+    CancelRequest,
+    Checkpoint,
+    Claim,
+    Commit,
+    Creation,
+    LineQuery,
+    LogLine,
+    NewRun,
+    Rows,
+    RunQuery,
+)
 from treadle.errors import (
     LeaseLostError,
     OwnedElsewhereError,
@@ -572,6 +583,66 @@ class StoreContract:
             assert await store.load("r1", "each", 1) is not None
             await writer.write(story[5])
             assert await store.load("r1", "each", 1) is None
+
+        self._run(backend, tmp_path, act)
+
+    # -- lines
+
+    def test_lines_are_read_as_they_were_kept(self, backend: str, tmp_path: Path) -> None:
+        """What executors log comes back equal and in order, numbered upwards, also from a store that is opened anew."""
+
+        async def act(store: Store) -> None:
+            await _Writer(store, "r1").create()
+            await _Writer(store, "r2").create()
+            lines = [
+                LogLine(_AT + 0.25, "a", None, 1, 20, "grüße \u2028 \x1b[31mred\nsecond line", "treadle.step.demo.a"),
+                LogLine(_AT + 1, "a", None, 2, 30, "", "x", "stderr", "fallback 1", 2, 3),
+                LogLine(_AT + 2, "each", 7, 1, 20, "x" * 20_000, "x", "stdout"),
+            ]
+            await anyio.to_thread.run_sync(store.keep_lines, "r1", lines[:2])
+            await anyio.to_thread.run_sync(store.keep_lines, "r2", [attrs.evolve(lines[0], text="another run's")])
+            await anyio.to_thread.run_sync(store.keep_lines, "r1", lines[2:])
+            kept = list(await store.lines(LineQuery("r1")))
+            assert [attrs.evolve(line, seq=0) for line in kept] == lines
+            assert [line.seq for line in kept] == sorted({line.seq for line in kept})
+            assert kept[0].seq > 0
+            assert list(await store.lines(LineQuery("nobody"))) == []
+            with _raises(RunNotFoundError):
+                store.keep_lines("nobody", lines)
+            if store.is_durable:
+                again = self.make_store(tmp_path)
+                assert list(await again.lines(LineQuery("r1"))) == kept
+                again.close()
+
+        self._run(backend, tmp_path, act)
+
+    def test_lines_are_found_by_place_attempt_and_level(self, backend: str, tmp_path: Path) -> None:
+        """Of a step with all that lies within it, of an item, of an attempt; in pages that a reader follows live."""
+
+        async def act(store: Store) -> None:
+            await _Writer(store, "r1").create()
+            places: list[tuple[str, int | None]] = [("a", None), ("ab", None), ("a/x", None), ("a[0]/x", None)]
+            places += [("a[1]/x", None), ("a[1]/y", 2), ("a", 0), ("a", 1), ("b", None)]
+            store.keep_lines("r1", [LogLine(_AT, path, index, 1, 20, "one") for path, index in places])
+            store.keep_lines("r1", [LogLine(_AT, "b", None, 2, 40, "two"), LogLine(_AT, "b", None, 1, 30, "late")])
+
+            async def found(query: LineQuery) -> str:
+                lines = await store.lines(query)
+                return " ".join(line.path if line.index is None else f"{line.path}:{line.index}" for line in lines)
+
+            assert await found(LineQuery("r1", "a")) == "a a/x a[0]/x a[1]/x a[1]/y:2 a:0 a:1"
+            assert await found(LineQuery("r1", "a", 1)) == "a[1]/x a[1]/y:2 a:1"
+            assert await found(LineQuery("r1", "ab")) == "ab"
+            assert await found(LineQuery("r1", "b", attempt=2)) == "b"
+            assert await found(LineQuery("r1", "a", 1, attempt=2)) == ""
+            assert await found(LineQuery("r1", attempt=2)) == "b"
+            assert await found(LineQuery("r1", level=30)) == "b b"
+            assert await found(LineQuery("r1", "%")) == ""
+            seen: list[LogLine] = []
+            while page := await store.lines(LineQuery("r1", "a", after=seen[-1].seq if seen else 0, limit=3)):
+                assert len(page) <= 3
+                seen += page
+            assert len(seen) == 7
 
         self._run(backend, tmp_path, act)
 

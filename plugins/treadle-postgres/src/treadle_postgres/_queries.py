@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TypeVar
 
-from treadle.ports import RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Table
+from treadle.ports import LINE_TABLE, RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Table
 
 R = TypeVar("R")
 
@@ -19,8 +19,10 @@ RUN_ID = ("run_id", "workflow_execution_id")
 _RUN_COLUMNS = RUN_TABLE.columns
 _RUN_SHOWN = f"{', '.join(_RUN_COLUMNS)}, owner, heartbeat_at"
 
-_INTEGERS = dict.fromkeys(("item_index", "attempt", "stint", "cost", "tokens", "duration_ms"), "bigint")
-_TIMES = dict.fromkeys(("created_at", "ended_at", "queued_at", "started_at", "fire_at", "fired_at", "due"), "double precision")
+_INTEGERS = dict.fromkeys(("item_index", "attempt", "stint", "cost", "tokens", "duration_ms", "level", "generation"), "bigint")
+_TIMES = dict.fromkeys(
+    ("at", "created_at", "ended_at", "queued_at", "started_at", "fire_at", "fired_at", "due"), "double precision"
+)
 _TYPES = _INTEGERS | _TIMES | {"output_keys": "text[]", "validation_issues": "text[]"}
 
 NOW = "extract(epoch FROM clock_timestamp())::double precision"
@@ -129,6 +131,12 @@ SAVE_CHECKPOINT = (
     " saved_at = excluded.saved_at WHERE (excluded.epoch, excluded.seq) >= (checkpoints.epoch, checkpoints.seq)"
     ") SELECT count(*) FROM held"
 )
+KEEP_LINES = (
+    f"WITH held AS (SELECT run_id FROM runs WHERE run_id = $1), kept AS (INSERT INTO lines ({', '.join(LINE_TABLE.columns)},"
+    f" run_id) SELECT {', '.join(f'x.{name}' for name in LINE_TABLE.columns)}, held.run_id FROM held, json_to_recordset("
+    f"$2::json) AS x(n integer, {', '.join(f'{name} {_type(name)}' for name in LINE_TABLE.columns)}) ORDER BY x.n)"
+    " SELECT count(*) FROM held"
+)
 OWNERSHIP = (
     f"SELECT owner, epoch, claimed_at, lease_until > {NOW} AS is_held, entry_count, commit_id FROM runs WHERE run_id = $1"
 )
@@ -173,6 +181,24 @@ _FILTERS = {
 }
 
 
+_LINE_FILTERS = {
+    "path": "(path = {}::text OR (path >= {}::text AND path < {}::text) OR (path >= {}::text AND path < {}::text))",
+    "item": "((path = {}::text AND item_index = {}::bigint) OR (path >= {}::text AND path < {}::text))",
+    "attempt": "attempt = {}::bigint",
+}
+
+
+def lines(filters: Collection[str]) -> str:
+    """The statement that reads lines: run, after, level, values as of ``LineQuery.filters``, then a limit."""
+    tests = ["run_id = {}::text", "seq > {}::bigint", "level >= {}::bigint", *(_LINE_FILTERS[name] for name in filters)]
+    shown = ", ".join(LINE_TABLE.columns)
+    return _numbered_marks(f"SELECT {shown}, seq FROM lines WHERE {' AND '.join(tests)} ORDER BY seq LIMIT {{}}::bigint")
+
+
+def _numbered_marks(statement: str) -> str:
+    return statement.format(*(f"${number}" for number in range(1, statement.count("{}") + 1)))
+
+
 def runs(filters: Collection[str]) -> str:
     """The statement that lists runs, the newest first, with such filters (of ``RunQuery.filters``).
 
@@ -180,5 +206,4 @@ def runs(filters: Collection[str]) -> str:
     """
     text = " AND ".join(_FILTERS[name] for name in filters)
     where = f" WHERE {text}" if text else ""
-    statement = f"SELECT {_RUN_SHOWN} FROM runs{where} ORDER BY created_at DESC, run_id DESC LIMIT {{}}::bigint"
-    return statement.format(*(f"${number}" for number in range(1, statement.count("{}") + 1)))
+    return _numbered_marks(f"SELECT {_RUN_SHOWN} FROM runs{where} ORDER BY created_at DESC, run_id DESC LIMIT {{}}::bigint")

@@ -6,7 +6,20 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from treadle.ports import RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Commit, Rows, RunRow, Table, item_number, pack_entries
+from treadle.ports import (
+    LINE_TABLE,
+    RUN_TABLE,
+    SPAN_TABLE,
+    STEP_TABLE,
+    TIMER_TABLE,
+    Commit,
+    LogLine,
+    Rows,
+    RunRow,
+    Table,
+    item_number,
+    pack_entries,
+)
 
 R = TypeVar("R")
 
@@ -81,3 +94,8 @@ def _clean_all(value: object) -> object:
 def run_values(row: RunRow) -> Values:
     """A run's row, in the order of its columns."""
     return tuple([clean(value) if isinstance(value, str) else value for value in RUN_TABLE.values(row)])
+
+
+def line_values(lines: Sequence[LogLine]) -> str | None:
+    """Lines as JSON."""
+    return _table(LINE_TABLE, lines)

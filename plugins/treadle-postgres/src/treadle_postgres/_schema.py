@@ -124,6 +124,24 @@ CREATE TABLE checkpoints (
 ALTER TABLE checkpoints ALTER COLUMN data SET STORAGE EXTERNAL;
 CREATE INDEX checkpoints_saved ON checkpoints (saved_at);
 
+CREATE TABLE lines (
+    seq BIGINT GENERATED ALWAYS AS IDENTITY,
+    run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id),
+    path TEXT COLLATE "C" NOT NULL,
+    item_index BIGINT NOT NULL,
+    at DOUBLE PRECISION NOT NULL,
+    attempt BIGINT NOT NULL,
+    level BIGINT NOT NULL,
+    text TEXT NOT NULL,
+    logger TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    variant TEXT NOT NULL,
+    stint BIGINT NOT NULL,
+    generation BIGINT NOT NULL,
+    PRIMARY KEY (run_id, seq)
+);
+CREATE INDEX lines_path ON lines (run_id, path, item_index, seq);
+
 CREATE TABLE execution_spans (
     id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
     trace_id TEXT NOT NULL,

@@ -6,11 +6,13 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Literal, TypeVar, cast
 
 from treadle import Secret
 from treadle.errors import LeaseLostError, RunKeyConflictError, RunNotFoundError, StoreUnavailableError
 from treadle.ports import (
+    LINE_TABLE,
     RUN_TABLE,
     SPAN_TABLE,
     STEP_TABLE,
@@ -20,6 +22,8 @@ from treadle.ports import (
     Claim,
     Commit,
     Creation,
+    LineQuery,
+    LogLine,
     NewRun,
     Record,
     Rows,
@@ -42,7 +46,7 @@ from treadle.ports import (
 
 from treadle_postgres import _queries as sql
 from treadle_postgres._cancels import Cancels, channel
-from treadle_postgres._rows import Values, clean, entry_values, row_values, run_values
+from treadle_postgres._rows import Values, clean, entry_values, line_values, row_values, run_values
 from treadle_postgres._schema import Connection
 from treadle_postgres._server import Server
 from treadle_postgres._workers import Pool, Single
@@ -203,6 +207,15 @@ class PostgresStore:
         await self._write().ask(Single(run_id, sql.REQUEST_CANCEL, values, finish))
         self._cancels.forget(run_id)  # who asked hears it at once, before the server's announcement
 
+    def keep_lines(self, run_id: str, lines: Sequence[LogLine]) -> None:
+        """Keep what executors logged; those whose answer was lost may be kept twice."""
+
+        def finish(connection: Connection, rows: list[Values], is_again: bool) -> None:
+            if not _is_held(rows):
+                raise RunNotFoundError(run_id)
+
+        self._write().ask_here(Single(run_id, sql.KEEP_LINES, (run_id, line_values(lines)), finish))
+
     # -- for the owner's heart
 
     def beat(self, claim: Claim) -> None:
@@ -267,6 +280,13 @@ class PostgresStore:
     async def spans(self, run_id: str) -> Sequence[SpanRow]:
         """The executions of a run, by start."""
         return [SPAN_TABLE.row(row) for row in await self._all(sql.SPANS, (run_id,))]
+
+    async def lines(self, query: LineQuery) -> Sequence[LogLine]:
+        """What executors logged, in the order in which it was kept."""
+        filters = query.filters()
+        wanted = [clean(value) if isinstance(value, str) else value for value in chain(*filters.values())]
+        values = (query.run_id, query.after, query.level, *wanted, query.limit)
+        return [LINE_TABLE.row(row) for row in await self._all(sql.lines(filters), values)]
 
     async def load(self, run_id: str, path: str, index: int | None = None, variant: str = "primary") -> Checkpoint | None:
         """The checkpoint of a step or item."""

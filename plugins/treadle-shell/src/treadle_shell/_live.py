@@ -73,7 +73,7 @@ class Live:
     def _log(self, name: str, line: str) -> None:
         if self.is_flooded:
             line, name = f"(more than {MAX_LINES:,} lines; the rest is not logged)", "treadle"
-        self.ctx.log.logger.info("%s", line, extra={"stream": name})  # The adapter would drop what is extra.
+        self.ctx.log.info("%s", line, extra={"stream": name})
 
     def _shown(self, line: bytes) -> str:
         text = line.decode("utf-8", "backslashreplace")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
-from treadle.ports import RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Table
+from treadle.ports import LINE_TABLE, RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Table
 
 R = TypeVar("R")
 
@@ -52,6 +52,7 @@ SAVE_CHECKPOINT = (
     " epoch = excluded.epoch, seq = excluded.seq, saved_at = excluded.saved_at"
     " WHERE (excluded.epoch, excluded.seq) >= (epoch, seq)"
 )
+KEEP_LINE = f"INSERT INTO lines ({', '.join(LINE_TABLE.columns)}, run_id) VALUES ({_marks(LINE_TABLE.columns)}, ?)"
 OWNERSHIP = "SELECT owner, epoch, claimed_at, lease_until, boot_id, entry_count FROM runs WHERE run_id = ?"
 TAKE = (
     "UPDATE runs SET owner = ?, epoch = epoch + 1, claimed_at = ?, heartbeat_at = ?, lease_until = ?, boot_id = ?"
@@ -89,6 +90,19 @@ _FILTERS = {
     "key": "run_key = ? AND run_key <> ''",
     "cursor": "(created_at, run_id) < (?, ?)",
 }
+
+
+_LINE_FILTERS = {
+    "path": "(path = ? OR (path >= ? AND path < ?) OR (path >= ? AND path < ?))",
+    "item": "((path = ? AND item_index = ?) OR (path >= ? AND path < ?))",
+    "attempt": "attempt = ?",
+}
+
+
+def lines(filters: Collection[str]) -> str:
+    """The statement that reads lines: run, after, level, values as of ``LineQuery.filters``, then a limit."""
+    tests = ["run_id = ?", "seq > ?", "level >= ?", *(_LINE_FILTERS[name] for name in filters)]
+    return f"SELECT {', '.join(LINE_TABLE.columns)}, seq FROM lines WHERE {' AND '.join(tests)} ORDER BY seq LIMIT ?"
 
 
 def runs(filters: Mapping[str, Sequence[object]]) -> str:

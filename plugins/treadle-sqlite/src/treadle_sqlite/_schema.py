@@ -123,6 +123,24 @@ CREATE TABLE checkpoints (
 CREATE UNIQUE INDEX checkpoints_step ON checkpoints (run_id, path, item_index, variant);
 CREATE INDEX checkpoints_saved ON checkpoints (saved_at);
 
+CREATE TABLE lines (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id TEXT NOT NULL REFERENCES runs (run_id),
+    path TEXT NOT NULL,
+    item_index INTEGER NOT NULL,
+    at REAL NOT NULL,
+    attempt INTEGER NOT NULL,
+    level INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    logger TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    variant TEXT NOT NULL,
+    stint INTEGER NOT NULL,
+    generation INTEGER NOT NULL
+);
+CREATE INDEX lines_run ON lines (run_id, seq);
+CREATE INDEX lines_path ON lines (run_id, path, item_index, seq);
+
 CREATE TABLE execution_spans (
     id TEXT NOT NULL PRIMARY KEY,
     trace_id TEXT NOT NULL,

@@ -13,6 +13,7 @@ from typing import Literal, TypeVar, cast
 import apsw
 from treadle.errors import RunKeyConflictError, RunNotFoundError, StoreUnavailableError
 from treadle.ports import (
+    LINE_TABLE,
     RUN_TABLE,
     SPAN_TABLE,
     STEP_TABLE,
@@ -23,6 +24,8 @@ from treadle.ports import (
     Commit,
     Creation,
     EntryColumns,
+    LineQuery,
+    LogLine,
     NewRun,
     Record,
     Rows,
@@ -197,6 +200,16 @@ class SqliteStore:
 
         await self._write().ask(work)
 
+    def keep_lines(self, run_id: str, lines: Sequence[LogLine]) -> None:
+        """Keep what executors logged."""
+        values = [cast("tuple[apsw.SQLiteValue, ...]", (*LINE_TABLE.values(line), run_id)) for line in lines]
+
+        def work(connection: apsw.Connection) -> None:
+            self._ownership(connection, run_id)
+            connection.executemany(sql.KEEP_LINE, values)
+
+        self._write().ask_here(work)
+
     # -- for the owner's heart
 
     def beat(self, claim: Claim) -> None:
@@ -248,6 +261,12 @@ class SqliteStore:
     async def spans(self, run_id: str) -> Sequence[SpanRow]:
         """The executions of a run, by start."""
         return [_span_row(row) for row in await self._all(sql.SPANS, (run_id,))]
+
+    async def lines(self, query: LineQuery) -> Sequence[LogLine]:
+        """What executors logged, in the order in which it was kept."""
+        filters = query.filters()
+        values = (query.run_id, query.after, query.level, *chain(*filters.values()), query.limit)
+        return [LINE_TABLE.row(row) for row in await self._all(sql.lines(filters), values)]
 
     async def load(self, run_id: str, path: str, index: int | None = None, variant: str = "primary") -> Checkpoint | None:
         """The checkpoint of a step or item."""

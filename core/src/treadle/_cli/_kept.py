@@ -1,0 +1,155 @@
+"""What commands about kept runs share: the store, the run and the step that a person means, times."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+
+from treadle._cli._loading import discover
+from treadle._cli._output import spell
+from treadle._cli._run import command_store
+from treadle._plan import Plan, compile_plan
+from treadle._plugins import Registry
+from treadle._workflow import Workflow
+from treadle.errors import ConfigError, RunNotFoundError, TreadleError
+from treadle.ports import Entry, RunCreated, RunQuery, RunRow, Store
+
+ENDED = frozenset({"completed", "partial_failure", "failed", "cancelled", "timed_out"})
+
+LAST = "last"
+"""What stands for the newest run."""
+
+RUN_HELP = "an id, the beginning of one, or 'last'"
+
+_LOOKED_AT = 200
+_ITEM = re.compile(r"(.+)\[(\d+)\]")
+
+
+@contextmanager
+def kept_runs() -> Iterator[tuple[Store, Registry]]:
+    """The store of the command, closed afterwards."""
+    _, registry = discover()
+    store = command_store(registry)
+    if not store.is_durable:
+        raise ConfigError(
+            "No runs are kept: the store is memory.", "Install one (pip install treadle-sqlite), or name it in [store]."
+        )
+    try:
+        yield store, registry
+    finally:
+        store.close()
+
+
+async def find_run(store: Store, run: str) -> RunRow:
+    """The run of an id, of the beginning of one, or the newest one for ``last``.
+
+    Raises:
+        RunNotFoundError: There is none; the remedy names those that were probably meant.
+        ConfigError: It may be several.
+    """
+    if run == LAST:
+        page = await store.runs(RunQuery(limit=1))
+    else:
+        row = await store.run(run)
+        if row is not None:
+            return row
+        page = await store.runs(RunQuery(prefix=run, limit=3))
+    if not page.runs or not run:
+        raise RunNotFoundError(run, await _meant(store, run))
+    if len(page.runs) > 1:
+        some = ", ".join(row.run_id for row in page.runs[:2])
+        raise ConfigError(f"{run!r} may be several runs: {some} ...", "Give more of the id.")
+    return page.runs[0]
+
+
+async def _meant(store: Store, run: str) -> str:
+    """What was probably meant: an id that is spelled alike or ends so, or the newest run of that workflow."""
+    newest = (await store.runs(RunQuery(limit=_LOOKED_AT))).runs
+    ids = [row.run_id for row in newest]
+    close = [run_id for run_id in ids if run and run in run_id] or difflib.get_close_matches(run, ids, 1, 0.8)
+    if close:
+        return f"Did you mean {close[0]}? 'treadle runs' lists the runs that are kept."
+    of_workflow = (await store.runs(RunQuery(workflow=run, limit=1))).runs if run else ()
+    if of_workflow:
+        return f"The newest run of the workflow {run!r} is {of_workflow[0].run_id}; 'treadle runs --workflow {run}' lists them."
+    return ""
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """The run and the step of ``RUN[/PATH]``."""
+    run, _, path = target.partition("/")
+    return run, path
+
+
+def split_item(path: str, plan: Plan) -> tuple[str, int | None]:
+    """A step, and which of its items a person means by ``each[3]``.
+
+    Raises:
+        ConfigError: There is no such step; the remedy names those that were probably meant.
+    """
+    known = [*plan.steps]
+    if not path or path in known or any(name.startswith(f"{path}/") for name in known):
+        return path, None
+    found = _ITEM.fullmatch(path)
+    if found and found[1] in known:
+        return found[1], int(found[2])
+    raise unknown_step("This run", path, known)
+
+
+def unknown_step(whose: str, path: str, known: Sequence[str]) -> TreadleError:
+    """The error for a step that is not there."""
+    close = difflib.get_close_matches(path, known, 1)
+    meant = f"Did you mean {close[0]!r}? " if close else ""
+    listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+    return ConfigError(f"{whose} has no step {path!r}.", f"{meant}It has: {listed}.")
+
+
+async def read_log(store: Store, run_id: str) -> list[Entry]:
+    """The log of a run.
+
+    Raises:
+        ConfigError: It was cleaned away.
+    """
+    entries = [record.entry for record in await store.read(run_id)]
+    if not entries:
+        raise ConfigError(f"The log of run {run_id} is not kept any more.", "What 'treadle show' says of it still is.")
+    return entries
+
+
+def begun(entries: Sequence[Entry]) -> RunCreated:
+    """The first entry of a log."""
+    created = entries[0]
+    assert isinstance(created, RunCreated), "a log begins with it"
+    return created
+
+
+def plan_of(entries: Sequence[Entry]) -> Plan:
+    """What a log's run was to do; no executor need be installed."""
+    return compile_plan(Workflow.from_dict(begun(entries).workflow))
+
+
+def moment(at: float | None) -> str:
+    """A time for people, UTC."""
+    return "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
+
+
+def took(row: RunRow) -> str:
+    """How long a run took, for people."""
+    return "-" if row.duration_s is None else spell(row.duration_s)
+
+
+def item_name(path: str, index: int | None) -> str:
+    """A step, with its item."""
+    return path if index is None else f"{path}[{index}]"
+
+
+def positive(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    """An option that must be above zero."""
+    if value <= 0:
+        raise click.BadParameter("must be above 0", ctx, parameter)
+    return value
