@@ -37,6 +37,8 @@ from treadle._models import (
     StepStatus,
     StintOpened,
     TimerFired,
+    WaitEnded,
+    WaitStarted,
 )
 
 text = st.text(max_size=12)
@@ -88,7 +90,7 @@ calls = st.builds(
     queued_at=number,
 )
 run_states, step_states = st.sampled_from(RunStatus), st.sampled_from(StepStatus)
-whats = st.sampled_from(["when", "foreach", "inputs", "outputs"])
+whats = st.sampled_from(["when", "foreach", "inputs", "outputs", "wait"])
 created = st.builds(RunCreated, number, text, mappings, text, mappings, text, text, text, count, count, st.none() | count, text)
 BY_KIND: dict[type, st.SearchStrategy[Entry]] = {
     RunCreated: created,
@@ -96,10 +98,12 @@ BY_KIND: dict[type, st.SearchStrategy[Entry]] = {
     Evaluated: st.builds(Evaluated, number, text, whats, values, index, errors),
     AttemptEnded: st.builds(AttemptEnded, number, text, index, count, outcomes, text, count),
     TimerFired: st.builds(TimerFired, number, text),
-    SignalReceived: st.builds(SignalReceived, number, text, values),
+    SignalReceived: st.builds(SignalReceived, number, text, values, text, count, st.none() | number),
     CancelRequested: st.builds(CancelRequested, number, text, st.booleans()),
     AttemptStarted: st.builds(AttemptStarted, number, text, index, count, text, count),
     MapStarted: st.builds(MapStarted, number, text, count),
+    WaitStarted: st.builds(WaitStarted, number, text, text, st.none() | number),
+    WaitEnded: st.builds(WaitEnded, number, text, st.sampled_from(["elapsed", "signal", "timeout"]), values, text),
     RetryScheduled: st.builds(RetryScheduled, number, text, index, count, count, number, text),
     ItemEnded: st.builds(ItemEnded, number, text, count, step_states, count, text, errors),
     StepEnded: st.builds(StepEnded, number, text, step_states, count, text, errors, text, count),

@@ -29,6 +29,7 @@ from treadle._results import RunResult, summarise
 from treadle._workflow import Workflow
 from treadle.errors import ReplayMismatchError
 from treadle.testing import virtual_run
+from treadle.testing._virtual_time import START
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.yaml"))
@@ -92,13 +93,23 @@ def stopper(handles: Sequence[RunHandle]) -> object:
     return stop
 
 
+def sender(handles: list[RunHandle]) -> object:
+    @executor("send")
+    async def send(name: str, payload: object, signal_id: str, after: float = 0.0) -> None:
+        """Send a signal to the run."""
+        due = None if not after else START + after
+        handles[0].signal(name, payload, signal_id=signal_id, due=due)
+
+    return send
+
+
 def read_log(name: str) -> list[Entry]:
     return [load_line(line) for line in (GOLDEN / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
 
 def run_again(name: str, backend: str) -> RunResult:
     handles: list[RunHandle] = []
-    executors = [echo, nap, pair, flaky, measure, leak, stopper(handles)]
+    executors = [echo, nap, pair, flaky, measure, leak, stopper(handles), sender(handles)]
     inputs = {"n": 35} if name == "outputs" else {}
     return virtual_run(
         load_workflow(GOLDEN / f"{name}.yaml"), inputs, executors=executors, backend=backend, on_start=handles.append
@@ -275,5 +286,6 @@ def test_the_cases_hold_every_kind_of_record() -> None:
         "Evaluated",
         "AttemptEnded",
         "TimerFired",
+        "SignalReceived",
         "CancelRequested",
     }

@@ -20,6 +20,7 @@ from treadle._models import (
     FACTS,
     AttemptEnded,
     AttemptStarted,
+    AwaitSignal,
     Cancel,
     CancelRequested,
     Command,
@@ -47,6 +48,8 @@ from treadle._models import (
     StepStatus,
     StintOpened,
     TimerFired,
+    WaitEnded,
+    WaitStarted,
 )
 from treadle._scheduler import Scheduler
 
@@ -72,14 +75,16 @@ def nodes(draw: st.DrawFn, prefix: str, most: int, *, is_finally: bool) -> list[
     for number in range(draw(st.integers(0, most))):
         earlier = [node.path for node in made]
         needs = tuple(draw(st.lists(st.sampled_from(earlier), unique=True, max_size=3))) if earlier else ()
+        is_wait = draw(st.sampled_from([False, False, False, True]))
         made.append(
             Node(
                 path=f"{prefix}{number}",
                 needs=needs,
                 has_when=draw(st.sampled_from([False, False, True])),
-                is_map=draw(st.sampled_from([False, False, True])),
-                max_parallel=draw(st.sampled_from([None, 1, 2])),
-                max_attempts=draw(st.integers(1, 3)),
+                is_map=not is_wait and draw(st.sampled_from([False, False, True])),
+                is_wait=is_wait,
+                max_parallel=None if is_wait else draw(st.sampled_from([None, 1, 2])),
+                max_attempts=1 if is_wait else draw(st.integers(1, 3)),
                 on_error=draw(st.sampled_from([None, None, "stop", "continue"])),
                 is_finally=is_finally,
                 on_interrupt=draw(st.sampled_from(["rerun", "rerun", "fail"])),
@@ -118,6 +123,7 @@ class Watch:
     attempts: dict[int | None, int] = attrs.field(factory=dict)
     returned: set[int | None] = attrs.field(factory=set)  # items whose wait is over and that did not start again yet
     has_failed_item: bool = False
+    how: WaitEnded | None = None
     ended: StepEnded | None = None
 
 
@@ -142,6 +148,13 @@ class World:
         self.ended_attempts: list[AttemptEnded] = []
         self.fired: list[TimerFired] = []
         self.answered: list[Evaluated] = []
+        self.awaited: list[AwaitSignal] = []
+        self.told_waits: dict[str, dict[str, object]] = {}  # path -> what the scheduler was told when it asked
+        self.waiting: dict[str, dict[str, object]] = {}  # path -> the same, while it waits; in order
+        self.letters: dict[str, list[tuple[str, object]]] = {}  # name -> signals that are there and not consumed, in order
+        self.posted: dict[str, SignalReceived] = {}  # timer -> signal for later
+        self.sent: list[SignalReceived] = []
+        self.consumed: list[str] = []
         self.finishes = 0
         self.cancelled = False
         self.forced = False
@@ -189,12 +202,15 @@ class World:
         options: list[tuple[str, object]] = [("question", question) for question in self.questions]
         options += [("call", key) for key in self.running]
         options += [("timer", timer) for timer in self.timers]
+        options += [("signal", command.name) for command in self.awaited if command.path in self.waiting]
         assert options, "the scheduler waits for nothing and has not ended"
         kind, what = self.pick(options)
         if kind == "question":
             self.answer(what)
         elif kind == "call":
             self.end_call(what)
+        elif kind == "signal":
+            self.send(what)
         else:
             self.now = max(self.now, self.timers[what])
             self.fire(what)
@@ -203,14 +219,44 @@ class World:
         error = ErrorInfo("ExpressionError", "no such key") if self.chance(8) else None
         value: object = None
         if error is None:
-            value = {"when": self.data.draw(st.booleans()), "foreach": self.data.draw(st.integers(0, 4)), "outputs": {"x": 1}}[
-                question.what
-            ]
+            value = {
+                "when": self.data.draw(st.booleans()),
+                "foreach": self.data.draw(st.integers(0, 4)),
+                "wait": self.a_wait(),
+                "outputs": {"x": 1},
+            }[question.what]
         self.questions.remove(question)
         fact = Evaluated(self.now, question.path, question.what, value, error=error)
         self.answered.append(fact)
         if question.what == "when" and error is None:
             self.watches[question.path].when = bool(value)
+        if question.what == "wait" and error is None:
+            self.told_waits[question.path] = value
+        self.apply(fact)
+
+    def a_wait(self) -> dict[str, object]:
+        due = {"due": self.now + self.pick([0.0, 5.0, 600.0])}
+        signal = {"signal": self.pick(["a", "b"])}
+        timeout = {
+            **due,
+            **self.pick([{"on_timeout": "fail"}, {"on_timeout": "skip"}, {"on_timeout": "continue", "default": 7}]),
+        }
+        return self.pick([due, signal, {**signal, **timeout}, {**signal, "on_reject": "fail"}])
+
+    def send(self, name: str, *, again: SignalReceived | None = None) -> None:
+        """A signal comes: at once or for later, now and then one that was sent before."""
+        due = self.pick([None, None, None, self.now, self.now + 60.0])
+        payload = self.pick([None, {"approved": True}, {"approved": False}])
+        fact = again or SignalReceived(self.now, name, payload, f"id{len(self.sent)}", len(self.sent) + 1, due)
+        if again is not None:
+            self.apply_evidence(attrs.evolve(again, at=self.now))
+            return
+        self.sent.append(fact)
+        if not self.result:
+            if fact.due is not None and fact.due > self.now:
+                self.posted[f"signal::{fact.signal_id}"] = fact
+            else:
+                self.letters.setdefault(name, []).append((fact.signal_id, payload))
         self.apply(fact)
 
     def end_call(self, key: Key) -> None:
@@ -236,10 +282,14 @@ class World:
 
     def fire(self, timer_id: str) -> None:
         del self.timers[timer_id]
-        _, path, item, _ = timer_id.split(":")
-        watch = self.watches[path]
-        if not watch.ended:
-            watch.returned.add(int(item) if item else None)
+        if timer_id.startswith("retry:"):
+            _, path, item, _ = timer_id.split(":")
+            watch = self.watches[path]
+            if not watch.ended:
+                watch.returned.add(int(item) if item else None)
+        letter = self.posted.pop(timer_id, None)
+        if letter is not None and not self.result:
+            self.letters.setdefault(letter.name, []).append((letter.signal_id, letter.payload))
         fact = TimerFired(self.now, timer_id)
         self.fired.append(fact)
         self.apply(fact)
@@ -256,7 +306,7 @@ class World:
         elif kind == "stint":
             self.open_stint()
         elif kind == "signal":
-            self.apply_evidence(SignalReceived(self.now, "hello", {"a": 1}))
+            self.send(self.pick(["a", "b", "hello"]), again=self.pick([None, *self.sent]))
         elif kind == "unknown timer":
             self.apply_evidence(TimerFired(self.now, "retry:nobody::1"))
         elif kind == "unasked outputs":
@@ -281,6 +331,7 @@ class World:
         self.stint += 1
         if self.stint > 1:
             self.timers = {}
+            self.awaited = []
             self.again = {key: n for key, n in self.running.items() if self.watches[key[0]].node.on_interrupt == "rerun"}
             for key in set(self.running) - set(self.again):
                 self.told_to_stop.discard((*key, self.running.pop(key)))
@@ -325,6 +376,7 @@ class World:
             self.take(command)
         self.check_outstanding()
         self.check_nothing_idles()
+        self.check_waits()
         if self.shadow is not None:
             assert self.shadow.dump() == self.scheduler.dump()
             assert self.shadow.outstanding() == self.scheduler.outstanding()
@@ -337,6 +389,10 @@ class World:
         assert self.result is None, "nothing is decided after the end"
         if isinstance(entry, AttemptStarted):
             self.note_attempt(entry)
+        elif isinstance(entry, WaitStarted):
+            self.note_wait(entry)
+        elif isinstance(entry, WaitEnded):
+            self.note_wait_end(entry)
         elif isinstance(entry, MapStarted):
             assert self.watches[entry.path].node.is_map
             self.watches[entry.path].count = entry.count
@@ -396,7 +452,40 @@ class World:
         if node.max_parallel is not None:
             assert sum(path == entry.path for path, _ in self.running) <= node.max_parallel, "the foreach's cap holds"
 
+    def note_wait(self, entry: WaitStarted) -> None:
+        watch = self.watches[entry.path]
+        assert watch.node.is_wait
+        assert watch.ended is None
+        assert not self.is_stopped(watch.node)
+        told = self.told_waits[entry.path]
+        assert (entry.signal, entry.due) == (told.get("signal", ""), told.get("due"))
+        assert entry.path not in self.waiting
+        self.waiting[entry.path] = told
+
+    def note_wait_end(self, entry: WaitEnded) -> None:
+        told = self.waiting.pop(entry.path)
+        self.watches[entry.path].how = entry
+        if entry.how == "signal":
+            letters = self.letters[told["signal"]]
+            assert letters.pop(0) == (entry.signal_id, entry.output), "signals are consumed in the order in which they came"
+            assert entry.signal_id not in self.consumed, "each signal is consumed once"
+            self.consumed.append(entry.signal_id)
+            earlier = [path for path, other in self.waiting.items() if other.get("signal") == told["signal"]]
+            places = list(self.told_waits)
+            assert all(places.index(entry.path) < places.index(path) for path in earlier), "who waits the longest gets it"
+        else:
+            assert entry.at >= told["due"], "no wait is over before its time"
+            assert (entry.how == "timeout") == ("signal" in told)
+
+    def check_waits(self) -> None:
+        """No signal lies about that a step waits for, and nothing waits after its end."""
+        if self.result is None:
+            for told in self.waiting.values():
+                assert not self.letters.get(told.get("signal", "")), "a signal is delivered as soon as somebody waits for it"
+            assert all(not self.watches[path].ended for path in self.waiting)
+
     def note_end(self, entry: StepEnded) -> None:
+        self.waiting.pop(entry.path, None)
         watch = self.watches[entry.path]
         node = watch.node
         assert watch.ended is None, "a step ends once"
@@ -408,9 +497,12 @@ class World:
         if entry.status is StepStatus.UPSTREAM_FAILED:
             assert not watch.started
             self.check_culprit(node, entry.culprit)
+        elif node.is_wait and watch.how is not None:
+            self.check_wait_end(entry, watch.how, self.told_waits[entry.path])
         elif entry.status is StepStatus.SKIPPED:
             assert watch.when is not True
         elif entry.status is StepStatus.COMPLETED:
+            assert not node.is_wait
             assert watch.started == (set(range(watch.count or 0)) if node.is_map else {None})
             assert not watch.has_failed_item
         elif entry.status is StepStatus.CANCELLED:
@@ -422,6 +514,16 @@ class World:
             assert entry.reason
         if entry.status in (*DONE, *FAILED):
             assert all(need.ended and (need.ended.status in DONE or need.node.on_error == "continue") for need in needs)
+
+    def check_wait_end(self, entry: StepEnded, how: WaitEnded, told: dict[str, object]) -> None:
+        if how.how == "timeout":
+            expected = {"fail": StepStatus.TIMED_OUT, "skip": StepStatus.SKIPPED, "continue": StepStatus.COMPLETED}
+            assert entry.status is expected[told["on_timeout"]]
+            assert how.output == told.get("default")
+        elif how.output == {"approved": False} and told.get("on_reject") == "fail":
+            assert entry.status is StepStatus.FAILED
+        else:
+            assert entry.status is StepStatus.COMPLETED
 
     def check_culprit(self, node: Node, culprit: str) -> None:
         """The culprit is a failed step that this one hangs on, through steps that do not tolerate failure."""
@@ -446,6 +548,10 @@ class World:
             self.questions.append(command)
         elif isinstance(command, Start):
             assert self.running[command.path, command.index] == command.attempt, "a start is recorded"
+        elif isinstance(command, AwaitSignal):
+            assert self.waiting[command.path]["signal"] == command.name
+            assert command not in self.awaited
+            self.awaited.append(command)
         elif isinstance(command, SetTimer):
             assert command.timer_id not in self.timers
             self.timers[command.timer_id] = command.due
@@ -489,12 +595,13 @@ class World:
         alive = {timer for timer in self.timers if any(isinstance(c, SetTimer) and c.timer_id == timer for c in commands)}
         for timer in set(self.timers) - alive:  # given up: only when the step was stopped
             watch = self.watches[timer.split(":")[1]]
-            assert self.is_stopped(watch.node) or watch.has_failed_item
+            assert self.is_stopped(watch.node) or watch.has_failed_item or watch.how is not None
             del self.timers[timer]
         expected: list[Command] = [
             *self.questions,
             *(Start(path, index, attempt) for (path, index), attempt in self.running.items()),
             *(SetTimer(timer, due) for timer, due in self.timers.items()),
+            *(AwaitSignal(path, told["signal"]) for path, told in self.waiting.items() if "signal" in told),
         ]
         told = {(c.path, c.index, c.attempt) for c in commands if isinstance(c, Cancel)}
         assert told == self.told_to_stop
@@ -511,6 +618,9 @@ class World:
             if watch.ended or is_full or self.is_stopped(node) or not self.is_released(watch):
                 continue
             if node.is_map and watch.has_failed_item and (node.on_error or self.graph.on_error) == "stop":
+                continue
+            if node.is_wait:
+                assert node.path in self.told_waits or any(question.path == node.path for question in self.questions)
                 continue
             assert not watch.returned, f"{node.path} may try again and there is room"
             assert len(watch.started) == (watch.count if node.is_map else 1), f"{node.path} may start and there is room"

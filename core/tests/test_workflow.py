@@ -263,7 +263,7 @@ def test_keys_of_a_step_that_are_not_built_yet_are_refused(key: str) -> None:
     assert faults_of(with_step(**{key: 1})) == {f"steps.a.{key}": f"'{key}' is not supported yet ()"}
 
 
-@pytest.mark.parametrize("kind", ["parallel", "choose", "wait", "workflow"])
+@pytest.mark.parametrize("kind", ["parallel", "choose", "workflow"])
 def test_other_kinds_of_steps_are_refused_for_now(kind: str) -> None:
     """They are not built yet, and that is all that is said."""
     assert faults_of({"name": "w", "steps": {"a": {kind: {}}}}) == {f"steps.a.{kind}": f"'{kind}' is not supported yet ()"}

@@ -26,12 +26,13 @@ FLOORS = [
     # each small, pure where it can be
     """_attempt_span _call_context _clock _compatibility _config _contracts _durations _error_info _expressions _graph _json
     _lean_spans _limits _log_records _log_rows _operation_log _origin _owner _retries _run_metrics _sdk_spans _secrets
-    _span_projection _step_log _telemetry _trace_parent _tracing _version""",
+    _span_projection _step_log _telemetry _trace_parent _tracing _version
+    _mailbox _payload_schema _waits""",
     "_bind _clients _doctor _executor _plugins _scopes",
     "_loader _plan _schema _workflow",
     "_conductor _isolated_child _isolation _scheduler _supervisor",
     "_runner",
-    "_driver _heart _memory _results _run_log",
+    "_driver _heart _memory _results _run_log _sending",
     "_session",
     "_app",
     "",  # the face: only names, taken from below
@@ -39,7 +40,15 @@ FLOORS = [
 ]
 FLOOR = {f"treadle.{name}".rstrip("."): number for number, names in enumerate(FLOORS, 1) for name in names.split() or [""]}
 PUBLIC = {"treadle", "treadle.errors", "treadle.hookspecs", "treadle.ports", "treadle.testing"}
-PURE = {"treadle._conductor", "treadle._expressions", "treadle._graph", "treadle._models", "treadle._scheduler"}
+PURE = {
+    "treadle._conductor",
+    "treadle._expressions",
+    "treadle._graph",
+    "treadle._mailbox",
+    "treadle._models",
+    "treadle._scheduler",
+    "treadle._waits",
+}
 IMPURE = {"anyio", "asyncio", "os", "random", "secrets", "socket", "subprocess", "threading", "time", "trio", "uuid"}
 
 

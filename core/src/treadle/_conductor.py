@@ -27,6 +27,7 @@ from treadle._models import (
     StepEnded,
     StintOpened,
     Turn,
+    WaitEnded,
 )
 from treadle._plan import Plan, PlannedStep
 from treadle._scheduler import Scheduler
@@ -63,6 +64,11 @@ class Conductor:
     def is_cancelling(self) -> bool:
         """Whether a cancel was asked for and the run goes on."""
         return self._scheduler.is_cancelling
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a step waits for a time or a signal."""
+        return self._scheduler.is_waiting
 
     def output(self, path: str) -> Json:
         """What a step produced; None when it did not."""
@@ -231,6 +237,8 @@ class Conductor:
         if isinstance(entry, ItemEnded):
             if entry.error is not None:
                 self._errors.setdefault(entry.path, {})[entry.index] = _describe(entry.error)
+        elif isinstance(entry, WaitEnded):
+            self._outputs[entry.path] = entry.output
         elif isinstance(entry, StepEnded):
             step = self._plan.steps[entry.path]
             output = self._outputs.get(entry.path)
@@ -262,19 +270,21 @@ class Conductor:
     def _evaluate(self, command: Evaluate, at: float) -> Evaluated:
         path, what = command.path, command.what
         try:
-            value = self._answer(path, what)
+            value = self._answer(path, what, at)
         except ExpressionError as error:
             info = ErrorInfo("ExpressionError", error.problem, error.remedy)
             return Evaluated(at, path, what, error=info)
         return Evaluated(at, path, what, value)
 
-    def _answer(self, path: str, what: EvaluateKind) -> Json:
+    def _answer(self, path: str, what: EvaluateKind, at: float) -> Json:
         if what == "outputs":
             self._tell_run_status()
             return {name: value.render(self._names) for name, value in self._plan.outputs.items()}
         step = self._plan.steps[path]
         if what == "when" and step.when is not None:
             return bool(step.when.evaluate(self._names_for(step)))
+        if step.wait is not None:
+            return step.wait.resolve(self._names_for(step), at)
         items = self._items[path] = self._look_up_items(step)
         return len(items)
 

@@ -32,11 +32,13 @@ from treadle._models import (
     Finish,
     Outcome,
     SetTimer,
+    SignalReceived,
     Start,
     TimerFired,
 )
 from treadle._run_log import RunLog
 from treadle._runner import Key, Runner, key_of
+from treadle._store_records import Signal
 from treadle.errors import CallCancelledError, RunSuspendedError, StepTimeoutError, TreadleError
 from treadle.ports import Clock, DispatchEngine
 
@@ -115,6 +117,7 @@ class Driver:
         self._timers: list[tuple[float, int, _TimerKind, str | Key]] = []
         self._timer_count = 0
         self._timer_scope: anyio.CancelScope | None = None
+        self._signals: list[Signal] = []  # sent before the run is driven
         self._at = at
         self._stuck: set[str] = set()
         self._is_draining = False
@@ -153,6 +156,8 @@ class Driver:
                 group.start_soon(self._keep_time)
                 for make in facts:
                     self._inbox.append(make(self._stamp()))
+                for signal in self._signals:
+                    self.signal(signal)
                 await self._drain()
                 await self._finished.wait()
                 if self._stuck:
@@ -174,6 +179,23 @@ class Driver:
         self._inbox.append(CancelRequested(self._stamp(), reason, is_forced))
         if self._timer_scope is not None:  # not a task of its own: asyncio's callbacks may not start one
             self._timer_scope.cancel()
+
+    def signal(self, signal: Signal) -> None:
+        """Bring a signal; from the event loop's thread. One that comes after the end is nobody's."""
+        if self._is_finished:
+            return
+        if self._group is None:
+            self._signals.append(signal)
+            return
+        fact = SignalReceived(self._stamp(), signal.name, signal.payload, signal.signal_id, signal.number, signal.due)
+        self._inbox.append(fact)
+        if self._timer_scope is not None:
+            self._timer_scope.cancel()
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether nothing runs, and nothing would by itself before a time or a signal."""
+        return not (self._active or self._ready or self._inbox) and self._conductor.is_waiting
 
     def suspend(self, reason: str, *, drain_s: float = DRAIN_S) -> None:
         """Let go of the run: start nothing more, wait for what runs; from the event loop's thread.
@@ -256,7 +278,7 @@ class Driver:
         """A run that waits for nothing and has not ended is a fault of ours: say so instead of hanging."""
         if self._is_finished or self._is_draining or self._inbox or self._ready or self._active:
             return
-        if not any(kind == "retry" for _, _, kind, _ in self._timers):
+        if not self._conductor.is_waiting and not any(kind == "retry" for _, _, kind, _ in self._timers):
             self._raise_stall()
 
     def _raise_stall(self) -> None:

@@ -24,6 +24,7 @@ class Node:
         on_error: What the step itself says; None leaves it to the run.
         is_finally: Whether it runs after the rest, whatever happened.
         on_interrupt: What a new stint does with its calls that may have been running: make them again, or end them.
+        is_wait: Whether it waits for a time or a signal instead of making calls.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Node:
     on_error: OnError | None = None
     is_finally: bool = False
     on_interrupt: OnInterrupt = "rerun"
+    is_wait: bool = False
 
 
 @attrs.frozen

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import attrs
+
 from treadle._models import (
     AttemptEnded,
     AttemptStarted,
@@ -16,18 +18,24 @@ from treadle._models import (
     ErrorInfo,
     Issue,
     ItemEnded,
+    Json,
     MapStarted,
     Outcome,
     RetryScheduled,
     RunCreated,
     RunEnded,
     RunStatus,
+    SignalReceived,
     StepEnded,
     StepStatus,
     StintOpened,
     TimerFired,
+    WaitEnded,
+    WaitStarted,
     idempotency_key,
     retry_timer_id,
+    signal_timer_id,
+    wait_timer_id,
 )
 from treadle._span_ids import attempt_span_id, step_span_id
 from treadle._span_projection import executor_of
@@ -84,7 +92,7 @@ class LogRows:
         self._stint = 0
         self._worker = ""
         self._steps: dict[Place, _Step] = {}
-        self._timers: dict[str, tuple[Place, float, float]] = {}  # -> who waits, due, created
+        self._timers: dict[str, TimerRow] = {}  # that have not fired
         self._executors: dict[str, str] = {}
         self._forget()
         # A table rather than a match: this runs for every entry of a durable run.
@@ -97,6 +105,9 @@ class LogRows:
             RetryScheduled: self._retry_scheduled,
             TimerFired: self._timer_fired,
             MapStarted: self._map_started,
+            WaitStarted: self._wait_started,
+            WaitEnded: self._wait_ended,
+            SignalReceived: self._signal_received,
             ItemEnded: self._item_ended,
             StepEnded: self._step_ended,
             RunEnded: self._run_ended,
@@ -165,6 +176,8 @@ class LogRows:
     def _run_ended(self, entry: RunEnded) -> None:
         self._ended = entry
         self._set_status(entry.status)
+        for timer_id in list(self._timers):  # of signals that nobody will wait for
+            self._change_timer(timer_id, "cancelled")
 
     def _run_row(self) -> RunRow:
         created, ended = self._begun, self._ended
@@ -258,8 +271,27 @@ class LogRows:
         place = (entry.path, entry.index)
         self._at(place).status = StepStatus.RETRYING
         timer_id = retry_timer_id(entry.path, entry.index, entry.attempt)
-        self._timers[timer_id] = (place, entry.due, entry.at)
-        self._change_timer(timer_id, "pending")
+        self._set_timer(timer_id, place, "retry", entry.due, entry.at)
+
+    def _wait_started(self, entry: WaitStarted) -> None:
+        place = (entry.path, None)
+        step = self._at(place)
+        step.status, step.queued_at, step.started_at = StepStatus.RUNNING, entry.at, entry.at
+        step.stint = self._stint
+        if entry.due is not None:
+            payload = {"signal": entry.signal} if entry.signal else {"wait": entry.path}
+            kind: TimerKind = "timeout" if entry.signal else "custom"
+            self._set_timer(wait_timer_id(entry.path), place, kind, entry.due, entry.at, payload)
+
+    def _wait_ended(self, entry: WaitEnded) -> None:
+        timer_id = wait_timer_id(entry.path)
+        if timer_id in self._timers:
+            self._change_timer(timer_id, "cancelled")
+
+    def _signal_received(self, entry: SignalReceived) -> None:
+        if entry.due is not None and entry.due > entry.at:
+            timer_id = signal_timer_id(entry.signal_id)
+            self._set_timer(timer_id, ("", None), "custom", entry.due, entry.at, {"signal": entry.name})
 
     def _item_ended(self, entry: ItemEnded) -> None:
         place = (entry.path, entry.index)
@@ -271,9 +303,8 @@ class LogRows:
         if not step.is_whole_map:
             step.attempt = max(step.attempt, entry.attempts)
         self._end(place, step, entry.status, entry.at, entry.reason, entry.error)
-        for timer_id in [timer_id for timer_id, (waits, _, _) in self._timers.items() if waits[0] == entry.path]:
+        for timer_id in [timer_id for timer_id, timer in self._timers.items() if timer.path == entry.path]:
             self._change_timer(timer_id, "cancelled")
-            del self._timers[timer_id]
 
     def _end(
         self,
@@ -326,13 +357,16 @@ class LogRows:
     def _timer_fired(self, entry: TimerFired) -> None:
         if entry.timer_id in self._timers:
             self._change_timer(entry.timer_id, "fired", entry.at)
-            del self._timers[entry.timer_id]
+
+    def _set_timer(self, timer_id: str, place: Place, kind: TimerKind, due: float, at: float, payload: Json = None) -> None:
+        path, index = place
+        row = TimerRow(self._begun.run_id, timer_id, path, index, kind, due, "pending", at, None, payload)
+        self._timers[timer_id] = self._changed_timers[timer_id] = row
 
     def _change_timer(self, timer_id: str, status: TimerStatus, fired_at: float | None = None) -> None:
-        (path, index), due, created_at = self._timers[timer_id]
-        kind: TimerKind = "retry"
-        run_id = self._begun.run_id
-        self._changed_timers[timer_id] = TimerRow(run_id, timer_id, path, index, kind, due, status, created_at, fired_at)
+        """A timer is over."""
+        row = self._timers.pop(timer_id)
+        self._changed_timers[timer_id] = attrs.evolve(row, status=status, fired_at=fired_at)
 
     # -- executions
 

@@ -182,6 +182,16 @@ def idempotency_key(run_id: str, path: str, index: int | None, variant: str = "p
     return "trd1-" + b32encode(digest).decode().lower()[:32]
 
 
+def wait_timer_id(path: str) -> str:
+    """The timer that ends the wait of a step."""
+    return f"wait:{path}"
+
+
+def signal_timer_id(signal_id: str) -> str:
+    """The timer that a signal waits for which is to be delivered later."""
+    return f"signal::{signal_id}"
+
+
 def retry_timer_id(path: str, index: int | None, attempt: int) -> str:
     """The timer that waits for the attempt after ``attempt``."""
     return f"retry:{path}:{'' if index is None else index}:{attempt}"
@@ -395,7 +405,10 @@ class StintOpened:
     versions: Mapping[str, str] = attrs.field(factory=dict)
 
 
-EvaluateKind = Literal["when", "foreach", "inputs", "outputs"]
+OnTimeout = Literal["fail", "skip", "continue"]
+OnReject = Literal["fail", "continue"]
+
+EvaluateKind = Literal["when", "foreach", "inputs", "outputs", "wait"]
 
 
 @record
@@ -406,7 +419,8 @@ class Evaluated:
         at: When.
         path: The step; empty for the run's outputs.
         what: ``when`` (a bool), ``foreach`` (the number of items), ``inputs`` (only recorded when rendering failed),
-            ``outputs`` (name -> value).
+            ``outputs`` (name -> value), ``wait`` (an object with what applies of ``due``, ``signal``, ``on_timeout``,
+            ``default`` and ``on_reject``).
         value: The answer; None with an error.
         index: Item of a ``foreach`` whose inputs could not be rendered.
         error: Why there is no answer.
@@ -446,12 +460,24 @@ class TimerFired:
 
 @attrs.frozen
 class SignalReceived:
-    """A named message for the run."""
+    """A named message for the run.
+
+    Attributes:
+        at: When.
+        name: What steps wait for.
+        payload: Plain JSON. Never in repr.
+        signal_id: What tells it from others: a second one of the same id changes nothing. Empty: it is none of the store's.
+        number: Its place among the signals that the store keeps for the run, from 1; 0: it is none of the store's.
+        due: When it is to be delivered; None: at once.
+    """
 
     kind: ClassVar[str] = "SignalReceived"
     at: float
     name: str
     payload: Json = attrs.field(default=None, repr=False)
+    signal_id: str = ""
+    number: int = 0
+    due: float | None = None
 
 
 @attrs.frozen
@@ -502,6 +528,47 @@ class MapStarted:
     at: float
     path: str
     count: int
+
+
+@attrs.frozen
+class WaitStarted:
+    """A step begins to wait.
+
+    Attributes:
+        at: When.
+        path: The step.
+        signal: What for; empty for a time alone.
+        due: When the wait is over, or its timeout; None for a signal without one.
+    """
+
+    kind: ClassVar[str] = "WaitStarted"
+    at: float
+    path: str
+    signal: str = ""
+    due: float | None = None
+
+
+WaitEnding = Literal["elapsed", "signal", "timeout"]
+
+
+@attrs.frozen
+class WaitEnded:
+    """A step need not wait any more; how the step ends follows.
+
+    Attributes:
+        at: When.
+        path: The step.
+        how: ``elapsed`` (its time has come), ``signal`` or ``timeout``.
+        output: What the step gives, if it completes. Never in repr.
+        signal_id: The signal that was consumed, when it has an id.
+    """
+
+    kind: ClassVar[str] = "WaitEnded"
+    at: float
+    path: str
+    how: WaitEnding
+    output: Json = attrs.field(default=None, repr=False)
+    signal_id: str = ""
 
 
 @record
@@ -600,7 +667,9 @@ class RunEnded:
     outputs: Mapping[str, Json] = attrs.field(factory=dict, repr=False)
 
 
-Decision = AttemptStarted | MapStarted | RetryScheduled | ItemEnded | StepEnded | RunStopping | RunEnded
+Decision = (
+    AttemptStarted | MapStarted | WaitStarted | WaitEnded | RetryScheduled | ItemEnded | StepEnded | RunStopping | RunEnded
+)
 
 FACTS: tuple[type, ...] = (
     RunCreated,
@@ -611,7 +680,17 @@ FACTS: tuple[type, ...] = (
     SignalReceived,
     CancelRequested,
 )
-DECISIONS: tuple[type, ...] = (AttemptStarted, MapStarted, RetryScheduled, ItemEnded, StepEnded, RunStopping, RunEnded)
+DECISIONS: tuple[type, ...] = (
+    AttemptStarted,
+    MapStarted,
+    WaitStarted,
+    WaitEnded,
+    RetryScheduled,
+    ItemEnded,
+    StepEnded,
+    RunStopping,
+    RunEnded,
+)
 
 Entry = Fact | Decision
 """What a run's log holds, in order."""
@@ -683,6 +762,7 @@ class SetTimer:
 class AwaitSignal:
     """A step waits for a named signal."""
 
+    path: str
     name: str
 
 
@@ -731,7 +811,7 @@ class StepResult:
         status: Its final state.
         output: Plain JSON or None. Never in repr.
         attempts: How many were made.
-        started_at: When its first attempt was released; None if there was none.
+        started_at: When its first attempt was released, or its wait began; None if there was none.
         ended_at: When it ended.
         error: The last error.
         reason: Why it ended so.

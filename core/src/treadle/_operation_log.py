@@ -24,6 +24,8 @@ from treadle._models import (
     StepStatus,
     StintOpened,
     TimerFired,
+    WaitEnded,
+    WaitStarted,
 )
 from treadle._span_ids import attempt_span_id, step_span_id
 from treadle.hookspecs import hookimpl
@@ -87,7 +89,7 @@ class OperationLog:
                     attempt=entry.attempt,
                     stint=entry.stint,
                 )
-            case StepEnded() | ItemEnded() | MapStarted() | RetryScheduled():
+            case StepEnded() | ItemEnded() | MapStarted() | RetryScheduled() | WaitStarted() | WaitEnded():
                 return step_span_id(run.trace_id, run.root_span_id, entry.path)
             case _:
                 return run.root_span_id
@@ -109,6 +111,10 @@ def _said(entry: Entry) -> Said:
             return logging.WARNING, f"{_item(entry)} will be tried again: {left}{_because(entry.reason)}"
         case MapStarted():
             return logging.INFO, f"{entry.path} has {entry.count} items"
+        case WaitStarted():
+            return logging.INFO, f"{entry.path} waits for {f'the signal {entry.signal}' if entry.signal else 'its time'}"
+        case WaitEnded():
+            return logging.INFO, f"{entry.path} waits no more: {entry.how}"
         case ItemEnded():
             return _step_level(entry.status), f"{_item(entry)} {entry.status.value}{_because(entry.reason)}"
         case StepEnded():

@@ -17,6 +17,7 @@ from treadle._bind import BoundExecutor
 from treadle._expressions import Expression, Reference, Value, compile_value, parse_expression
 from treadle._graph import Graph, Node
 from treadle._models import Json, RetryPolicy
+from treadle._waits import PlannedWait
 from treadle._workflow import Step, Workflow
 from treadle.errors import ExpressionError, Fault, TreadleError, WorkflowInvalidError
 
@@ -54,6 +55,7 @@ class PlannedStep:
         clients: Need -> name of the client.
         node: What the scheduler knows of it.
         limits: For a step in a process of its own: what it says of the limits; None: the run's process.
+        wait: What a step waits for that uses no executor.
     """
 
     path: str
@@ -68,6 +70,7 @@ class PlannedStep:
     clients: Mapping[str, str]
     node: Node
     limits: Mapping[str, Json] | None = None
+    wait: PlannedWait | None = None
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -189,6 +192,8 @@ class _Planner:
         found: dict[str, BoundExecutor | TreadleError] = {}
         for planned in list(self._steps.values()):
             name = planned.executor
+            if planned.wait is not None:
+                continue  # it uses none
             if name not in found:
                 found[name] = _look_up(registry, name)
             bound = found[name]
@@ -243,7 +248,9 @@ class _Planner:
         siblings = self._workflow.finally_steps if is_finally else self._workflow.steps
         visible = self._workflow.steps | self._workflow.finally_steps if is_finally else self._workflow.steps
         item_names = (step.as_, "index") if step.foreach is not None else ()
-        references = [*inputs.references, *(foreach.references if foreach else ()), *(when.references if when else ())]
+        wait = self._wait(step, f"{place}.wait", visible)
+        asked = (inputs, foreach, when, wait)
+        references = [reference for part in asked if part is not None for reference in part.references]
         if inputs.references:
             self._check_references(inputs.references, f"{place}.with", item_names, visible)
         if foreach:
@@ -263,11 +270,28 @@ class _Planner:
             max_attempts=retry.max_attempts,
             on_error=step.on_error,
             is_finally=is_finally,
+            is_wait=wait is not None,
         )
         timeout_s = step.timeout_s if step.timeout_s is not None else self._workflow.defaults.timeout_s
         self._steps[path] = PlannedStep(
-            path, step.id, step.uses, inputs, when, foreach, step.as_, retry, timeout_s, step.clients, node
+            path, step.id, step.uses, inputs, when, foreach, step.as_, retry, timeout_s, step.clients, node, wait=wait
         )
+
+    def _wait(self, step: Step, place: str, visible: Collection[str]) -> PlannedWait | None:
+        if step.wait is None:
+            return None
+        try:
+            planned = PlannedWait.compile(step.wait, braces=self._braces)
+        except ExpressionError as error:
+            self._fault(place, error.problem, error.remedy)
+            return None
+        self._check_references(planned.references, place, (), visible)
+        others = ((path, other.wait.wait) for path, other in self._steps.items() if other.wait is not None)
+        for path, other in others:
+            if step.wait.signal and other.signal == step.wait.signal and other.payload_schema != step.wait.payload_schema:
+                problem = f"{path!r} waits for the same signal with another schema"
+                self._fault(place, problem, "give one of the two another name")
+        return planned
 
     def _condition(self, source: str | None, path: str) -> Expression | None:
         if source is None:

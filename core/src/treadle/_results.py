@@ -21,6 +21,8 @@ from treadle._models import (
     StepEnded,
     StepResult,
     StepStatus,
+    WaitEnded,
+    WaitStarted,
 )
 from treadle._span_projection import SpanProjection
 from treadle.errors import RunFailedError
@@ -176,6 +178,10 @@ def _steps(entries: Sequence[Entry]) -> Iterator[StepResult]:
             del running[entry.path, entry.index]
             if entry.outcome.status == "completed":
                 _put(outputs, entry)
+        elif isinstance(entry, WaitStarted):
+            started[entry.path] = entry.at
+        elif isinstance(entry, WaitEnded):
+            outputs[entry.path] = entry.output
         elif isinstance(entry, StepEnded):
             path = entry.path
             yield StepResult(

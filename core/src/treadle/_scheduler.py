@@ -13,10 +13,12 @@ from typing import Literal, cast
 import attrs
 
 from treadle._graph import Graph, Node
+from treadle._mailbox import Letter, Mailbox, Waiting
 from treadle._models import (
     RULES_VERSION,
     AttemptEnded,
     AttemptStarted,
+    AwaitSignal,
     Cancel,
     CancelRequested,
     Command,
@@ -39,15 +41,21 @@ from treadle._models import (
     RunStatus,
     RunStopping,
     SetTimer,
+    SignalReceived,
     Start,
     StepEnded,
     StepStatus,
     StintOpened,
     TimerFired,
     Turn,
+    WaitEnded,
+    WaitStarted,
     retry_timer_id,
+    signal_timer_id,
+    wait_timer_id,
 )
-from treadle.errors import StepInterruptedError
+from treadle._waits import moment_text
+from treadle.errors import RejectedError, StepInterruptedError, TreadleError, WaitTimeoutError
 
 _BLOCKING = frozenset({"failed", "timed_out", "upstream_failed", "interrupted", "poisoned"})
 """States that dependents cannot go on from; what depends on a cancelled step is cancelled itself."""
@@ -61,7 +69,7 @@ _FAILED_BY: Mapping[str, StepStatus] = {
     "cancelled": StepStatus.CANCELLED,
 }
 
-_Stage = Literal["pending", "when", "foreach", "ready", "active", "ended"]
+_Stage = Literal["pending", "when", "foreach", "wait", "ready", "active", "ended"]
 
 _NOTHING, _TOLERATED, _IN_FINALLY, _FATAL = range(4)
 """How grave a failure is for the run: it goes on, its clean-up failed, or it stops."""
@@ -149,6 +157,7 @@ class Scheduler:
         self._arrived: deque[_Step] = deque()  # needs are done, not yet looked at
         self._running: dict[tuple[str, int | None], int] = {}  # -> attempt
         self._timers: dict[str, tuple[str, int | None, float]] = {}  # -> step, item, due
+        self._mailbox = Mailbox()
         self._failures = 0
         self._stopping = ""  # why nothing new starts in the main phase
         self._is_cancelling = False
@@ -167,6 +176,7 @@ class Scheduler:
             Evaluated: self._on_evaluated,
             AttemptEnded: self._on_attempt_ended,
             TimerFired: self._on_timer,
+            SignalReceived: self._on_signal,
             CancelRequested: self._on_cancel,
         }
 
@@ -188,6 +198,11 @@ class Scheduler:
         if self._phase == "finally":
             return RunStatus(self._main_status)
         return self._status or self._final_status()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a step waits for a time or a signal."""
+        return len(self._mailbox) > 0
 
     def step_status(self, path: str) -> StepStatus:
         """The state of a step."""
@@ -235,12 +250,13 @@ class Scheduler:
         if self._status is not None:
             return (Finish(self._status),)
         commands: list[Command] = [
-            Evaluate(step.node.path, step.stage) for step in self._steps.values() if step.stage in ("when", "foreach")
+            Evaluate(step.node.path, step.stage) for step in self._steps.values() if step.stage in ("when", "foreach", "wait")
         ]
         if self._phase == "outputs":
             commands.append(Evaluate("", "outputs"))
         commands += [Start(path, index, attempt) for (path, index), attempt in self._running.items()]
         commands += [SetTimer(timer_id, due) for timer_id, (_, _, due) in self._timers.items()]
+        commands += self._awaited()
         if self._is_phase_cancelled:
             commands += [Cancel(path, index, attempt, self._stopping) for (path, index), attempt in self._running.items()]
         return tuple(commands)
@@ -269,6 +285,7 @@ class Scheduler:
             self._records.append(AttemptStarted(self._at, path, index, attempt, "primary", self._stint))
             self._commands.append(Start(path, index, attempt))
         self._commands += [SetTimer(timer_id, due) for timer_id, (_, _, due) in self._timers.items()]
+        self._commands += self._awaited()
         if self._is_phase_cancelled:
             reason = self._stopping
             self._commands += [Cancel(path, index, attempt, reason) for (path, index), attempt in self._running.items()]
@@ -286,6 +303,8 @@ class Scheduler:
     def _on_condition(self, step: _Step, fact: Evaluated) -> None:
         if fact.error is not None:
             self._end(step, StepStatus.FAILED, f"its {fact.what!r} could not be evaluated", fact.error)
+        elif fact.what == "wait":
+            self._wait(step, Waiting.of(step.node.path, cast("Mapping[str, Json]", fact.value)))
         elif fact.what == "foreach":
             step.count = cast("int", fact.value)
             self._records.append(MapStarted(self._at, step.node.path, step.count))
@@ -295,10 +314,8 @@ class Scheduler:
                 self._end(step, StepStatus.COMPLETED)
         elif not fact.value:
             self._end(step, StepStatus.SKIPPED, "its 'when' was false")
-        elif step.node.is_map:
-            self._ask(step, "foreach")
         else:
-            self._enqueue(step)
+            self._begin(step)
 
     def _on_unrenderable(self, fact: Evaluated) -> None:
         attempt = self._running[fact.path, fact.index]
@@ -318,9 +335,19 @@ class Scheduler:
 
     def _on_timer(self, fact: TimerFired) -> None:
         timer = self._timers.pop(fact.timer_id, None)
-        if timer is not None:
-            path, index, _ = timer
-            step = self._steps[path]
+        if timer is None:
+            return
+        path, index, _ = timer
+        if not path:
+            letter = self._mailbox.take_postponed(fact.timer_id)
+            if letter is not None:
+                self._deliver(letter)
+            return
+        step = self._steps[path]
+        waiting = self._mailbox.forget(path) if step.node.is_wait else None
+        if waiting is not None:
+            self._run_out(step, waiting)
+        else:
             step.returned.append((index, step.retrying.pop(index) + 1))
             self._enqueue(step)
 
@@ -337,6 +364,71 @@ class Scheduler:
     def _is_phase_cancelled(self) -> bool:
         """Whether what runs now was told to stop; a graceful cancel leaves ``finally`` alone."""
         return self._is_cancelling and (self._phase != "finally" or self._is_forced)
+
+    # -- waits
+
+    def _awaited(self) -> list[Command]:
+        return [AwaitSignal(waiting.path, waiting.signal) for waiting in self._mailbox if waiting.signal]
+
+    def _on_signal(self, fact: SignalReceived) -> None:
+        if self._mailbox.is_known(fact.signal_id):
+            return
+        letter = Letter(fact.name, fact.payload, fact.signal_id)
+        if fact.due is None or fact.due <= self._at:
+            self._deliver(letter)
+            return
+        timer_id = signal_timer_id(fact.signal_id)
+        self._mailbox.postpone(timer_id, letter)
+        self._timers[timer_id] = ("", None, fact.due)
+        self._commands.append(SetTimer(timer_id, fact.due))
+
+    def _deliver(self, letter: Letter) -> None:
+        waiting = self._mailbox.deliver(letter)
+        if waiting is not None:
+            self._consume(self._steps[waiting.path], waiting, letter)
+
+    def _wait(self, step: _Step, waiting: Waiting) -> None:
+        step.stage = "active"
+        self._records.append(WaitStarted(self._at, waiting.path, waiting.signal, waiting.due))
+        letter = self._mailbox.await_(waiting)
+        if letter is not None:
+            self._consume(step, waiting, letter)
+            return
+        if waiting.due is not None:
+            timer_id = wait_timer_id(waiting.path)
+            self._timers[timer_id] = (waiting.path, None, waiting.due)
+            self._commands.append(SetTimer(timer_id, waiting.due))
+        if waiting.signal:
+            self._commands.append(AwaitSignal(waiting.path, waiting.signal))
+
+    def _consume(self, step: _Step, waiting: Waiting, letter: Letter) -> None:
+        self._timers.pop(wait_timer_id(waiting.path), None)
+        self._records.append(WaitEnded(self._at, waiting.path, "signal", letter.payload, letter.signal_id))
+        if waiting.rejects(letter.payload):
+            comment = str(cast("Mapping[str, Json]", letter.payload).get("comment") or "")
+            self._end_badly(step, StepStatus.FAILED, "it was rejected", RejectedError(waiting.path, comment))
+        else:
+            self._end(step, StepStatus.COMPLETED)
+
+    def _run_out(self, step: _Step, waiting: Waiting) -> None:
+        """The time of a wait has come."""
+        path, signal = waiting.path, waiting.signal
+        if not signal:
+            self._records.append(WaitEnded(self._at, path, "elapsed", moment_text(self._at)))
+            self._end(step, StepStatus.COMPLETED)
+            return
+        output = waiting.default if waiting.on_timeout == "continue" else None
+        self._records.append(WaitEnded(self._at, path, "timeout", output))
+        reason = f"no signal {signal!r} came in time"
+        if waiting.on_timeout == "fail":
+            self._end_badly(step, StepStatus.TIMED_OUT, reason, WaitTimeoutError(path, signal))
+        else:
+            status = StepStatus.COMPLETED if waiting.on_timeout == "continue" else StepStatus.SKIPPED
+            self._end(step, status, reason)
+
+    def _end_badly(self, step: _Step, status: StepStatus, reason: str, error: TreadleError) -> None:
+        step.error = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
+        self._end(step, status, reason, step.error)
 
     # -- attempts
 
@@ -449,6 +541,13 @@ class Scheduler:
             self._end_blocked(step)
         elif step.node.has_when:
             self._ask(step, "when")
+        else:
+            self._begin(step)
+
+    def _begin(self, step: _Step) -> None:
+        """Nothing stands before its work any more."""
+        if step.node.is_wait:
+            self._ask(step, "wait")
         elif step.node.is_map:
             self._ask(step, "foreach")
         else:
@@ -458,7 +557,7 @@ class Scheduler:
         reason = f"{step.blocked_by!r} did not complete"
         self._end(step, StepStatus.UPSTREAM_FAILED, reason, culprit=step.blocked_by)
 
-    def _ask(self, step: _Step, what: Literal["when", "foreach"]) -> None:
+    def _ask(self, step: _Step, what: Literal["when", "foreach", "wait"]) -> None:
         step.stage = what
         self._commands.append(Evaluate(step.node.path, what))
 
@@ -474,6 +573,8 @@ class Scheduler:
     ) -> None:
         node = step.node
         step.stage, step.status = "ended", status
+        if node.is_wait:
+            self._mailbox.forget(node.path)
         self._records.append(StepEnded(self._at, node.path, status, step.attempts, reason, error, culprit, step.failed_items))
         if node.is_finally:
             self._open_finally -= 1
@@ -636,6 +737,7 @@ class Scheduler:
             "status": self._status.value if self._status else None,
             "ready": [step.node.path for step in self._ready],
             "running": [[path, index, attempt] for (path, index), attempt in self._running.items()],
+            "mailbox": self._mailbox.dump(),
             "timers": [[timer_id, *timer] for timer_id, timer in self._timers.items()],
             "steps": {path: _dump_step(step) for path, step in self._steps.items()},
         }
@@ -656,6 +758,7 @@ class Scheduler:
         self._ready = deque(self._steps[path] for path in cast("list[str]", state["ready"]))
         rows = cast("list[tuple[str, int | None, int]]", state["running"])
         self._running = {(path, index): attempt for path, index, attempt in rows}
+        self._mailbox = Mailbox.load(cast("Mapping[str, object]", state["mailbox"]))
         timers = cast("list[tuple[str, str, int | None, float]]", state["timers"])
         self._timers = {timer_id: (path, index, due) for timer_id, path, index, due in timers}
         steps = self._steps.values()

@@ -8,6 +8,7 @@ from typing import Literal
 import attrs
 
 from treadle._expressions import KEYWORDS
+from treadle._waits import MAX_NAME, SIGNAL_NAME
 
 JsonSchema = dict[str, object]
 
@@ -93,6 +94,7 @@ WORKFLOW = _table(
 STEP = _table(
     "a step",
     Key("uses", "uses", "Name of the executor, like http.request."),
+    Key("wait", "wait", "Instead of uses: a duration, or {until: MOMENT}, or {signal: NAME} with schema, timeout, on_timeout."),
     Key("with", "with", "Inputs of the executor; texts may hold ${{ }}."),
     Key("needs", "needs", "Steps that come first, for order only: references in expressions imply their own."),
     Key("when", "condition", "Bare expression; the step is skipped when it is false."),
@@ -110,7 +112,7 @@ STEP = _table(
     Key(
         "on_error", "on_error", "stop or continue; the default is the workflow's. With continue a failed step's output is null."
     ),
-    later="parallel choose wait workflow needs_rule batch on_interrupt fallback compensate cache rate_limit budget"
+    later="parallel choose workflow needs_rule batch on_interrupt fallback compensate cache rate_limit budget"
     " concurrency priority max_failures steps",
     aliases={
         "args": "with",
@@ -201,6 +203,51 @@ _ISOLATION: JsonSchema = {
 }
 
 
+_EXPRESSION: JsonSchema = {"type": "string", "pattern": r"\{\{"}
+_WAIT_KEYS: dict[str, JsonSchema] = {
+    "duration": {"anyOf": [_DURATION, _EXPRESSION], "description": "So long."},
+    "until": {
+        "description": "Until this moment: ISO 8601 with its offset from UTC, like '2026-12-01T09:00+01:00'.",
+        "type": ["string", "number"],
+    },
+    "signal": {
+        "description": "For a signal of this name.",
+        "type": "string",
+        "anyOf": [{"pattern": f"^{SIGNAL_NAME}$", "maxLength": MAX_NAME}, _EXPRESSION],
+    },
+    "schema": {
+        "description": "JSON Schema that the signal's payload must fit; approval: {approved: true or false, comment: TEXT}.",
+        "anyOf": [{"const": "approval"}, {"type": ["object", "boolean"]}],
+    },
+    "timeout": {"anyOf": [_DURATION, _EXPRESSION], "description": "Longest wait for the signal."},
+    "on_timeout": {"enum": ["fail", "skip", "continue"], "description": "What becomes of the step then; the default is fail."},
+    "default": {"description": "The step's output after a timeout with on_timeout: continue."},
+    "on_reject": {
+        "enum": ["fail", "continue"],
+        "description": "What becomes of the step when an approval says no; the default is fail.",
+    },
+}
+_SIGNAL_KEYS = ("schema", "timeout", "on_timeout", "default", "on_reject")
+_WAIT: JsonSchema = {
+    "description": "What a step waits for.",
+    "anyOf": [
+        _DURATION,
+        _EXPRESSION,
+        {
+            "type": "object",
+            "properties": _WAIT_KEYS,
+            "additionalProperties": False,
+            "oneOf": [{"required": [kind]} for kind in ("duration", "until", "signal")],
+            "dependentRequired": {
+                **{key: ["signal"] for key in _SIGNAL_KEYS},
+                "on_timeout": ["signal", "timeout"],
+                "default": ["signal", "on_timeout"],
+            },
+        },
+    ],
+}
+
+
 def _named(values: JsonSchema, spelled: str) -> JsonSchema:
     return {"type": "object", "propertyNames": {"pattern": f"^{spelled}$"}, "additionalProperties": values}
 
@@ -217,6 +264,7 @@ KINDS: dict[str, JsonSchema] = {
     "duration": {"$ref": "#/$defs/duration"},
     "retry": {"$ref": "#/$defs/retry"},
     "isolation": {"$ref": "#/$defs/isolation"},
+    "wait": {"$ref": "#/$defs/wait"},
     "uses": {"type": "string", "pattern": r"^[^\s${}]+$"},
     "condition": {"type": ["string", "boolean"]},
     "item_name": {"type": "string", "pattern": f"^{NAME}$", "not": {"enum": sorted(RESERVED_NAMES)}},
@@ -241,12 +289,17 @@ def workflow_schema() -> JsonSchema:
         "title": "treadle workflow",
         **_mapping_schema(WORKFLOW),
         "$defs": {
-            "step": {**_mapping_schema(STEP), "required": ["uses"], "dependentRequired": _only_with_foreach()},
+            "step": {
+                **_mapping_schema(STEP),
+                "oneOf": [{"required": [kind]} for kind in ("uses", "wait")],
+                "dependentRequired": _only_with_foreach(),
+            },
             "input": _mapping_schema(INPUT),
             "defaults": _mapping_schema(DEFAULTS),
             "duration": _DURATION,
             "retry": _RETRY,
             "isolation": _ISOLATION,
+            "wait": _WAIT,
         },
     }
 

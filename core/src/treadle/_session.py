@@ -29,6 +29,7 @@ from treadle._results import RunResult, summarise
 from treadle._run_log import RunLog
 from treadle._runner import Runner
 from treadle._scopes import ExecutorScope, RunScope, TroubleLog
+from treadle._sending import make_signal
 from treadle._span_projection import SpanProjection
 from treadle._step_log import LineKeeper, kept_lines
 from treadle._store_records import BEAT_S, LEASE_S, CancelRequest, Claim, Commit, NewRun
@@ -50,8 +51,36 @@ class RunHandle:
         is_durable: Whether it can be suspended and resumed.
     """
 
-    def __init__(self, run_id: str, trace_id: str, driver: Driver, *, is_durable: bool = False) -> None:
+    def __init__(
+        self, run_id: str, trace_id: str, driver: Driver, plan: Plan, clock: Clock, *, is_durable: bool = False
+    ) -> None:
         self.run_id, self.trace_id, self.is_durable, self._driver = run_id, trace_id, is_durable, driver
+        self._plan, self._clock = plan, clock
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether nothing runs: the run waits for a time or a signal."""
+        return self._driver.only_waits
+
+    def signal(self, name: str, payload: Json = None, *, due: float | None = None, signal_id: str = "") -> None:
+        """Send a signal to the run; call it on the event loop's thread.
+
+        It goes to the step that has waited for it the longest, or waits for one. It is kept once the run's record shows it;
+        ``asend_signal`` returns when a signal is kept.
+
+        Args:
+            name: What a step waits for.
+            payload: Plain JSON that fits the step's schema.
+            due: When it is to be delivered, seconds since the epoch; None: at once.
+            signal_id: A second signal of the same id changes nothing.
+
+        Raises:
+            SignalNotDeclaredError: No step waits for such a signal.
+            PayloadInvalidError: The payload does not fit.
+        """
+        at = self._clock.now()
+        made = make_signal(self._plan, name, payload, at=at, due=due, signal_id=signal_id, run_id=self.run_id)
+        self._driver.signal(made)
 
     def cancel(self, reason: str = "cancel requested", *, force: bool = False) -> None:
         """Ask the run to stop; call it on the event loop's thread.
@@ -218,7 +247,8 @@ class Session:
                     workers=created.max_parallel or self.plan.graph.max_parallel,
                 )
                 if self.on_start is not None:
-                    self.on_start(RunHandle(claim.run_id, created.trace_id, driver, is_durable=self.store.is_durable))
+                    durable = self.store.is_durable
+                    self.on_start(RunHandle(claim.run_id, created.trace_id, driver, self.plan, self.clock, is_durable=durable))
 
                 def tell(stuck: Sequence[str]) -> None:
                     if self.on_stuck is not None:

@@ -22,6 +22,7 @@ from treadle._models import (
     SpanRecord,
     StepEnded,
     StintOpened,
+    WaitStarted,
 )
 from treadle._span_ids import attempt_span_id, step_span_id
 
@@ -164,6 +165,7 @@ class SpanProjection:
             AttemptEnded: self._attempt_ended,
             RetryScheduled: self._retry_scheduled,
             MapStarted: self._map_started,
+            WaitStarted: self._wait_started,
             StepEnded: self._step_ended,
             RunEnded: self._run_ended,
         }
@@ -227,6 +229,10 @@ class SpanProjection:
         step.count = entry.count
         if step.started_at is None:
             step.started_at = entry.at
+        return ()
+
+    def _wait_started(self, entry: WaitStarted) -> tuple[SpanRecord, ...]:
+        self._step(entry.path).started_at = entry.at
         return ()
 
     def _retry_scheduled(self, entry: RetryScheduled) -> tuple[SpanRecord, ...]:

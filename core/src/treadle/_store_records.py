@@ -388,6 +388,27 @@ class CancelRequest:
 
 
 @attrs.frozen
+class Signal:
+    """A named message for a run.
+
+    Attributes:
+        name: What steps wait for.
+        payload: Plain JSON. Never in repr.
+        signal_id: Unique; a second one of the same id changes nothing.
+        sent_at: Seconds since the epoch.
+        due: When it is to be delivered; None: at once.
+        number: Its place among those of the run, from 1; given by the store.
+    """
+
+    name: str
+    payload: Json = attrs.field(default=None, repr=False)
+    signal_id: str = ""
+    sent_at: float = 0.0
+    due: float | None = None
+    number: int = 0
+
+
+@attrs.frozen
 class Creation:
     """What became of a NewRun.
 

@@ -21,24 +21,29 @@ __all__ = [
     "NotSupportedError",
     "OutputInvalidError",
     "OwnedElsewhereError",
+    "PayloadInvalidError",
     "PermanentError",
     "PluginBlockedError",
     "PluginBrokenError",
     "PluginConflictError",
     "PluginError",
     "PluginNotFoundError",
+    "RejectedError",
     "ReplayMismatchError",
     "ResumeChangedError",
+    "RunEndedError",
     "RunFailedError",
     "RunKeyConflictError",
     "RunNotFoundError",
     "RunSuspendedError",
     "SecretNotFoundError",
+    "SignalNotDeclaredError",
     "StepInterruptedError",
     "StepTimeoutError",
     "StoreUnavailableError",
     "TransientError",
     "TreadleError",
+    "WaitTimeoutError",
     "WorkflowInvalidError",
 ]
 
@@ -417,6 +422,61 @@ class RunSuspendedError(TreadleError):
         super().__init__(
             f"Run {run_id} is suspended" + (f": {reason}." if reason else "."),
             f"It goes on where it stopped: treadle resume {run_id}",
+        )
+
+
+class SignalNotDeclaredError(TreadleError):
+    """A signal that no step of the run waits for."""
+
+    def __init__(self, run_id: str, signal: str, known: Sequence[str]) -> None:
+        self.run_id, self.signal, self.known = run_id, signal, tuple(known)
+        remedy = f"It waits for: {', '.join(known)}." if known else "None of its steps waits for a signal."
+        super().__init__(f"Run {run_id} has no step that waits for the signal {signal!r}.", remedy)
+
+
+class PayloadInvalidError(TreadleError):
+    """The payload of a signal does not fit what the step that waits for it asks."""
+
+    def __init__(self, signal: str, issues: Sequence[object]) -> None:
+        self.signal, self.issues = signal, tuple(issues)
+        only = f" {issues[0]}" if len(issues) == 1 else "".join(f"\n  {issue}" for issue in issues)
+        super().__init__(
+            f"The payload of the signal {signal!r} does not fit:{only}",
+            "Nothing was sent. Send one that fits the step's schema.",
+        )
+
+
+class RunEndedError(TreadleError):
+    """A run that has ended takes nothing any more."""
+
+    def __init__(self, run_id: str, status: str) -> None:
+        self.run_id, self.status = run_id, status
+        super().__init__(f"Run {run_id} has ended: {status}.", f"See what became of it: treadle show {run_id}")
+
+
+class WaitTimeoutError(TreadleError, TimeoutError):
+    """The signal that a step waited for did not come in time."""
+
+    retryable = False
+
+    def __init__(self, step: str, signal: str) -> None:
+        self.step, self.signal = step, signal
+        super().__init__(
+            f"Step {step!r} waited for the signal {signal!r}, which did not come in time.",
+            "Send it sooner, give the step a longer 'timeout', or say what is to happen then with 'on_timeout'.",
+        )
+
+
+class RejectedError(TreadleError):
+    """Somebody said no to what a step asked approval for."""
+
+    retryable = False
+
+    def __init__(self, step: str, comment: str = "") -> None:
+        self.step, self.comment = step, comment
+        super().__init__(
+            f"Step {step!r} was rejected" + (f": {comment}" if comment else "."),
+            "To go on after a rejection, write on_reject: continue and look at its output.approved.",
         )
 
 

@@ -345,6 +345,67 @@ class Workflow:
             },
         )
 
+    def wait(
+        self,
+        id: str,
+        /,
+        duration: str | float | Expression | None = None,
+        *,
+        until: str | float | Expression | None = None,
+        signal: str | Expression | None = None,
+        schema: Json | None = None,
+        timeout: str | float | Expression | None = None,
+        on_timeout: str | None = None,
+        default: Json | Expression | None = None,
+        on_reject: str | None = None,
+        needs: Iterable[str | StepHandle] = (),
+        when: str | bool | Expression | None = None,
+        on_error: str | None = None,
+    ) -> StepHandle:
+        """Add a step that waits for a time or a signal, and get its handle.
+
+        Its output is the signal's payload, or the time at which the wait was over. While it waits it holds no slot of
+        ``max_parallel``.
+
+        Args:
+            id: Unique among the steps.
+            duration: So long: seconds, or a text like ``5m``.
+            until: Until this moment: ISO 8601 with its offset from UTC, or seconds since the epoch.
+            signal: For a signal of this name.
+            schema: JSON Schema of its payload, or ``approval``.
+            timeout: Longest wait for the signal.
+            on_timeout: What becomes of the step then: ``fail`` (the default), ``skip`` or ``continue``.
+            default: Its output then, with ``continue``.
+            on_reject: What becomes of it when an approval says no: ``fail`` (the default) or ``continue``.
+            needs: Steps that come first.
+            when: Condition; the step is skipped when it is false.
+            on_error: ``stop`` or ``continue``.
+
+        Raises:
+            WorkflowInvalidError: With every fault of the step.
+        """
+        waits = {
+            "duration": duration,
+            "until": until,
+            "signal": signal,
+            "schema": schema,
+            "timeout": timeout,
+            "on_timeout": on_timeout,
+            "default": default,
+            "on_reject": on_reject,
+        }
+        return self._add(
+            self.steps,
+            "steps",
+            id,
+            {
+                "wait": _without_none(waits),
+                "needs": [need.id if isinstance(need, StepHandle) else need for need in _listed(needs)] or None,
+                "when": when._source if isinstance(when, Expression) else when,
+                "on_error": on_error,
+            },
+        )
+
     def finally_step(
         self,
         id: str,

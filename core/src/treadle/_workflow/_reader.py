@@ -13,6 +13,7 @@ from treadle._limits import LimitsInvalidError, ProcessLimits, read_limits
 from treadle._models import Json, RetryPolicy
 from treadle._retries import RetryInvalidError, parse_retry
 from treadle._schema import DEFAULTS, INPUT, INPUT_TYPES, NAME, RESERVED_NAMES, STEP, STEP_ID, Table
+from treadle._waits import Wait, wait_faults
 from treadle._workflow._records import Defaults, InputSpec, OnError, Step
 from treadle.errors import ExpressionError, Fault
 
@@ -27,6 +28,7 @@ _STEP_ID = re.compile(STEP_ID)
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)%")
 _USES = re.compile(r"[^\s${}]+")
 _OTHER_KINDS = ("parallel", "choose", "wait", "workflow")
+_NOT_OF_WAITS = ("with", "foreach", "as", "max_parallel", "clients", "retry", "timeout", "isolation")
 
 
 class _Refused(ValueError):
@@ -376,6 +378,15 @@ class Reader:
                 self.fault(f"{path}.{fault.path}" if fault.path else path, fault.message, fault.remedy)
         return None
 
+    def wait(self, path: str, value: object) -> Wait | None:
+        """A duration, or a mapping that says what is waited for."""
+        plain = self.value(path, value, secrets=False)
+        found = False
+        for key, message, remedy in wait_faults(plain):
+            found = True
+            self.fault(f"{path}.{key}" if key else path, message, remedy)
+        return None if found else Wait.read(plain)
+
     def isolation(self, path: str, value: object) -> Json:
         """``inline``, ``process``, or limits of a process."""
         if not isinstance(value, Mapping):
@@ -425,12 +436,17 @@ class Reader:
         data = self.mapping(path, value, STEP)
         if isinstance(value, Mapping):
             self._check_kind(path, value)
+            if "wait" in value:
+                for name in _NOT_OF_WAITS:
+                    if name in value:
+                        remedy = "write it within the wait: {signal: ..., timeout: ...}" if name == "timeout" else ""
+                        self.fault(f"{path}.{name}", f"a step that waits has no {name!r}", remedy)
+                return Step(step_id, **_as_fields(data))  # type: ignore[arg-type] # READERS made each of its field's type
             if "foreach" not in value:
                 for name in ("as", "max_parallel"):
                     if name in value:
                         self.fault(f"{path}.{name}", f"{name!r} belongs to a foreach, and there is none")
-        fields = {_FIELDS.get(name, name): item for name, item in data.items()}
-        return Step(step_id, **{"uses": "", **fields})  # type: ignore[arg-type] # READERS made each of its field's type
+        return Step(step_id, **_as_fields(data))  # type: ignore[arg-type] # READERS made each of its field's type
 
     def _check_kind(self, path: str, value: Mapping[object, object]) -> None:
         kinds = [name for name in ("uses", *_OTHER_KINDS) if name in value]
@@ -439,6 +455,10 @@ class Reader:
         elif len(kinds) > 1:
             named = " and ".join(repr(name) for name in kinds)
             self.fault(f"{path}.{kinds[1]}", f"a step has exactly one of {named}", "make two steps of it")
+
+
+def _as_fields(data: Mapping[str, object]) -> dict[str, object]:
+    return {_FIELDS.get(name, name): item for name, item in data.items()}
 
 
 _FIELDS = {"with": "with_", "as": "as_", "timeout": "timeout_s"}
@@ -479,6 +499,7 @@ READERS: Mapping[str, Callable[[Reader, str, object], object]] = {
     "texts": Reader.texts,
     "uses": Reader.uses,
     "value": Reader.value,
+    "wait": Reader.wait,
     "with": Reader.with_,
 }
 """Kind of value (see ``_schema.KINDS``) -> what reads it."""

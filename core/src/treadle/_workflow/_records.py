@@ -10,6 +10,7 @@ import attrs
 from treadle._durations import format_duration, parse_duration
 from treadle._models import Json, RetryPolicy
 from treadle._retries import parse_retry
+from treadle._waits import Wait
 
 OnError = Literal["stop", "continue"]
 
@@ -67,7 +68,7 @@ class Step:
 
     Attributes:
         id: Its key under ``steps`` or ``finally``.
-        uses: Name of the executor.
+        uses: Name of the executor; empty for a step that waits.
         with_: Inputs of the executor; texts may hold expressions.
         needs: Steps that come first, as written; references imply more.
         when: Bare source of the condition, or None.
@@ -79,10 +80,11 @@ class Step:
         retry: How failed attempts are repeated; None takes the workflow's default.
         on_error: None takes the workflow's.
         isolation: ``inline``, ``process``, or limits of a process; None takes the workflow's default, then the executor's.
+        wait: What it waits for instead of using an executor.
     """
 
     id: str
-    uses: str
+    uses: str = ""
     with_: Mapping[str, Json] = attrs.field(factory=dict)
     needs: tuple[str, ...] = ()
     when: str | None = None
@@ -94,11 +96,13 @@ class Step:
     retry: RetryPolicy | None = None
     on_error: OnError | None = None
     isolation: Json = None
+    wait: Wait | None = None
 
     def to_dict(self) -> dict[str, Json]:
         """Plain data that reads back the same, without the id."""
         data: dict[str, Json] = {
-            "uses": self.uses,
+            "uses": self.uses or None,
+            "wait": None if self.wait is None else copied(self.wait.to_data()),
             "with": copied(self.with_),
             "needs": list(self.needs),
             "when": self.when,
