@@ -189,11 +189,11 @@ async def arun(
     registry = registry or Registry.discover(config)
     plan = workflow if isinstance(workflow, Plan) else make_plan(workflow, registry)
     values = check_inputs(plan.workflow, inputs or {})
-    reveal = _secrets(plan, registry.config)
+    resolved = _secrets(plan, registry.config)
     check_engine(plan.workflow, registry.config)
     clock = clock or RealClock()
     with _opened(store, plan.workflow, registry) as kept:
-        session = Session(plan, registry, reveal, kept, clock, sinks, max_parallel, on_start, on_stuck)
+        session = Session(plan, registry, resolved, kept, clock, sinks, max_parallel, on_start, on_stuck)
         done = await session.begin(new_run_id(clock.now()), values, trigger=trigger, key=key)
         if isinstance(done, RunResult):
             return done
@@ -220,8 +220,9 @@ async def aresume(
     registry = registry or Registry.discover(config)
 
     def session(plan: Plan, kept: Store) -> Session:
-        reveal = _secrets(plan, registry.config)
-        return Session(plan, registry, reveal, kept, clock or RealClock(), sinks, None, on_start, on_stuck)
+        return Session(
+            plan, registry, _secrets(plan, registry.config), kept, clock or RealClock(), sinks, None, on_start, on_stuck
+        )
 
     with _opened(store, None, registry) as kept:
         return await _take_up(run_id, kept, registry, session, accept_changes=accept_changes)
@@ -363,8 +364,7 @@ def type_fault(value: Json, declared: str) -> str:
     return f"must be {declared}, not {shown}"
 
 
-def _secrets(plan: Plan, config: Config) -> Callable[[str], str]:
+def _secrets(plan: Plan, config: Config) -> Mapping[str, str]:
     """Look every secret up before anything starts."""
     names = {name for step in plan.steps.values() for name in step.inputs.secret_names}
-    values = {name: resolve(name, config, os.environ) for name in sorted(names)}
-    return values.__getitem__
+    return {name: resolve(name, config, os.environ) for name in sorted(names)}

@@ -169,7 +169,7 @@ class ClientSpan:
             started_at=self._started_at,
             ended_at=max(self._started_at, self._stamps.now()),
             status="error" if fault is not None else "unset",
-            status_message=self._hide(first_line(fault)) if fault is not None else "",
+            status_message=first_line(fault, self._hide) if fault is not None else "",
             attributes=self._shown(),
             trace_flags=self._call.trace_flags,
         )
@@ -219,9 +219,9 @@ def _value(value: object) -> object:
     return str(value)
 
 
-def first_line(error: Exception) -> str:
-    """A short description of an error; empty when it cannot describe itself."""
+def first_line(error: Exception, hide: Callable[[str], str] = str) -> str:
+    """A short description of an error; empty when it cannot describe itself. ``hide`` sees the whole, before it is cut."""
     try:
-        return str(error).partition("\n")[0][:512]
+        return hide(str(error)).partition("\n")[0][:512]
     except Exception:  # foreign code: an error that cannot describe itself must not replace itself
         return ""

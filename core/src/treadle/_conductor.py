@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import attrs
 
@@ -37,15 +37,27 @@ MAX_ITEMS = 1_000_000
 """Most items of one ``foreach``."""
 
 
+class Cleaner(Protocol):
+    """What is used of a run's redaction."""
+
+    def error(self, error: ErrorInfo) -> ErrorInfo:
+        """An error without what is to be hidden."""
+
+    def output(self, output: Json) -> Json:
+        """An output without it."""
+
+
 class Conductor:
     """Drives one run's scheduler and holds its values.
 
     Args:
         plan: What runs.
+        redaction: Takes out of what expressions give what policies want hidden, before it is recorded.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, redaction: Cleaner | None = None) -> None:
         self._plan = plan
+        self._redaction = redaction
         self._scheduler = Scheduler(plan.graph)
         self._created: RunCreated | None = None
         self._stint = 0
@@ -272,14 +284,18 @@ class Conductor:
         try:
             value = self._answer(path, what, at)
         except ExpressionError as error:
-            info = ErrorInfo("ExpressionError", error.problem, error.remedy)
-            return Evaluated(at, path, what, error=info)
+            return Evaluated(at, path, what, error=self._described(error))
         return Evaluated(at, path, what, value)
+
+    def _described(self, error: ExpressionError) -> ErrorInfo:
+        info = ErrorInfo("ExpressionError", error.problem, error.remedy)
+        return info if self._redaction is None else self._redaction.error(info)
 
     def _answer(self, path: str, what: EvaluateKind, at: float) -> Json:
         if what == "outputs":
             self._tell_run_status()
-            return {name: value.render(self._names) for name, value in self._plan.outputs.items()}
+            outputs = {name: value.render(self._names) for name, value in self._plan.outputs.items()}
+            return outputs if self._redaction is None else self._redaction.output(outputs)
         step = self._plan.steps[path]
         if what == "when" and step.when is not None:
             return bool(step.when.evaluate(self._names_for(step)))
@@ -311,8 +327,7 @@ class Conductor:
             inputs = step.inputs.render(names)
             secrets = step.inputs.secret_references(names) if step.inputs.secret_names else ()
         except ExpressionError as error:
-            info = ErrorInfo("ExpressionError", error.problem, error.remedy)
-            return Evaluated(at, start.path, "inputs", index=index, error=info)
+            return Evaluated(at, start.path, "inputs", index=index, error=self._described(error))
         call = Call(
             created.run_id,
             self._plan.workflow.name,

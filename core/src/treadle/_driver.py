@@ -89,6 +89,7 @@ class Driver:
         seq: How many entries the log holds already.
         at: The time of the last of them.
         workers: How many calls may run at once, at most.
+        hide: Takes out of a text what must not be recorded.
     """
 
     def __init__(
@@ -104,11 +105,12 @@ class Driver:
         seq: int = 0,
         at: float = -math.inf,
         workers: int = 10,
+        hide: Callable[[str], str] = str,
     ) -> None:
         self._run_id, self._conductor, self._engine = run_id, conductor, engine
         self._pack, self._commit = log.pack, log.commit
         self._runner, self._clock, self._on_commit, self._seq = runner, clock, on_commit, seq
-        self._most_workers = workers
+        self._most_workers, self._hide = workers, hide
         self._workers = 0
         self._inbox: deque[Fact] = deque()
         self._ready: deque[Call] = deque()
@@ -176,7 +178,7 @@ class Driver:
             return
         if is_forced:
             self._grace_s = FORCED_GRACE_S
-        self._inbox.append(CancelRequested(self._stamp(), reason, is_forced))
+        self._inbox.append(CancelRequested(self._stamp(), self._hide(reason), is_forced))
         if self._timer_scope is not None:  # not a task of its own: asyncio's callbacks may not start one
             self._timer_scope.cancel()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from treadle import errors
@@ -19,10 +19,20 @@ MAX_TRACEBACK = 16_384
 _PARTIAL = "partial_results"
 
 
-def describe_error(error: Exception, secrets: Sequence[str]) -> ErrorInfo:
-    """An exception as data: bounded, without the values of the call's secrets."""
+def describe_error(error: Exception, secrets: Sequence[str], redact: Callable[[str], str] = str) -> ErrorInfo:
+    """An exception as data: bounded, without the values of the call's secrets.
+
+    Args:
+        error: The exception.
+        secrets: The values.
+        redact: What else is taken out of its texts, before they are cut: half a secret would not be found.
+    """
+
+    def cleaned(text: str, most: int) -> str:
+        return _clean(redact(hide(text, secrets)), most)
+
     if isinstance(error, FromChild):
-        return _cleaned(error.info, secrets)
+        return _cleaned(error.info, cleaned)
     is_ours = isinstance(error, TreadleError)
     message = error.problem if isinstance(error, TreadleError) else message_of(error)
     issues = tuple(getattr(error, "issues", ())) if isinstance(error, OutputInvalidError) else ()
@@ -30,10 +40,10 @@ def describe_error(error: Exception, secrets: Sequence[str]) -> ErrorInfo:
     results, processed = _partial_results(error)
     return ErrorInfo(
         type=type(error).__name__,
-        message=_clean(message, secrets, MAX_MESSAGE),
+        message=cleaned(message, MAX_MESSAGE),
         remedy=error.remedy if isinstance(error, TreadleError) else "",
         issues=tuple(issue if isinstance(issue, Issue) else Issue(str(issue)) for issue in issues),
-        traceback="" if is_ours and not error.__cause__ else _clean(_stack(error), secrets, MAX_TRACEBACK),
+        traceback="" if is_ours and not error.__cause__ else cleaned(_stack(error), MAX_TRACEBACK),
         retryable=retryable if isinstance(retryable, bool) else None,
         partial_results=results,
         items_processed=processed,
@@ -49,13 +59,13 @@ def message_of(error: BaseException) -> str:
         return f"{name} (its message cannot be shown: __str__ raised {type(broken).__name__})"
 
 
-def _cleaned(info: ErrorInfo, secrets: Sequence[str]) -> ErrorInfo:
+def _cleaned(info: ErrorInfo, clean: Callable[[str, int], str]) -> ErrorInfo:
     return ErrorInfo(
         info.type,
-        _clean(info.message, secrets, MAX_MESSAGE),
+        clean(info.message, MAX_MESSAGE),
         info.remedy,
         info.issues,
-        _clean(info.traceback, secrets, MAX_TRACEBACK),
+        clean(info.traceback, MAX_TRACEBACK),
         info.retryable,
         info.partial_results,
         info.items_processed,
@@ -91,8 +101,7 @@ def _stack(error: BaseException) -> str:
         return f"(the traceback cannot be shown: {type(broken).__name__})"
 
 
-def _clean(text: str, secrets: Sequence[str], most: int) -> str:
-    text = hide(text, secrets)
+def _clean(text: str, most: int) -> str:
     # A lone surrogate would make the record unwritable.
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= most else f"{text[: most - 20]}... ({len(text)} in all)"

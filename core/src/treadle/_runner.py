@@ -30,6 +30,7 @@ from treadle._models import (
     SpanRecord,
     Work,
 )
+from treadle._redaction import Redaction
 from treadle._retries import propose
 from treadle._scopes import ExecutorScope, TroubleLog
 from treadle._secrets import hide
@@ -111,6 +112,7 @@ class Runner:
         progress: Receives ``(call, done, total, message)`` of running executors, from any thread.
         trouble: Where errors of hooks go.
         children: Where isolated calls are performed; they are refused without.
+        redaction: Takes out of outcomes what policies want hidden; None when there is nothing to hide.
     """
 
     def __init__(
@@ -124,9 +126,11 @@ class Runner:
         progress: Callable[[Call, float, float | None, str], None],
         trouble: TroubleLog,
         children: ChildPool | None = None,
+        redaction: Redaction | None = None,
     ) -> None:
         self._scopes, self._hosts, self._reveal, self._children = scopes, hosts, reveal, children
-        self.tracing, self._clock, self.progress, self._trouble = tracing, clock, progress, trouble
+        self.tracing, self._clock, self._progress, self._trouble = tracing, clock, progress, trouble
+        self._redaction = redaction
         self.interruptions: dict[Key, TreadleError] = {}
         self.detached_threads = 0
         self._limiter: anyio.CapacityLimiter | None = None
@@ -150,12 +154,19 @@ class Runner:
                 outcome = Outcome("completed", output, None, None, started_at, self._clock.now(), False, tuple(context.spans))
             except BaseException as error:  # foreign code is entered here
                 outcome = self._conclude(call, context, error, started_at)
+            if self._redaction is not None:
+                outcome = self._redaction.outcome(outcome)
             span.end(outcome)
         return outcome
 
     def failure(self, call: Call, error: TreadleError, *, started_at: float, is_detached: bool = False) -> Outcome:
         """The outcome of a call that was interrupted and does not answer."""
-        return self._outcome(call, error, _interrupted_status(error), started_at, is_detached=is_detached)
+        outcome = self._outcome(call, error, _interrupted_status(error), started_at, is_detached=is_detached)
+        return outcome if self._redaction is None else self._redaction.outcome(outcome)
+
+    def progress(self, call: Call, done: float, total: float | None, message: str) -> None:
+        """Hand on how far an executor is."""
+        self._progress(call, done, total, message if self._redaction is None else self._redaction.text(message))
 
     async def in_thread(self, context: RunContext, function: Callable[[], T]) -> T:
         """Run a function in a worker thread; a cancelled caller leaves the thread behind, counted."""
@@ -189,10 +200,11 @@ class Runner:
         self, call: Call, name: str, kind: SpanKind, attributes: Mapping[str, object], keep: Callable[[SpanRecord], object]
     ) -> AbstractContextManager[dict[str, object]]:
         """A span for a call to a service; what the call's secrets are does not get into it."""
-        if not call.secrets:
+        if not call.secrets and self._redaction is None:
             return self.tracing.client_span(call, name, kind, attributes, keep)
         values = self.secret_values(call)
-        return self.tracing.client_span(call, name, kind, attributes, keep, lambda text: hide(text, values))
+        redact = str if self._redaction is None else self._redaction.text
+        return self.tracing.client_span(call, name, kind, attributes, keep, lambda text: redact(hide(text, values)))
 
     # -- parts
 
@@ -204,7 +216,7 @@ class Runner:
         elif bound.takes_context or bound.needs:
             context.arguments = await self._arguments(bound, call, context)
         context.inputs = bound.structure_inputs(inputs)
-        work = scope.execute(call=call, ctx=context)
+        work = scope.execute(call, context)
         if work is None:
             raise BindError(f"No hook answered for executor {bound.name!r}.", "A policy may have removed it; check [plugins].")
         output = bound.plain_output(await work())
@@ -267,7 +279,7 @@ class Runner:
             proposal = GiveUp("its thread still runs and may still have effects")
         else:
             proposal = self._propose(call, error)
-        info = describe_error(error, self.secret_values(call))
+        info = describe_error(error, self.secret_values(call), str if self._redaction is None else self._redaction.text)
         spans = tuple(context.spans) if context else ()
         return Outcome(status, None, info, proposal, started_at, self._clock.now(), is_detached, spans)
 
@@ -286,7 +298,7 @@ class Runner:
 
     def _ask_retry(self, call: Call, error: Exception) -> RetryAfter | GiveUp | None:
         try:
-            return self._scopes[call.executor].retry_policy(call=call, error=error)
+            return self._scopes[call.executor].retry_policy(call, error)
         except Exception as trouble:  # an author's hook: raising counts as no opinion
             self._trouble(call.executor, "retry_policy", trouble)
             return None

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
+from weakref import WeakSet
 
 import attrs
 import pluggy
 
 from treadle._bind import BoundExecutor
+from treadle._hook_calls import first_answer
 from treadle._models import Call, GiveUp, Issue, Record, RetryAfter, SpanRecord, Work
-from treadle.errors import BindError
+from treadle._redaction import Redaction
+from treadle.errors import BindError, PolicyFailedError
 from treadle.hookspecs import PROJECT, ExecutorHooks, RunHooks
+from treadle.ports import Context, Redactor, RunSurroundings
 
 _log = logging.getLogger("treadle.hooks")
 
-_GUARDED = {"validate_output", "emit_span", "record_event"}
+_GUARDED = {"validate_output", "emit_span", "record_event", "close_run"}
+_OPENING = {"open_run", "make_redactor"}
 _EXECUTOR_HOOKS = ("execute", "validate_output", "retry_policy")
-_RUN_HOOKS = ("emit_span", "record_event")
+_RUN_HOOKS = ("open_run", "close_run", "make_redactor", "emit_span", "record_event")
 
 
 @attrs.frozen
@@ -68,11 +74,20 @@ class ExecutorScope:
 
     def __init__(self, bound: BoundExecutor, policies: Sequence[object], trouble: TroubleLog) -> None:
         self.bound = bound
-        # Decided once: without a policy the executor is all that pluggy would ask, each time at the price of a microsecond.
-        hooks = cast("ExecutorHooks", _managed(bound, policies, trouble) if policies else bound)
-        self.execute: Callable[..., Work | None] = hooks.execute
-        self.retry_policy: Callable[..., RetryAfter | GiveUp | None] = hooks.retry_policy
-        self._validate = cast("_Answers", hooks.validate_output) if policies else _only_answer(bound)
+        # Decided once: where the executor is all that pluggy would ask, it is asked directly.
+        self.execute: Callable[[Call, Context], Work | None] = bound.execute
+        self.retry_policy: Callable[[Call, Exception], RetryAfter | GiveUp | None] = bound.retry_policy
+        self._validate = _only_answer(bound)
+        asked = [name for name in _EXECUTOR_HOOKS if any(_implements(policy, name) for policy in policies)]
+        if policies:
+            hooks = _managed(bound, policies, trouble)
+            if "execute" in asked:
+                self.execute = cast("Callable[[Call, Context], Work | None]", first_answer(hooks.execute, ("call", "ctx")))
+            if "retry_policy" in asked:
+                answer = first_answer(hooks.retry_policy, ("call", "error"))
+                self.retry_policy = cast("Callable[[Call, Exception], RetryAfter | GiveUp | None]", answer)
+            if "validate_output" in asked:
+                self._validate = cast("_Answers", hooks.validate_output)
 
     def validate_output(self, call: Call, output: object) -> list[Issue]:
         """Everything anybody has to say against an output."""
@@ -93,7 +108,7 @@ def _managed(bound: BoundExecutor, policies: Sequence[object], trouble: TroubleL
     """The hooks of a scope with policies, as pluggy calls them."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(ExecutorHooks)
-    manager.register(bound, name=bound.name)
+    manager.register(_Proxy(bound, _EXECUTOR_HOOKS, None), name=bound.name)
     for policy in policies:
         _register(manager, policy, _EXECUTOR_HOOKS, trouble)
     return manager.hook
@@ -123,6 +138,26 @@ class RunScope:
         self.emit_span: Callable[..., object] | None = hooks.emit_span if _has_impls(manager, "emit_span") else None
         self.record_event: Callable[..., object] | None = hooks.record_event if _has_impls(manager, "record_event") else None
         self.troubles = trouble
+        self._hooks = hooks
+
+    @contextmanager
+    def opened(self, run: RunSurroundings) -> Iterator[Redaction | None]:
+        """Tell policies of the run while the block is open; yields what takes secrets out, when there is any.
+
+        Raises:
+            PolicyFailedError: One of them cannot do its work.
+        """
+        try:
+            yield self._open(run)
+        finally:
+            self._hooks.close_run(run=run)
+
+    def _open(self, run: RunSurroundings) -> Redaction | None:
+        self._hooks.open_run(run=run)
+        answers = cast("Sequence[Redactor]", self._hooks.make_redactor(run=run))
+        # pluggy asks the last one first.
+        redactors = [(plugin_name(redactor), redactor) for redactor in reversed(answers)]
+        return Redaction(redactors, self.troubles) if redactors else None
 
     def span(self, span: SpanRecord) -> None:
         """Hand a finished span to whoever listens."""
@@ -139,12 +174,21 @@ def _has_impls(manager: pluggy.PluginManager, hook: str) -> bool:
     return bool(getattr(manager.hook, hook).get_hookimpls())
 
 
+_checked: WeakSet[type] = WeakSet()
+
+
 def check_policy(plugin: object) -> None:
-    """Refuse a policy or sink whose hooks cannot work.
+    """Refuse a policy or sink whose hooks cannot work; a class that can work is looked at once.
 
     Raises:
         BindError: Names the hook or the argument that does not exist.
     """
+    if type(plugin) not in _checked:
+        _check_hooks(plugin)
+        _checked.add(type(plugin))
+
+
+def _check_hooks(plugin: object) -> None:
     known = {*_EXECUTOR_HOOKS, *_RUN_HOOKS}
     name = plugin_name(plugin)
     for attribute in _impl_names(plugin):
@@ -163,6 +207,10 @@ def check_policy(plugin: object) -> None:
 def plugin_name(plugin: object) -> str:
     """What a plugin object is called in messages."""
     return str(getattr(plugin, "name", "")) or f"{type(plugin).__module__}.{type(plugin).__qualname__}"
+
+
+def _implements(plugin: object, hook: str) -> bool:
+    return hasattr(getattr(plugin, hook, None), f"{PROJECT}_impl")
 
 
 def _register(manager: pluggy.PluginManager, plugin: object, hooks: Iterable[str], trouble: TroubleLog) -> None:
@@ -187,7 +235,13 @@ class _Proxy:
             is_wrapper = options.get("wrapper") or options.get("hookwrapper")
             if trouble is not None and hook in _GUARDED and not is_wrapper:
                 method = _guarded(method, plugin_name(plugin), hook, trouble)
+            elif trouble is not None and hook in _OPENING and not is_wrapper:
+                method = _telling(method, plugin_name(plugin), hook)
             setattr(self, hook, method)
+
+    def __dir__(self) -> list[str]:
+        """The hooks alone: pluggy looks at every name that it is shown."""
+        return list(vars(self))
 
 
 def _guarded(method: Callable[..., object], plugin: str, hook: str, trouble: TroubleLog) -> Callable[..., object]:
@@ -200,5 +254,18 @@ def _guarded(method: Callable[..., object], plugin: str, hook: str, trouble: Tro
             if hook == "validate_output":
                 return [Issue(f"{plugin} could not check it: {type(error).__name__}: {error}")]
             return None
+
+    return call
+
+
+def _telling(method: Callable[..., object], plugin: str, hook: str) -> Callable[..., object]:
+    """The method; what it raises says whose it was."""
+
+    @functools.wraps(method)
+    def call(*args: object) -> object:
+        try:
+            return method(*args)
+        except Exception as error:  # a policy's code: the run cannot go on as its configuration wants it
+            raise PolicyFailedError(plugin, hook, error) from error
 
     return call

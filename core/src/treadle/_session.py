@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 
 import anyio
@@ -25,6 +25,7 @@ from treadle._models import Call, CancelRequested, Entry, Fact, Json, Record, Ru
 from treadle._owner import shown, this_owner
 from treadle._plan import Plan
 from treadle._plugins import Registry
+from treadle._redaction import Redaction
 from treadle._results import RunResult, summarise
 from treadle._run_log import RunLog
 from treadle._runner import Runner
@@ -33,6 +34,7 @@ from treadle._sending import make_signal
 from treadle._span_projection import SpanProjection
 from treadle._step_log import LineKeeper, kept_lines
 from treadle._store_records import BEAT_S, LEASE_S, CancelRequest, Claim, Commit, NewRun
+from treadle._surroundings import Surroundings
 from treadle._tracing import RunMetrics, RunTracing
 from treadle._version import __version__
 from treadle.errors import ConfigError, RunSuspendedError, StoreUnavailableError, TreadleError
@@ -117,6 +119,23 @@ class Lease:
     beat_s: float = BEAT_S
 
 
+@attrs.frozen
+class _Scopes:
+    """The hooks of a run.
+
+    Attributes:
+        run: Those of policies and sinks for the run.
+        executors: Executor name -> its own.
+        redaction: What policies want hidden; None when there is nothing.
+        trouble: Where errors of hooks go.
+    """
+
+    run: RunScope
+    executors: Mapping[str, ExecutorScope]
+    redaction: Redaction | None
+    trouble: TroubleLog
+
+
 @attrs.define
 class Session:
     """A stint and its surroundings.
@@ -124,7 +143,7 @@ class Session:
     Attributes:
         plan: What runs.
         registry: Where executors, clients and policies come from.
-        reveal: Secret name -> its value.
+        secrets: Secret name -> its value.
         store: Where the run is kept.
         clock: Time.
         sinks: Who reads along.
@@ -136,7 +155,7 @@ class Session:
 
     plan: Plan
     registry: Registry
-    reveal: Callable[[str], str]
+    secrets: Mapping[str, str]
     store: Store
     clock: Clock
     sinks: Sequence[object]
@@ -152,47 +171,63 @@ class Session:
             The result; or the id of the run that there was under this key already.
         """
         self._check_backend()
-        owner = this_owner()
-        tracing = RunTracing(now=self.clock.now, worker=shown(owner))
-        created = self._creation(run_id, inputs, tracing, trigger)
-        conductor = Conductor(self.plan)
-        entries = conductor.apply(created).records
-        rows = LogRows(key=key, source=self._source())
-        for entry in entries:
-            rows.apply(entry)
-        first = rows.take()
-        assert first.run is not None, "RunCreated makes it"
-        commit = Commit(run_id, 1, 1, entries, first if self.store.wants_rows else None)
-        prints = fingerprint(self.plan.workflow.name, inputs)
-        creation = await self.store.create(NewRun(commit, first.run, prints, owner, self.lease.lease_s))
-        if creation.claim is None:
-            return creation.run_id
-        return await self._drive(creation.claim, conductor, tracing, (), entries, rows)
+        with self._scoped(run_id) as scopes:
+            owner = this_owner()
+            tracing = RunTracing(now=self.clock.now, worker=shown(owner))
+            created = self._creation(run_id, inputs, tracing, trigger)
+            conductor = Conductor(self.plan, scopes.redaction)
+            entries = conductor.apply(created).records
+            rows = LogRows(key=key, source=self._source())
+            for entry in entries:
+                rows.apply(entry)
+            first = rows.take()
+            assert first.run is not None, "RunCreated makes it"
+            commit = Commit(run_id, 1, 1, entries, first if self.store.wants_rows else None)
+            prints = fingerprint(self.plan.workflow.name, inputs)
+            creation = await self.store.create(NewRun(commit, first.run, prints, owner, self.lease.lease_s))
+            if creation.claim is None:
+                return creation.run_id
+            return await self._drive(creation.claim, scopes, conductor, tracing, (), entries, rows)
 
     async def go_on(self, claim: Claim, entries: Sequence[Entry], *, key: str, source: str) -> RunResult:
         """Drive a run that was begun by another stint to its end; ``entries`` is its log, read under the claim."""
-        try:
-            self._check_backend()
-            tracing = RunTracing(now=self.clock.now, worker=shown(claim.owner))
-            conductor = Conductor(self.plan)
-            conductor.replay(entries)
-            if conductor.status is not None:
+        with ExitStack() as stack:
+            try:
+                self._check_backend()
+                scopes = stack.enter_context(self._scoped(claim.run_id))
+                tracing = RunTracing(now=self.clock.now, worker=shown(claim.owner))
+                conductor = Conductor(self.plan, scopes.redaction)
+                conductor.replay(entries)
+                if conductor.status is not None:
+                    await self._release(claim)
+                    return summarise(entries)
+                rows = LogRows(key=key, source=source)
+                for entry in entries:
+                    rows.apply(entry)
+                rows.take()
+            except BaseException:
                 await self._release(claim)
-                return summarise(entries)
-            rows = LogRows(key=key, source=source)
-            for entry in entries:
-                rows.apply(entry)
-            rows.take()
-        except BaseException:
-            await self._release(claim)
-            raise
-        return await self._drive(claim, conductor, tracing, entries, (), rows)
+                raise
+            return await self._drive(claim, scopes, conductor, tracing, entries, (), rows)
 
     # -- parts
+
+    @contextmanager
+    def _scoped(self, run_id: str) -> Iterator[_Scopes]:
+        """The hooks of the run, whose policies are told that it is open."""
+        trouble = TroubleLog()
+        policies = self.registry.policies()
+        run_scope = RunScope([*policies, *self.sinks], trouble)
+        executors = {name: ExecutorScope(bound, policies, trouble) for name, bound in self.plan.executors.items()}
+        workflow, registry = self.plan.workflow.name, self.registry
+        run = Surroundings(run_id, workflow, self.clock, self.secrets, registry.secrets)
+        with run_scope.opened(run) as redaction:
+            yield _Scopes(run_scope, executors, redaction, trouble)
 
     async def _drive(
         self,
         claim: Claim,
+        scopes: _Scopes,
         conductor: Conductor,
         tracing: RunTracing,
         earlier: Sequence[Entry],
@@ -203,17 +238,15 @@ class Session:
 
         Args:
             claim: The right to write.
+            scopes: The hooks.
             conductor: Has applied ``earlier`` and ``fresh``.
             tracing: Of the run.
             earlier: What other stints committed; its readers have had it.
             fresh: What was committed and nobody has read yet.
             rows: Has applied both, too.
         """
-        trouble = TroubleLog()
-        policies = self.registry.policies()
-        run_scope = RunScope([*policies, *self.sinks], trouble)
-        scopes = {name: ExecutorScope(bound, policies, trouble) for name, bound in self.plan.executors.items()}
-        readers = _Readers(claim.run_id, run_scope, tracing)
+        readers = _Readers(claim.run_id, scopes.run, tracing)
+        redact: Callable[[str], str] = str if scopes.redaction is None else scopes.redaction.text
         readers.catch_up(earlier)
         if earlier:
             self._tell_earlier(readers)
@@ -225,14 +258,15 @@ class Session:
             children = ChildPool(self.registry.config, is_expected=is_isolated)
             async with ClientHosts(self.registry) as hosts, children:
                 runner = Runner(
-                    scopes=scopes,
+                    scopes=scopes.executors,
                     hosts=hosts,
-                    reveal=self.reveal,
+                    reveal=self.secrets.__getitem__,
                     tracing=tracing,
                     clock=self.clock,
                     progress=self._progress(),
-                    trouble=trouble,
+                    trouble=scopes.trouble,
                     children=children,
+                    redaction=scopes.redaction,
                 )
                 driver = Driver(
                     run_id=claim.run_id,
@@ -245,6 +279,7 @@ class Session:
                     seq=len(readers.entries),
                     at=readers.entries[-1].at,
                     workers=created.max_parallel or self.plan.graph.max_parallel,
+                    hide=redact,
                 )
                 if self.on_start is not None:
                     durable = self.store.is_durable
@@ -255,7 +290,9 @@ class Session:
                         self.on_stuck(summarise(readers.entries))
 
                 facts = [self._opening(readers.entries, claim), *await self._asked(claim, earlier)]
-                keeper = LineKeeper(self.store, claim.run_id, now=self.clock.now, secret_values=runner.secret_values)
+                keeper = LineKeeper(
+                    self.store, claim.run_id, now=self.clock.now, secret_values=runner.secret_values, redact=redact
+                )
                 with kept_lines(keeper, claim.run_id), self._heart(claim, driver):
                     await driver.drive(facts, eager_workers=self._width(), on_stuck=tell)
         except RunSuspendedError:

@@ -53,12 +53,20 @@ class LineKeeper:
         run_id: The run.
         now: The run's time.
         secret_values: The values of a call's secrets, which are hidden.
+        redact: Takes out of a line what else must not be kept.
     """
 
     def __init__(
-        self, store: Store, run_id: str, *, now: Callable[[], float], secret_values: Callable[[Call], Sequence[str]]
+        self,
+        store: Store,
+        run_id: str,
+        *,
+        now: Callable[[], float],
+        secret_values: Callable[[Call], Sequence[str]],
+        redact: Callable[[str], str] = str,
     ) -> None:
         self._store, self._run_id, self._now, self._secret_values = store, run_id, now, secret_values
+        self._redact = redact
         self._queue: queue.SimpleQueue[LogLine | None] = queue.SimpleQueue()
         self._counts: dict[_Attempt, tuple[int, int]] = {}
         self._thread: threading.Thread | None = None
@@ -72,7 +80,7 @@ class LineKeeper:
         if record.exc_info:
             text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
         secrets = self._secret_values(call) if call.secrets else ()
-        self._put(call, record.levelno, record.name, str(getattr(record, "stream", "")), hide(text, secrets))
+        self._put(call, record.levelno, record.name, str(getattr(record, "stream", "")), self._redact(hide(text, secrets)))
 
     def _put(self, call: Call, level: int, logger: str, stream: str, text: str) -> None:
         text = _storable(text)

@@ -28,6 +28,7 @@ __all__ = [
     "PluginConflictError",
     "PluginError",
     "PluginNotFoundError",
+    "PolicyFailedError",
     "RejectedError",
     "ReplayMismatchError",
     "ResumeChangedError",
@@ -245,6 +246,17 @@ class PluginConflictError(PluginError):
 
 class BindError(PluginError):
     """An executor, client or policy whose definition cannot work."""
+
+
+class PolicyFailedError(PluginError):
+    """A policy cannot do its work for a run, so the run does not start."""
+
+    def __init__(self, policy: str, hook: str, error: Exception) -> None:
+        self.policy, self.hook = policy, hook
+        super().__init__(
+            f"The policy {policy} failed in {hook!r}: {type(error).__name__}: {error}",
+            "Correct what it says, or take the policy out of [plugins] policies.",
+        )
 
 
 class TransientError(TreadleError):

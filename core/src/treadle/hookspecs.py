@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import pluggy
 
 from treadle._models import Call, GiveUp, Issue, Record, RetryAfter, SpanRecord, Work
-from treadle.ports import Context
+from treadle.ports import Context, Redactor, RunSurroundings
 
 __all__ = ["PROJECT", "ExecutorHooks", "HookArgumentWarning", "RunHooks", "hookimpl"]
 
@@ -74,6 +74,33 @@ class ExecutorHooks:
 
 class RunHooks:
     """Hooks of one run's scope: policies and sinks. Must return in microseconds; slow sinks keep their own queue."""
+
+    @hookspec
+    def open_run(self, run: RunSurroundings) -> None:
+        """Learn of a run that this process begins to drive.
+
+        *When:* once per stint, before anything of it is recorded or performed. *Who wins:* everybody is called.
+        *Raising:* the run does not start.
+        """
+
+    @hookspec
+    def close_run(self, run: RunSurroundings) -> None:
+        """Learn that this process no longer drives the run: it ended, was let go of, or could not be driven.
+
+        *When:* once for each ``open_run``, whoever raised there. *Who wins:* everybody is called. *Raising:* logged once;
+        the others are still called.
+        """
+
+    @hookspec
+    def make_redactor(self, run: RunSurroundings) -> Redactor | None:
+        """Answer what takes secrets out of all that leaves the run: before it is recorded, shown or sent.
+
+        It is given each error, client span, reason and word of progress, and outputs when it says that it covers them.
+
+        *When:* once per stint, after ``open_run``. *Who wins:* nobody: each redactor is given what the one before it left,
+        in the order of the configuration. *None:* nothing to hide. *Raising:* the run does not start. A redactor that raises
+        later is logged once, and what it was given is hidden whole.
+        """
 
     @hookspec
     def emit_span(self, span: SpanRecord) -> None:

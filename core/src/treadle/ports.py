@@ -138,6 +138,7 @@ __all__ = [
     "Outcome",
     "Packed",
     "Record",
+    "Redactor",
     "RetryAfter",
     "RetryPolicy",
     "RetryScheduled",
@@ -149,6 +150,7 @@ __all__ = [
     "RunRow",
     "RunStatus",
     "RunStopping",
+    "RunSurroundings",
     "SecretReference",
     "SetTimer",
     "SignalReceived",
@@ -264,6 +266,48 @@ class Clock(Protocol):
 
     def hold(self) -> AbstractContextManager[None]:
         """Work is going on that time must not skip over (a thread, a child process). Reentrant."""
+
+
+class RunSurroundings(Protocol):
+    """What policies are told of a run, when a process begins to drive it."""
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+
+    @property
+    def workflow(self) -> str:
+        """Name of the workflow."""
+
+    @property
+    def clock(self) -> Clock:
+        """The run's time: real, or virtual in tests."""
+
+    def seconds(self) -> float:
+        """The run's time as seconds that only go forward, from one run of this process to the next as well.
+
+        For what policies measure across runs. They pass with the run's clock, so tests can skip them.
+        """
+
+    def secrets(self) -> Mapping[str, str]:
+        """The values of all secrets as they are now: those that the workflow takes, by name, and those of settings.
+
+        A setting is called like ``[clients.http] token``. What has no value at the moment is left out.
+        """
+
+
+class Redactor(Protocol):
+    """Takes out of a run's errors, spans, reasons and progress what must not be kept or shown."""
+
+    @property
+    def covers_outputs(self) -> bool:
+        """Whether outputs are cleaned as well; later steps then receive them cleaned."""
+
+    def text(self, text: str) -> str:
+        """A text without it."""
+
+    def value(self, value: Json, field: str = "") -> Json:
+        """Plain data without it: the value itself when it holds none. ``field`` is the name that it stands under."""
 
 
 class Store(Protocol):

@@ -22,6 +22,7 @@ from treadle._plugins._entry_points import GROUPS, KINDS, Claim, MetadataFault, 
 from treadle._plugins._hooks import hook_deprecations, hook_faults
 from treadle._plugins._importing import entered, load
 from treadle._plugins._local import LOCAL, read_folder
+from treadle._secrets import Secret
 from treadle.errors import (
     ConfigInvalidError,
     ExecutorNotFoundError,
@@ -118,6 +119,7 @@ class Registry:
         self._lock = threading.Lock()
         self._made: dict[object, _Once[object]] = {}
         self._from_sources: dict[str, tuple[object, BoundExecutor | None]] = {}
+        self._secrets: dict[str, Secret] = {}
 
     @classmethod
     def discover(cls, config: Config | None = None) -> Registry:
@@ -426,10 +428,14 @@ class Registry:
         found = self.load(claim)
         if isinstance(found, type):
             with entered(claim, on_import=self._slow, doing="making it"):
-                return _settings.make(found, settings, path, self.config)
+                return _settings.make(found, settings, path, self.config, self._secrets.__setitem__)
         if settings:
             raise ConfigInvalidError([self.config.fault(path, f"{claim.name!r} of {claim.distribution} takes no settings")])
         return found
+
+    def secrets(self) -> list[tuple[str, Secret]]:
+        """Each setting that is a secret, like ``[clients.http] token``, of what has been made so far."""
+        return list(self._secrets.items())
 
     def store(self, name: str) -> object:
         """What the entry point of a store points to."""

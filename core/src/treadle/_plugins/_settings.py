@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import NoneType, UnionType
 
 import attrs
@@ -18,7 +18,13 @@ from treadle.errors import ConfigError, ConfigInvalidError, Fault, TreadleError
 _KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def make(cls: type, settings: Table, path: tuple[str, ...], config: Config) -> object:
+def make(
+    cls: type,
+    settings: Table,
+    path: tuple[str, ...],
+    config: Config,
+    on_secret: Callable[[str, Secret], object] = lambda where, secret: None,
+) -> object:
     """An instance of ``cls`` with its settings.
 
     Args:
@@ -26,11 +32,12 @@ def make(cls: type, settings: Table, path: tuple[str, ...], config: Config) -> o
         settings: The table without ``use``.
         path: The table's name, like ``("clients", "http")``, for messages.
         config: Knows files and lines, and the folder that relative files start from.
+        on_secret: Told each setting that is a secret, like ``[clients.http] token``, and the secret.
 
     Raises:
         ConfigInvalidError: All unknown, missing and mistyped settings, each as ``[clients.http] timeout_s``.
     """
-    maker = _Maker(path, config)
+    maker = _Maker(path, config, on_secret)
     arguments = maker.arguments(cls, settings)
     if maker.faults:
         raise ConfigInvalidError(maker.faults)
@@ -49,6 +56,7 @@ class _Maker:
 
     path: tuple[str, ...]
     config: Config
+    on_secret: Callable[[str, Secret], object]
     faults: list[Fault] = attrs.field(factory=list)
 
     def arguments(self, cls: type, settings: Table) -> dict[str, object]:
@@ -88,10 +96,12 @@ class _Maker:
     def _secret(self, value: object, keys: tuple[str, ...]) -> Secret | None:
         where = self._spelled(keys)
         try:
-            return Secret.from_config(value, root=self.config.root, where=where)
+            secret = Secret.from_config(value, root=self.config.root, where=where)
         except ConfigError as error:
             self._add(keys, error.problem.removeprefix(f"{where}: ").rstrip("."), error.remedy.rstrip("."))
-        return None
+            return None
+        self.on_secret(where, secret)
+        return secret
 
     def _add(self, keys: tuple[str, ...], message: str, remedy: str = "") -> None:
         self.faults.append(self.fault(keys, message, remedy))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from http import HTTPStatus
@@ -16,9 +16,7 @@ import attrs
 from interlock import CircuitBreaker, CircuitOpenError, Config, CoreEventListener, State
 from treadle import PermanentError, TransientError, hookimpl
 from treadle.errors import CallCancelledError, InputsInvalidError, NotSupportedError, PluginError
-from treadle.ports import Call, Work
-
-from treadle_breaker._clock import RunClock
+from treadle.ports import Call, RunSurroundings, Work
 
 __all__ = ["Breaker", "BreakerOpenError"]
 
@@ -61,13 +59,25 @@ class _Failure(Exception):
 
 
 class _Time:
-    """The event loop's time, as interlock asks for it: set before each use, since reading it costs more."""
+    """The run's time, as interlock asks for it: set before each use."""
 
     def __init__(self) -> None:
         self.at = 0.0
 
     def monotonic(self) -> float:
         return self.at
+
+
+@attrs.define(eq=False)
+class _Circuit:
+    """A circuit, and whether there is anything in it that a success would change.
+
+    A success is what the library is told most of all, and it takes 5 us; in a circuit that is closed and whose last call
+    worked, it changes nothing. So such a circuit is only told of failures.
+    """
+
+    breaker: CircuitBreaker
+    is_calm: bool = True
 
 
 class _Teller(CoreEventListener):
@@ -97,11 +107,21 @@ class Breaker:
     reset_s: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
     keys: dict[str, str] = attrs.field(factory=dict)
     ignore: list[str] = attrs.field(factory=list)
-    _circuits: dict[str, CircuitBreaker] = attrs.field(init=False, factory=dict)
+    _circuits: dict[str, _Circuit] = attrs.field(init=False, factory=dict)
     _watched: dict[str, bool] = attrs.field(init=False, factory=dict)
-    _clock: RunClock = attrs.field(init=False, factory=RunClock)
+    _seconds: dict[str, Callable[[], float]] = attrs.field(init=False, factory=dict)
     _time: _Time = attrs.field(init=False, factory=_Time)
     _lock: threading.Lock = attrs.field(init=False, factory=threading.Lock)
+
+    @hookimpl
+    def open_run(self, run: RunSurroundings) -> None:
+        """Circuits stay open by the run's own time."""
+        self._seconds[run.run_id] = run.seconds
+
+    @hookimpl
+    def close_run(self, run: RunSurroundings) -> None:
+        """Its time is no longer asked for."""
+        self._seconds.pop(run.run_id, None)
 
     @hookimpl(wrapper=True)
     def execute(self, call: Call) -> Generator[None, Work | None, Work | None]:
@@ -116,39 +136,62 @@ class Breaker:
         return partial(self._guarded, call, work)
 
     async def _guarded(self, call: Call, work: Work) -> object:
-        name = self._name(call)
-        circuit = self._circuit(name)
-        began = self._time.at = self._clock.now(call.run_id)
-        verdict: BaseException | None = None
+        name = self._name(call) if self.keys else call.executor
+        circuit = self._circuits.get(name) or self._circuit(name)
+        seconds = self._seconds[call.run_id]
+        began = seconds()
+        is_entered = not circuit.is_calm
+        if is_entered:
+            await self._enter(circuit, call, name, began)
         try:
-            await circuit.__aenter__()
+            output = await work()
+        except BaseException as error:
+            now = seconds()
+            verdict = self._verdict(call, error, now - began)
+            if is_entered:
+                await self._tell(circuit, verdict, now)
+            elif isinstance(verdict, _Failure):
+                await self._tell_late(circuit, verdict, now)
+            raise
+        if is_entered:
+            await self._tell(circuit, None, seconds())
+        elif not circuit.is_calm:  # others have failed meanwhile
+            await self._tell_late(circuit, None, seconds())
+        return output
+
+    async def _enter(self, circuit: _Circuit, call: Call, name: str, at: float) -> None:
+        self._time.at = at
+        try:
+            await circuit.breaker.__aenter__()
         except CircuitOpenError as refusal:
             raise self._refused(call, name, refusal) from None
-        # Entered and left by hand: what the circuit is told differs from what is raised.
-        try:
-            return await work()
-        except BaseException as error:
-            verdict = self._verdict(call, error, self._clock.now(call.run_id) - began)
-            raise
-        finally:
-            self._time.at = self._clock.now(call.run_id)
-            await circuit.__aexit__(type(verdict) if verdict else None, verdict, None)
+
+    async def _tell(self, circuit: _Circuit, verdict: BaseException | None, at: float) -> None:
+        """Leave what was entered. By hand: what the circuit is told differs from what is raised."""
+        self._time.at = at
+        await circuit.breaker.__aexit__(type(verdict) if verdict else None, verdict, None)
+        circuit.is_calm = verdict is None and circuit.breaker.state is State.CLOSED
+
+    async def _tell_late(self, circuit: _Circuit, verdict: BaseException | None, at: float) -> None:
+        """The same for a call that was let through unasked; one that opened meanwhile is told nothing any more."""
+        circuit.is_calm = False
+        self._time.at = at
+        if circuit.breaker.state is State.CLOSED:
+            await circuit.breaker.__aenter__()
+            await self._tell(circuit, verdict, at)
 
     def _name(self, call: Call) -> str:
         key = next((key for pattern, key in self.keys.items() if fnmatchcase(call.executor, pattern)), "")
         value = call.inputs.get(key) if key else None
         return call.executor if value is None else f"{call.executor} of {_service(value)}"
 
-    def _circuit(self, name: str) -> CircuitBreaker:
-        circuit = self._circuits.get(name)
-        if circuit is not None:
-            return circuit
+    def _circuit(self, name: str) -> _Circuit:
         with self._lock:
             if len(self._circuits) >= MAX_CIRCUITS:
-                calm = (name for name, one in self._circuits.items() if one.state is State.CLOSED)
+                calm = (name for name, one in self._circuits.items() if one.breaker.state is State.CLOSED)
                 self._circuits.pop(next(calm, next(iter(self._circuits))))
             made = CircuitBreaker(name=name, config=self._config(), clock=self._time, listener=_Teller())
-            return self._circuits.setdefault(name, made)
+            return self._circuits.setdefault(name, _Circuit(made))
 
     def _config(self) -> Config:
         """As many failures in a row as the window is long; being slow is no failure; one probe, alone."""

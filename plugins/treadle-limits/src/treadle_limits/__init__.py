@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
@@ -17,9 +17,8 @@ from anyio.lowlevel import RunVar
 from limits import RateLimitItem, parse_many
 from limits.strategies import MovingWindowRateLimiter
 from treadle import TransientError, hookimpl
-from treadle.ports import Call, Context, Work
+from treadle.ports import Call, Context, RunSurroundings, Work
 
-from treadle_limits._clock import RunClock
 from treadle_limits._windows import LoopStorage
 
 __all__ = ["Limits", "RateLimitedError"]
@@ -92,7 +91,7 @@ class Limits:
     on_limit: Literal["wait", "fail"] = "wait"
     _parsed: tuple[_Rule, ...] = attrs.field(init=False)
     _matching: dict[str, tuple[_Rule, ...]] = attrs.field(init=False, factory=dict)
-    _clock: RunClock = attrs.field(init=False, factory=RunClock)
+    _seconds: dict[str, Callable[[], float]] = attrs.field(init=False, factory=dict)
     _windows: LoopStorage = attrs.field(init=False, factory=LoopStorage)
     _limiter: MovingWindowRateLimiter = attrs.field(init=False)
     _lock: threading.Lock = attrs.field(init=False, factory=threading.Lock)
@@ -100,6 +99,16 @@ class Limits:
     def __attrs_post_init__(self) -> None:
         self._parsed = _parse(self.rules)
         self._limiter = MovingWindowRateLimiter(self._windows)
+
+    @hookimpl
+    def open_run(self, run: RunSurroundings) -> None:
+        """Windows pass with the run's own time."""
+        self._seconds[run.run_id] = run.seconds
+
+    @hookimpl
+    def close_run(self, run: RunSurroundings) -> None:
+        """Its time is no longer asked for."""
+        self._seconds.pop(run.run_id, None)
 
     @hookimpl(wrapper=True)
     def execute(self, call: Call, ctx: Context) -> Generator[None, Work | None, Work | None]:
@@ -114,24 +123,28 @@ class Limits:
         return partial(self._in_turn, rules, call, ctx, work)
 
     async def _in_turn(self, rules: Sequence[_Rule], call: Call, ctx: Context, work: Work) -> object:
-        # Nobody overtakes those who wait already.
-        if any(rule.waiting for rule in rules) or not self._take(rules, call):
+        for rule in rules:
+            if rule.waiting:  # nobody overtakes those who wait already
+                await self._wait(rules, call, ctx)
+                return await work()
+        if not self._take(rules, call):
             await self._wait(rules, call, ctx)
         return await work()
 
     def _take(self, rules: Sequence[_Rule], call: Call) -> bool:
         """Count the call against every rate of every rule; against none, when one has no room."""
-        wanted = [(rate, rule.pattern) for rule in rules for rate in rule.rates]
+        at = self._seconds[call.run_id]()
         with self._lock:
-            self._windows.at = self._clock.now(call.run_id)
-            if len(wanted) > 1 and not all(self._limiter.test(*one) for one in wanted):
-                return False
-            return all(self._limiter.hit(*one) for one in wanted)
+            self._windows.at = at
+            if len(rules) == 1 and len(rules[0].rates) == 1:
+                return self._limiter.hit(rules[0].rates[0], rules[0].pattern)
+            wanted = [(rate, rule.pattern) for rule in rules for rate in rule.rates]
+            return all(self._limiter.test(*one) for one in wanted) and all(self._limiter.hit(*one) for one in wanted)
 
     def _longest(self, rules: Sequence[_Rule], call: Call, *, is_queued: bool) -> tuple[float, _Rule]:
         """Seconds until there is room, and the rule that it takes longest for."""
         with self._lock:
-            self._windows.at = self._clock.now(call.run_id)
+            self._windows.at = self._seconds[call.run_id]()
             waits = [
                 (self._windows.wait_s(rate, rule.pattern, 0 if is_queued else rule.waiting), rule)
                 for rule in rules

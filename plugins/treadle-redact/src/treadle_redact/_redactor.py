@@ -21,9 +21,17 @@ class Redactor:
     Args:
         shapes: Expressions; what they match is hidden, or their group ``hidden``.
         hides_fields: Whether the texts of fields such as ``password`` are hidden in data.
+        covers_outputs: Whether a run that is given it shall clean its outputs as well.
     """
 
-    def __init__(self, shapes: Iterable[re.Pattern[str]] = SHAPES, *, hides_fields: bool = True) -> None:
+    def __init__(
+        self,
+        shapes: Iterable[re.Pattern[str]] = SHAPES,
+        *,
+        hides_fields: bool = True,
+        covers_outputs: bool = False,
+    ) -> None:
+        self.covers_outputs = covers_outputs
         self._shapes = tuple(shapes)
         self._hides_fields = hides_fields
         self._values: frozenset[str] = frozenset()

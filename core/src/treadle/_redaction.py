@@ -1,0 +1,102 @@
+"""Takes out of all that leaves a run what its policies want hidden: errors, spans, reasons, progress, some outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import attrs
+
+from treadle._models import ErrorInfo, Issue, Json, Outcome, SpanRecord
+from treadle._secrets import HIDDEN
+from treadle.ports import Redactor
+
+Trouble = Callable[[str, str, Exception], None]
+
+
+class Redaction:
+    """All redactors of a run, one after the other. What one of them cannot clean is hidden whole, and its error told.
+
+    Args:
+        redactors: Name of the policy, and what it answered.
+        trouble: Told the name, the hook and the error.
+    """
+
+    def __init__(self, redactors: Sequence[tuple[str, Redactor]], trouble: Trouble) -> None:
+        self._texts = [partial(_text, name, redactor, trouble) for name, redactor in redactors]
+        self._values = [partial(_value, name, redactor, trouble) for name, redactor in redactors]
+        self._outputs = [partial(_value, name, one, trouble) for name, one in redactors if one.covers_outputs]
+
+    def text(self, text: str) -> str:
+        """A text without what is to be hidden."""
+        for clean in self._texts:
+            text = clean(text)
+        return text
+
+    def value(self, value: Json, field: str = "") -> Json:
+        """Plain data without it; ``field`` is the name that the value stands under."""
+        for clean in self._values:
+            value = clean(value, field)
+        return value
+
+    def output(self, output: Json) -> Json:
+        """An output, cleaned by those redactors alone that cover outputs."""
+        for clean in self._outputs:
+            output = clean(output, "")
+        return output
+
+    def error(self, error: ErrorInfo) -> ErrorInfo:
+        """An error as data without it; its type stays, since rules and queries go by that."""
+        return ErrorInfo(
+            error.type,
+            self.text(error.message),
+            self.text(error.remedy),
+            tuple([Issue(self.text(issue.message), self.text(issue.path)) for issue in error.issues]),
+            self.text(error.traceback),
+            error.retryable,
+            None if error.partial_results is None else self.value(error.partial_results),
+            error.items_processed,
+        )
+
+    def outcome(self, outcome: Outcome) -> Outcome:
+        """An outcome without it."""
+        if outcome.error is None and not outcome.spans and not self._outputs:
+            return outcome
+        proposal = outcome.retry
+        return attrs.evolve(
+            outcome,
+            output=self.output(outcome.output) if self._outputs else outcome.output,
+            error=None if outcome.error is None else self.error(outcome.error),
+            retry=None if proposal is None else attrs.evolve(proposal, reason=self.text(proposal.reason)),
+            spans=tuple([self.span(span) for span in outcome.spans]),
+        )
+
+    def span(self, span: SpanRecord) -> SpanRecord:
+        """A span of a call to a service without it."""
+        return attrs.evolve(
+            span,
+            name=self.text(span.name),
+            status_message=self.text(span.status_message),
+            attributes=self.attributes(span.attributes),
+            events=tuple([(self.text(name), at, self.attributes(attributes)) for name, at, attributes in span.events]),
+        )
+
+    def attributes(self, attributes: Mapping[str, object]) -> dict[str, object]:
+        """Attributes of a span without it."""
+        return {name: self.value(value, name) for name, value in attributes.items()}
+
+
+def _text(policy: str, redactor: Redactor, trouble: Trouble, text: str) -> str:
+    try:
+        return redactor.text(text) if text else text
+    except Exception as error:  # a policy's code: what it could not look through must not get out
+        trouble(policy, "make_redactor", error)
+        return HIDDEN
+
+
+def _value(policy: str, redactor: Redactor, trouble: Trouble, value: Json, field: str) -> Json:
+    try:
+        return redactor.value(value, field)
+    except Exception as error:  # the same
+        trouble(policy, "make_redactor", error)
+        return HIDDEN

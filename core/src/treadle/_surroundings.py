@@ -1,0 +1,45 @@
+"""What policies are told of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import attrs
+
+from treadle._clock import SteadySeconds
+from treadle._secrets import Secret
+from treadle.errors import TreadleError
+from treadle.ports import Clock
+
+
+@attrs.frozen
+class Surroundings:
+    """What ``ports.RunSurroundings`` promises.
+
+    Attributes:
+        run_id: The run.
+        workflow: Name of the workflow.
+        clock: The run's time.
+        seconds: The same, as seconds that only go forward.
+    """
+
+    run_id: str
+    workflow: str
+    clock: Clock
+    _resolved: Mapping[str, str] = attrs.field(repr=False)
+    _configured: Callable[[], Iterable[tuple[str, Secret]]] = attrs.field(repr=False)
+    seconds: Callable[[], float] = attrs.field(repr=False)
+
+    @seconds.default
+    def _forward(self) -> Callable[[], float]:
+        return SteadySeconds(self.clock)
+
+    def secrets(self) -> Mapping[str, str]:
+        """Name -> value: of the workflow, and of settings."""
+        values = dict(self._resolved)
+        for setting, secret in self._configured():
+            try:
+                values[setting] = secret.reveal()
+            except TreadleError:  # whoever needs it will say so
+                continue
+        return values
