@@ -233,6 +233,19 @@ def test_foreach_over_what_is_no_list_fails_the_step(items: object, said: str) -
     assert f"it gave {said}, not a list" in error.message
 
 
+def test_one_expression_gives_all_inputs() -> None:
+    """It implies needs as others do; what is no mapping fails the step and is said."""
+    run = Run(steps(a={}, b={"with": "${{ steps.a.output | merge({'n': 1}) }}"}, c={"with": "${{ steps.b.output }}"}))
+
+    run.completes("a", {"m": 2})
+    assert run.calls["b", None].inputs == {"m": 2, "n": 1}
+    run.completes("b", ["no", "mapping"])
+
+    error = run.ended("c").error
+    assert error is not None
+    assert "it gave list, not a mapping" in error.message
+
+
 def test_a_foreach_has_a_largest_number_of_items(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list that would drown the run is refused."""
     monkeypatch.setattr(conductor_module, "MAX_ITEMS", 3)

@@ -218,6 +218,9 @@ def test_nobody_changes_a_workflow_through_its_data() -> None:
         ("steps.a.foreach", with_step(foreach={"a": 1}), "expected a list or an expression"),
         ("steps.a.foreach", with_step(foreach="${{ secrets.A }}"), "cannot be used here"),
         ("steps.a.foreach[0]", with_step(foreach=["${{ a b }}"]), "not expected here"),
+        ("steps.a.with", with_step(**{"with": "inputs.all"}), "write ${{ inputs.all }}"),
+        ("steps.a.with", with_step(**{"with": "x${{ a }}"}), "one ${{ }} alone"),
+        ("steps.a.with", with_step(**{"with": "${{ secrets.A }}"}), "cannot be used here"),
         ("steps.a.as", with_step(foreach=[1], **{"as": "steps"}), "a meaning of its own"),
         ("steps.a.as", with_step(foreach=[1], **{"as": "a-b"}), "is not a name"),
         ("steps.a.as", with_step(**{"as": "i"}), "belongs to a foreach"),
@@ -599,3 +602,19 @@ def test_workflows_compare_by_what_they_say() -> None:
     assert repr(wf) == "<Workflow 'w', 1 steps>"
     with pytest.raises(TypeError):
         hash(wf)
+
+
+def test_one_expression_may_give_all_inputs() -> None:
+    """In a file and in the builder, where it cannot stand beside single inputs; it reads back the same."""
+    workflow = Workflow("w")
+    inputs = workflow.input("all", type="object")
+    workflow.step("a", "x", with_=inputs)
+    workflow.step("b", "x", with_="${{ steps.a.output | merge({'n': 1}) }}")
+
+    assert workflow.to_dict()["steps"] == {
+        "a": {"uses": "x", "with": "${{ inputs.all }}"},
+        "b": {"uses": "x", "with": "${{ steps.a.output | merge({'n': 1}) }}"},
+    }
+    assert Workflow.from_dict(workflow.to_dict()) == workflow
+    with pytest.raises(TypeError, match="so n cannot be given"):
+        workflow.step("c", "x", with_=inputs, n=1)

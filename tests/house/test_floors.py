@@ -35,6 +35,7 @@ FLOORS = [
     "_driver _heart _memory _results _run_log _sending",
     "_session",
     "_app",
+    "_pipeline",
     "",  # the face: only names, taken from below
     "_cli testing",
 ]

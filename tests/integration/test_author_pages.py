@@ -15,6 +15,7 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs" / "how-to"
 PAGES = [
+    "chain-executors",
     "handle-retries-and-errors",
     "publish-a-plugin",
     "use-secrets",

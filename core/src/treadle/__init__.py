@@ -17,8 +17,11 @@ __all__ = [
     "GiveUp",
     "Issue",
     "JsonLogFormatter",
+    "KeyOverwrittenWarning",
     "OperationLog",
     "PermanentError",
+    "Pipeline",
+    "PipelineResult",
     "Plan",
     "Registry",
     "RetryAfter",
@@ -51,8 +54,11 @@ _HOMES = {
     "GiveUp": "treadle._models",
     "Issue": "treadle._models",
     "JsonLogFormatter": "treadle._log_records",
+    "KeyOverwrittenWarning": "treadle._pipeline",
     "OperationLog": "treadle._operation_log",
     "PermanentError": "treadle.errors",
+    "Pipeline": "treadle._pipeline",
+    "PipelineResult": "treadle._pipeline",
     "Plan": "treadle._plan",
     "Registry": "treadle._plugins",
     "RetryAfter": "treadle._models",
@@ -82,6 +88,7 @@ if TYPE_CHECKING:
     from treadle._log_records import CorrelationFilter, JsonLogFormatter
     from treadle._models import GiveUp, Issue, RetryAfter
     from treadle._operation_log import OperationLog
+    from treadle._pipeline import KeyOverwrittenWarning, Pipeline, PipelineResult
     from treadle._plan import Plan, make_plan
     from treadle._plugins import Registry
     from treadle._results import RunResult

@@ -109,7 +109,7 @@ def run(
         on_start=on_start,
         on_stuck=on_stuck,
     )
-    return anyio.run(main, backend=backend, backend_options=_loop_options(backend))
+    return anyio.run(main, backend=backend, backend_options=loop_options(backend))
 
 
 def resume(
@@ -163,10 +163,11 @@ def resume(
         on_start=on_start,
         on_stuck=on_stuck,
     )
-    return anyio.run(main, backend=backend, backend_options=_loop_options(backend))
+    return anyio.run(main, backend=backend, backend_options=loop_options(backend))
 
 
-def _loop_options(backend: str) -> dict[str, object]:
+def loop_options(backend: str) -> dict[str, object]:
+    """What ``anyio.run`` is given for an event loop of ours: uvloop where it is installed."""
     return {"use_uvloop": True} if backend == "asyncio" and importlib.util.find_spec("uvloop") else {}
 
 

@@ -143,6 +143,11 @@ class BoundExecutor:
         return None in self.positional
 
     @property
+    def takes_others(self) -> bool:
+        """Whether it takes inputs of any name."""
+        return self._others is not None
+
+    @property
     def timeout_s(self) -> float | None:
         """Deadline of one attempt where the workflow names none; None for none."""
         return self._family.timeout_s

@@ -326,6 +326,9 @@ class Conductor:
         try:
             inputs = step.inputs.render(names)
             secrets = step.inputs.secret_references(names) if step.inputs.secret_names else ()
+            if not isinstance(inputs, dict):
+                kind = "null" if inputs is None else type(inputs).__name__
+                raise ExpressionError(f"with of {start.path}", f"it gave {kind}, not a mapping", "Give it the inputs by name.")
         except ExpressionError as error:
             return Evaluated(at, start.path, "inputs", index=index, error=self._described(error))
         call = Call(
@@ -333,7 +336,7 @@ class Conductor:
             self._plan.workflow.name,
             start.path,
             step.executor,
-            cast("Mapping[str, Json]", inputs),
+            inputs,
             index,
             start.attempt,
             start.variant,

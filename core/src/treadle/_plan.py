@@ -381,6 +381,8 @@ class _Planner:
 
     def _check_inputs(self, planned: PlannedStep, bound: BoundExecutor, place: str) -> None:
         step = self._source(planned)
+        if isinstance(step.with_, str):
+            return  # one expression for all of them: known when it is evaluated
         known: dict[str, Json] = {}
         unknown: set[str] = set()
         for name, value in step.with_.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -32,7 +33,7 @@ class Saving(InfraExecutor):
 
     @property
     def waits(self) -> list[float]:
-        return [round(later - earlier, 6) for earlier, later in zip(self.asked, self.asked[1:], strict=False)]
+        return [round(later - earlier, 6) for earlier, later in pairwise(self.asked)]
 
 
 GOOD = {"status": "saved"}

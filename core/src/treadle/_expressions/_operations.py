@@ -525,6 +525,20 @@ def _mapping(value: Json, name: str) -> Mapping[str, Json]:
     return value
 
 
+def _merge(value: Json, *others: Json) -> Json:
+    """One mapping of all, the later ones winning; null, as of a skipped step, adds nothing."""
+    merged = dict(_mapping(value, "merge"))
+    for other in others:
+        merged.update(_mapping({} if other is None else other, "merge"))
+    return merged
+
+
+def _pick(value: Json, *names: Json) -> Json:
+    """The keys of a mapping that are named, as far as they are there."""
+    found = _mapping(value, "pick")
+    return {name: found[name] for name in names if isinstance(name, str) and name in found}
+
+
 def _from_json(value: Json) -> Json:
     text = bounded(_text(value, "fromjson"))
     try:
@@ -638,7 +652,9 @@ FILTERS: Mapping[str, Callable[..., Json]] = {
     "lower": lambda value: bounded(_text(value, "lower").lower()),
     "map": _map,
     "max": _extreme("max", max),
+    "merge": _merge,
     "min": _extreme("min", min),
+    "pick": _pick,
     "reject": _selector(keep=False, by_attribute=False),
     "rejectattr": _selector(keep=False, by_attribute=True),
     "replace": _replace,

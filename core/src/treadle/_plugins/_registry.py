@@ -8,7 +8,7 @@ import inspect
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import attrs
@@ -160,13 +160,28 @@ class Registry:
         )
         return registry
 
-    def knowing(self, *executors: object) -> Registry:
-        """The same with these executors too, marked functions and classes; they win over what is installed by that name."""
+    def knowing(
+        self, *marked: object, executors: Mapping[str, object] | None = None, clients: Mapping[str, object] | None = None
+    ) -> Registry:
+        """The same with these too; they win over what is installed by that name.
+
+        Args:
+            marked: Functions and classes marked with ``@executor``.
+            executors: Name -> function or class, marked or not.
+            clients: Name -> an instance with ``open()``, instead of one made with the settings of the configuration.
+        """
         more = Registry(self.config, self.claims(), self.faults)
         more.on_import = self.on_import
         with self._lock:
             more._made = dict(self._made)  # what was imported or made stays one thing
-        more._give_executors(executors)
+        more._give_executors(marked)
+        for name, one in (executors or {}).items():
+            more._give("treadle.executors", name, one)
+        for name, one in (clients or {}).items():
+            more._give("treadle.clients", name, one)
+        more.config = attrs.evolve(
+            self.config, clients={k: v for k, v in self.config.clients.items() if k not in (clients or {})}
+        )
         return more
 
     def _give_executors(self, executors: Iterable[object]) -> None:

@@ -301,7 +301,7 @@ class Workflow:
         retry: Json | None = None,
         isolation: Json | None = None,
         on_error: str | None = None,
-        with_: Mapping[str, object] | None = None,
+        with_: Mapping[str, object] | Expression | str | None = None,
         **inputs: object,
     ) -> StepHandle:
         """Add a step and get its handle.
@@ -319,7 +319,7 @@ class Workflow:
             retry: A mapping as in a file, or a number of attempts.
             isolation: ``process``, limits of a process as in a file, or ``inline``.
             on_error: ``stop`` or ``continue``.
-            with_: Inputs whose names are taken by the arguments above.
+            with_: Inputs whose names are taken by the arguments above; or one expression for all inputs.
             **inputs: Inputs of the executor; values may hold expressions.
 
         Raises:
@@ -331,7 +331,7 @@ class Workflow:
             id,
             {
                 "uses": uses,
-                "with": {**(with_ or {}), **inputs} or None,
+                "with": _inputs(with_, inputs),
                 "needs": [need.id if isinstance(need, StepHandle) else need for need in _listed(needs)] or None,
                 "when": when._source if isinstance(when, Expression) else when,
                 "foreach": foreach,
@@ -419,7 +419,7 @@ class Workflow:
         retry: Json | None = None,
         isolation: Json | None = None,
         on_error: str | None = None,
-        with_: Mapping[str, object] | None = None,
+        with_: Mapping[str, object] | Expression | str | None = None,
         **inputs: object,
     ) -> StepHandle:
         """Add a step that always runs, after all others; the arguments are those of ``step``."""
@@ -429,7 +429,7 @@ class Workflow:
             id,
             {
                 "uses": uses,
-                "with": {**(with_ or {}), **inputs} or None,
+                "with": _inputs(with_, inputs),
                 "needs": [need.id if isinstance(need, StepHandle) else need for need in _listed(needs)] or None,
                 "when": when._source if isinstance(when, Expression) else when,
                 "clients": clients,
@@ -460,6 +460,15 @@ class Workflow:
 def _only(key: str) -> Table:
     """The table of a workflow with one key: what the builder adds is read as a file's is."""
     return Table(WORKFLOW.what, {key: WORKFLOW.keys[key]})
+
+
+def _inputs(with_: Mapping[str, object] | Expression | str | None, inputs: Mapping[str, object]) -> object:
+    """What stands under ``with``."""
+    if isinstance(with_, Mapping) or with_ is None:
+        return {**(with_ or {}), **inputs} or None
+    if inputs:
+        raise TypeError(f"with_ is one expression for all inputs, so {', '.join(inputs)} cannot be given. Merge them into it.")
+    return with_
 
 
 def _without_none(data: Mapping[str, object]) -> dict[str, object]:

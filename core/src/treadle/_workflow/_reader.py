@@ -291,15 +291,21 @@ class Reader:
             return self.value(path, value)
         if not isinstance(value, str):
             raise _Refused(f"expected a list or an expression for one, not {shown(value)}", "write ${{ inputs.name }}")
-        parts = _taken_apart(value.strip(), braces=self.braces)
-        if len(parts) != 1 or parts[0][0] != "expression":
-            raise _Refused(
-                f"expected a list or one ${{{{ }}}} alone, not {shown(value)}", f"write ${{{{ {value.strip()[:60]} }}}}"
-            )
-        return self.value(path, value.strip())
+        return self._whole(path, value, "a list")
 
-    def with_(self, path: str, value: object) -> dict[str, Json]:
-        """The inputs of an executor; only here secrets may stand."""
+    def _whole(self, path: str, value: str, what: str) -> str:
+        """A text that is one expression and nothing else."""
+        text = value.strip()
+        parts = _taken_apart(text, braces=self.braces)
+        if len(parts) != 1 or parts[0][0] != "expression":
+            raise _Refused(f"expected {what} or one ${{{{ }}}} alone, not {shown(value)}", f"write ${{{{ {text[:60]} }}}}")
+        self._check_text(path, text, secrets=False)
+        return text
+
+    def with_(self, path: str, value: object) -> dict[str, Json] | str:
+        """The inputs of an executor, or one expression for all of them; only in the former secrets may stand."""
+        if isinstance(value, str):
+            return self._whole(path, value, "a mapping")
         return {key: self.value(f"{path}.{key}", item, secrets=True) for key, item in self._items(path, value)}
 
     def outputs(self, path: str, value: object) -> dict[str, Json]:

@@ -69,7 +69,7 @@ class Step:
     Attributes:
         id: Its key under ``steps`` or ``finally``.
         uses: Name of the executor; empty for a step that waits.
-        with_: Inputs of the executor; texts may hold expressions.
+        with_: Inputs of the executor, whose texts may hold expressions; or one expression for all of them.
         needs: Steps that come first, as written; references imply more.
         when: Bare source of the condition, or None.
         foreach: A list or a text that is one expression, or None.
@@ -85,7 +85,7 @@ class Step:
 
     id: str
     uses: str = ""
-    with_: Mapping[str, Json] = attrs.field(factory=dict)
+    with_: Mapping[str, Json] | str = attrs.field(factory=dict)
     needs: tuple[str, ...] = ()
     when: str | None = None
     foreach: Json | None = None

@@ -198,7 +198,7 @@ def _given(
     if needs:
         raise BindError(
             f"execute needs {', '.join(needs)}, which only a run gives.",
-            "Call it from a workflow, which retries it the same way.",
+            "Call it from a workflow or a treadle.Pipeline, which retry it the same way.",
         )
     return functools.partial(execute, **input_data)
 
