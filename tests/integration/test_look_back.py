@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,149 @@ def test_what_was_meant_is_suggested(project: KeptProject) -> None:
     assert f"Did you mean {run}?" in end.stderr
     assert f"The newest run of the workflow 'shop' is {run}" in name.stderr
     assert "Did you mean 'best'? It has: prices, best, gift." in step.stderr
+
+
+# -- watch
+
+
+def test_a_run_is_watched_from_another_process(project: KeptProject) -> None:
+    """Its progress and its lines come while it goes on; the result and the exit code are the run's."""
+    run = started(project, "-i", "seconds=1", "-i", "fail=2")
+    watcher = project.start("watch", "last", "--json")
+    assert watcher.stderr is not None
+    seen = []
+    for line in watcher.stderr:
+        seen.append(line)
+        if "asking for the price of melon" in line:
+            break
+    was_running = run.poll() is None
+    run.communicate(timeout=30)
+    out, err = watcher.communicate(timeout=30)
+
+    assert was_running
+    assert any("prices: completed" in line for line in seen)
+    assert watcher.returncode == run.returncode == 1
+    result = fitting(out, "run")
+    assert (result["status"], result["workflow"]) == ("failed", "shop")
+    assert "best: attempt 1/2 failed: TransientError: the shop is closed" in err
+    assert "cause:   best: TransientError: the shop is closed (after 2 attempts)" in err
+
+
+def test_a_run_that_nobody_drives_is_not_watched(project: KeptProject) -> None:
+    """It says how to go on with it, with exit code 3, rather than waiting for ever."""
+    run = started(project, "-i", "seconds=2")
+    run.terminate()
+    run.communicate(timeout=40)
+
+    watched = project("watch", "last", "--no-progress")
+
+    assert watched.returncode == 3
+    assert "is suspended: nobody drives it." in watched.stderr
+    assert "treadle resume" in watched.stderr
+
+
+def started(project: KeptProject, *words: str) -> subprocess.Popen[str]:
+    """A run whose second step has begun."""
+    run = project.start("run", "shop.yaml", *words)
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "best: started" in line:
+            return run
+    raise AssertionError("the run did not get that far")
+
+
+# -- trace
+
+
+def test_spans_are_a_tree(project: KeptProject) -> None:
+    """Run, steps, attempts and items with durations; what failed is marked; nothing is cut in a pipe."""
+    project("run", "shop.yaml", "-q", "-i", "fail=1", "-i", "seconds=0.1")
+
+    drawn = project("trace", "last").stdout
+    told = fitting(project("trace", "last", "--json").stdout, "trace")
+    spans = told["spans"]
+    assert isinstance(spans, list)
+
+    assert [re.sub(r"\s+[\d.]+s\s+[█ ]+", " ", line).rstrip() for line in drawn.splitlines()] == [
+        "✓ shop completed",
+        "├─ ✓ prices",
+        "│  ├─ ✓ prices[0]",
+        "│  ├─ ✓ prices[1]",
+        "│  └─ ✓ prices[2]",
+        "├─ ✓ best",
+        "│  ├─ ✗ best failed: the shop is closed",
+        "│  └─ ✓ best attempt 2",
+        "└─ ○ gift skipped",
+    ]
+    assert [span["kind"] for span in spans] == ["run", "step", *["attempt"] * 3, "step", *["attempt"] * 2, "step"]
+    assert {span["parent_id"] for span in spans} <= {"", *(span["span_id"] for span in spans)}
+    best = next(span for span in spans if span["name"] == "best" and span["kind"] == "step")
+    attempts = [span for span in spans if span["parent_id"] == best["span_id"]]
+    assert best["duration_s"] >= sum(span["duration_s"] for span in attempts) >= 0.2
+    assert drawn.count("█") > 20
+
+
+def test_what_goes_on_is_in_the_tree(project: KeptProject) -> None:
+    """Also of a run that another process drives: what has not ended is marked, with its time so far."""
+    run = started(project, "-i", "seconds=30")
+    drawn = project("trace", "last").stdout
+    told = fitting(project("trace", "last", "--json").stdout, "trace")
+    run.kill()
+    run.communicate()
+
+    assert re.search(r"▶ shop +[\d.]+s\+ .* running\n", drawn)
+    assert re.search(r"▶ best +[\d.]+s\+ ", drawn)
+    assert told["status"] == "running"
+    assert [span["duration_s"] for span in told["spans"] if span["name"] == "best"] == [None, None]  # type: ignore[attr-defined]
+
+
+# -- diff
+
+
+def test_what_differs_between_two_runs(project: KeptProject) -> None:
+    """Inputs, workflow, how steps ended, outputs; a run does not differ from itself."""
+    project("run", "shop.yaml", "-q", "-i", "fail=2")
+    file = project.folder / "shop.yaml"
+    file.write_text(file.read_text("utf-8").replace("item: melon", "item: kiwi"), "utf-8")
+    project("run", "shop.yaml", "-q", "-i", 'items=["apple", "plum"]')
+    rows = json.loads(project("runs", "--json").stdout)["runs"]
+    new, old = (row["run_id"] for row in rows)
+
+    told = fitting(project("diff", old, new, "--json").stdout, "diff")
+    text = project("diff", old, new).stdout
+    same = fitting(project("diff", old, old, "--json").stdout, "diff")
+
+    assert told["inputs"] == [
+        {"path": "$.items[1]", "before": "pear", "after": "plum"},
+        {"path": "$.items[2]", "before": "fig"},
+        {"path": "$.fail", "before": 2, "after": 1},
+    ]
+    assert [line for line in told["workflow"] if line[1:].strip().startswith('"item"')] == [  # type: ignore[attr-defined]
+        '-        "item": "melon",',
+        '+        "item": "kiwi",',
+    ]
+    steps = {step["path"]: step for step in told["steps"]}  # type: ignore[attr-defined]
+    assert (steps["best"]["before"]["status"], steps["best"]["after"]["status"]) == ("failed", "completed")
+    assert steps["best"]["before"]["error"] == "TransientError: the shop is closed"
+    assert steps["prices"]["outputs"] == [{"path": "$[2]", "before": 3}]
+    assert told["outputs"] == [{"path": "$.best", "after": 4}]
+    assert "failed -> completed" in text
+    assert '$.items[2]: "fig" -> (none)' in text
+    assert {name: same[name] for name in ("inputs", "workflow", "versions", "steps", "outputs")} == {
+        name: [] for name in ("inputs", "workflow", "versions", "steps", "outputs")
+    }
+    assert "Nothing else differs." in project("diff", old, old).stdout
+
+
+# -- the page
+
+
+def test_the_commands_of_the_page_work(project: KeptProject) -> None:
+    """In order, as they stand there; RUN stands for the newest runs."""
+    for words in project.commands():
+        if "RUN" in words:
+            rows = json.loads(project("runs", "--json").stdout)["runs"]
+            ids = [row["run_id"] for row in rows]
+            words = [ids.pop(0) if word == "RUN" else word for word in words]
+        done = project(*words)
+        assert done.returncode == 0, (words, done.stderr)

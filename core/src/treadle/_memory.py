@@ -171,9 +171,9 @@ class MemoryStore:
 
     # -- reading
 
-    async def read(self, run_id: str) -> Sequence[Record]:
+    async def read(self, run_id: str, after: int = 0) -> Sequence[Record]:
         """The log of a run; empty when there is none."""
-        return [Record(run_id, seq, entry) for seq, entry in enumerate(self.entries(run_id), 1)]
+        return [Record(run_id, seq, entry) for seq, entry in enumerate(self.entries(run_id)[after:], after + 1)]
 
     async def run(self, run_id: str) -> RunRow | None:
         """A run's row."""

@@ -157,12 +157,13 @@ def summarise(entries: Sequence[Entry]) -> RunResult:
         trace_id=created.trace_id,
         started_at=created.at,
         ended_at=ended.at,
-        steps={step.path: step for step in _steps(entries)},
+        steps={step.path: step for step in step_results(entries)},
         entries=entries,
     )
 
 
-def _steps(entries: Sequence[Entry]) -> Iterator[StepResult]:
+def step_results(entries: Sequence[Entry]) -> Iterator[StepResult]:
+    """The steps of a log that have ended, in that order."""
     started: dict[str, float] = {}
     outputs: dict[str, Json] = {}
     running: dict[tuple[str, int | None], int] = {}

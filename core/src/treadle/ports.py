@@ -410,8 +410,8 @@ class Store(Protocol):
 
     # -- reading
 
-    async def read(self, run_id: str) -> Sequence[Record]:
-        """The log of a run, in order; empty when there is no such run."""
+    async def read(self, run_id: str, after: int = 0) -> Sequence[Record]:
+        """The log of a run, in order, what comes after the entry ``after``; empty when there is no such run."""
 
     async def run(self, run_id: str) -> RunRow | None:
         """A run's row; None when there is no such run."""

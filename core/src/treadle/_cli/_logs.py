@@ -87,14 +87,18 @@ def _write(run_id: str, line: LogLine, *, as_json: bool) -> None:
     if as_json:
         write_line(line_object(run_id, line))
         return
+    status = "failed" if line.level >= logging.ERROR else "warning" if line.level >= logging.WARNING else ""
+    write(paint(text_of(line), status, sys.stdout) if status else text_of(line))
+
+
+def text_of(line: LogLine) -> str:
+    """A line for people."""
     level = logging.getLevelName(line.level)
     place = item_name(line.path, line.index)
     notes = [line.variant] if line.variant != "primary" else []
     notes += [f"attempt {line.attempt}"] if line.attempt > 1 else []
     where = f"{place} ({', '.join(notes)})" if notes else place
-    text = clean(f"{stamp(line.at)} {level} {where}: {line.text}")
-    status = "failed" if line.level >= logging.ERROR else "warning" if line.level >= logging.WARNING else ""
-    write(paint(text, status, sys.stdout) if status else text)
+    return clean(f"{stamp(line.at)} {level} {where}: {line.text}")
 
 
 def line_object(run_id: str, line: LogLine) -> dict[str, object]:

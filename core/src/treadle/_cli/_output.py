@@ -39,7 +39,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def mark(status: str, stream: TextIO) -> str:
     """The symbol of a status, in what ``stream`` can encode."""
     symbol, plain, _ = MARKS.get(status, ("·", ".", ""))
-    return symbol if _encodes(stream, symbol) else plain
+    return symbol if encodes(stream, symbol) else plain
 
 
 def colour(status: str) -> str | None:
@@ -65,7 +65,7 @@ def is_terminal(stream: TextIO) -> bool:
         return False
 
 
-def _encodes(stream: TextIO, text: str) -> bool:
+def encodes(stream: TextIO, text: str) -> bool:
     try:
         text.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -128,13 +128,13 @@ def write_json(data: object, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
     indent = 2 if is_terminal(stream) else None
     # Lone surrogates (from file names) leave ``write`` as backslash escapes, which is what JSON spells them as.
-    write(json.dumps(data, ensure_ascii=not _encodes(stream, "\U0001f600"), indent=indent, allow_nan=False), stream)
+    write(json.dumps(data, ensure_ascii=not encodes(stream, "\U0001f600"), indent=indent, allow_nan=False), stream)
 
 
 def write_line(data: object, stream: TextIO | None = None) -> None:
     """Write one JSON object in a line of its own, for commands that print many."""
     stream = stream or sys.stdout
-    write(json.dumps(data, ensure_ascii=not _encodes(stream, "\U0001f600"), allow_nan=False), stream)
+    write(json.dumps(data, ensure_ascii=not encodes(stream, "\U0001f600"), allow_nan=False), stream)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -39,7 +39,7 @@ from treadle._workflow import Workflow
 from treadle.errors import CallCancelledError, ConfigError, TreadleError
 from treadle.ports import Store, TracingProvider
 
-_EXIT_CODES = {"completed": 0, "cancelled": CANCELLED}
+EXIT_CODES = {"completed": 0, "cancelled": CANCELLED}
 _T = TypeVar("_T")
 
 
@@ -158,7 +158,10 @@ class Session:
             with logging_to(None, log_format=log_format):
                 yield say
             return
-        with Progress(_display(self.options)) as self.progress, logging_to(self.progress.line, log_format=log_format):
+        with (
+            Progress(display_for(plain=self.options.no_progress, log_format=log_format)) as self.progress,
+            logging_to(self.progress.line, log_format=log_format),
+        ):
             yield self.progress.line
 
     def _perform(self, interrupts: Interrupts) -> RunResult:
@@ -212,7 +215,7 @@ class Session:
             write_json(result.to_dict(), self.out)
         if os.environ.get("TREADLE_DEBUG"):
             _show_tracebacks(result)
-        return _EXIT_CODES.get(str(result.status), FAILED)
+        return EXIT_CODES.get(str(result.status), FAILED)
 
 
 def _attempt(make: Callable[[], _T], errors: list[TreadleError]) -> _T | None:
@@ -258,10 +261,11 @@ def _poster(backend: str) -> Callable[[Callable[[], None]], object]:
     return asyncio.get_running_loop().call_soon_threadsafe
 
 
-def _display(options: Options) -> Display:
-    if options.log_format == "json":
+def display_for(*, plain: bool = False, log_format: LogFormat = "text") -> Display:
+    """How progress is shown on stderr."""
+    if log_format == "json":
         return JsonDisplay(sys.stderr)
-    if options.no_progress or not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
+    if plain or not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
         return PlainDisplay(sys.stderr)
     # rich takes longer to import than a short run lasts.
     live = importlib.import_module("treadle._cli._live")

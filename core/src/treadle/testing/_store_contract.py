@@ -227,6 +227,8 @@ class StoreContract:
             assert [record.entry for record in records] == writer.entries
             assert [record.seq for record in records] == list(range(1, len(records) + 1))
             assert {record.run_id for record in records} == {"r1"}
+            assert list(await store.read("r1", 3)) == list(records)[3:]
+            assert list(await store.read("r1", len(records))) == []
             assert list(await store.read("nobody")) == []
 
         self._run(backend, tmp_path, act)

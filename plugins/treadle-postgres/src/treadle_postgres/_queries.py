@@ -158,7 +158,7 @@ REQUEST_CANCEL = (
 # -- reading
 
 FIND_KEY = "SELECT run_id, fingerprint FROM runs WHERE run_key = $1 AND run_key <> ''"
-READ = "SELECT seq, encoding, body FROM records WHERE run_id = $1 ORDER BY seq"
+READ = "SELECT seq, encoding, body FROM records WHERE run_id = $1 AND seq > $2::bigint ORDER BY seq"
 RUN = f"SELECT {_RUN_SHOWN} FROM runs WHERE run_id = $1"
 STEPS = f"SELECT {', '.join(STEP_TABLE.columns)} FROM steps WHERE run_id = $1 ORDER BY position"
 TIMERS = f"SELECT {', '.join(TIMER_TABLE.columns)} FROM timers WHERE run_id = $1 ORDER BY fire_at, timer_id"

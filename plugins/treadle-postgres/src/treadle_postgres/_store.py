@@ -248,9 +248,9 @@ class PostgresStore:
 
     # -- reading
 
-    async def read(self, run_id: str) -> Sequence[Record]:
+    async def read(self, run_id: str, after: int = 0) -> Sequence[Record]:
         """The log of a run; empty when there is none."""
-        rows = cast("list[tuple[int, int, bytes]]", await self._all(sql.READ, (run_id,)))
+        rows = cast("list[tuple[int, int, bytes]]", await self._all(sql.READ, (run_id, after)))
         return [Record(run_id, seq, unpack_entry(run_id, seq, encoding, body)) for seq, encoding, body in rows]
 
     async def run(self, run_id: str) -> RunRow | None:

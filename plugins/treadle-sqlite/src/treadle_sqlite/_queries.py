@@ -69,7 +69,7 @@ REQUEST_CANCEL = (
 READ = (
     "SELECT records.seq, records.encoding, coalesce(payloads.body, records.body) FROM records"
     " LEFT JOIN payloads ON records.encoding >= 2 AND payloads.run_id = records.run_id AND payloads.seq = records.seq"
-    " WHERE records.run_id = ? ORDER BY records.seq"
+    " WHERE records.run_id = ? AND records.seq > ? ORDER BY records.seq"
 )
 RUN = f"SELECT {_RUN_SHOWN} FROM runs WHERE run_id = ?"
 STEPS = f"SELECT {', '.join(STEP_TABLE.columns)} FROM steps WHERE run_id = ? ORDER BY rowid"
