@@ -35,6 +35,7 @@ __all__ = [
     "__version__",
     "aresume",
     "arun",
+    "asend_signal",
     "client",
     "executor",
     "hookimpl",
@@ -43,6 +44,7 @@ __all__ = [
     "make_plan",
     "resume",
     "run",
+    "send_signal",
 ]
 
 # Names are imported on first use: `import treadle` and `treadle --help` must not pay for the engine. The checkers' view of
@@ -71,6 +73,7 @@ _HOMES = {
     "Workflow": "treadle._workflow",
     "aresume": "treadle._app",
     "arun": "treadle._app",
+    "asend_signal": "treadle._app",
     "client": "treadle._executor",
     "executor": "treadle._executor",
     "hookimpl": "treadle.hookspecs",
@@ -79,10 +82,11 @@ _HOMES = {
     "make_plan": "treadle._plan",
     "resume": "treadle._app",
     "run": "treadle._app",
+    "send_signal": "treadle._app",
 }
 
 if TYPE_CHECKING:
-    from treadle._app import RunHandle, aresume, arun, resume, run
+    from treadle._app import RunHandle, aresume, arun, asend_signal, resume, run, send_signal
     from treadle._executor import Executor, client, executor
     from treadle._loader import load_workflow
     from treadle._log_records import CorrelationFilter, JsonLogFormatter

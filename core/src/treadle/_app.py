@@ -22,23 +22,37 @@ from treadle._loader import load_workflow
 from treadle._memory import MemoryStore
 from treadle._models import RULES_VERSION, Entry, Json, RunCreated, RunEnded, StintOpened
 from treadle._owner import is_gone, this_owner
-from treadle._plan import Plan, make_plan
+from treadle._plan import Plan, compile_plan, make_plan
 from treadle._plugins import Registry
 from treadle._results import RunResult, summarise
 from treadle._secrets import resolve
+from treadle._sending import make_signal
 from treadle._session import RunHandle, Session
+from treadle._store_records import Signal
 from treadle._workflow import Workflow
 from treadle.errors import (
     Fault,
     InputsInvalidError,
     NotSupportedError,
     ResumeChangedError,
+    RunEndedError,
     RunNotFoundError,
     TreadleError,
 )
 from treadle.ports import Clock, Store
 
-__all__ = ["RunHandle", "aresume", "arun", "check_inputs", "new_run_id", "open_store", "resume", "run"]
+__all__ = [
+    "RunHandle",
+    "aresume",
+    "arun",
+    "asend_signal",
+    "check_inputs",
+    "new_run_id",
+    "open_store",
+    "resume",
+    "run",
+    "send_signal",
+]
 
 _MAX_DIFF = 60
 """Most lines of a changed file that an error shows."""
@@ -253,6 +267,78 @@ async def _take_up(
     claim = await store.claim(run_id, this_owner(), session.lease.lease_s, is_gone)
     entries = [record.entry for record in await store.read(run_id)]  # the last owner may have gone on since
     return await session.go_on(claim, entries, key=row.key, source=row.source)
+
+
+async def asend_signal(
+    run_id: str,
+    name: str,
+    payload: Json = None,
+    *,
+    due: float | None = None,
+    signal_id: str = "",
+    store: Store | None = None,
+    registry: Registry | None = None,
+    config: Config | None = None,
+) -> Signal:
+    """Send a signal to a run, wherever it is driven, or for when it is resumed; when this returns, the signal is kept.
+
+    Args:
+        run_id: The run.
+        name: What a step of it waits for.
+        payload: Plain JSON that fits the step's schema.
+        due: When it is to be delivered, seconds since the epoch; None: at once.
+        signal_id: Makes sending idempotent: a second signal of the same id changes nothing.
+        store: Where the run is kept; as configured when None.
+        registry: Where stores come from; what is installed when None.
+        config: Configuration; found from the working directory upwards when None.
+
+    Returns:
+        What was sent, with its id.
+
+    Raises:
+        RunNotFoundError: There is no such run in the store.
+        RunEndedError: It has ended.
+        SignalNotDeclaredError: No step of it waits for such a signal.
+        PayloadInvalidError: The payload does not fit; nothing was sent.
+    """
+    with _opened(store, None, registry or Registry.discover(config)) as kept:
+        row = await kept.run(run_id)
+        records = await kept.read(run_id)
+        if row is None or not records:
+            raise RunNotFoundError(run_id)
+        if row.ended_at is not None:
+            raise RunEndedError(run_id, row.status.value)
+        plan = compile_plan(Workflow.from_dict(cast("RunCreated", records[0].entry).workflow))
+        at = RealClock().now()
+        signal = make_signal(plan, name, payload, at=at, due=due, signal_id=signal_id, run_id=run_id)
+        await kept.send_signal(run_id, signal)
+        return signal
+
+
+def send_signal(
+    run_id: str,
+    name: str,
+    payload: Json = None,
+    *,
+    due: float | None = None,
+    signal_id: str = "",
+    store: Store | None = None,
+    registry: Registry | None = None,
+    config: Config | None = None,
+) -> Signal:
+    """``asend_signal`` for code that is not async."""
+    send = partial(
+        asend_signal,
+        run_id,
+        name,
+        payload,
+        due=due,
+        signal_id=signal_id,
+        store=store,
+        registry=registry,
+        config=config,
+    )
+    return anyio.run(send)
 
 
 def _version_changes(entries: Sequence[Entry], now: Mapping[str, str]) -> Iterator[str]:

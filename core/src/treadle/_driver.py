@@ -14,6 +14,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from functools import partial
 from typing import Generic, Literal, Protocol, TypeVar, cast
 
 import anyio
@@ -119,7 +120,7 @@ class Driver:
         self._timers: list[tuple[float, int, _TimerKind, str | Key]] = []
         self._timer_count = 0
         self._timer_scope: anyio.CancelScope | None = None
-        self._signals: list[Signal] = []  # sent before the run is driven
+        self._early: list[Callable[[], None]] = []  # what was asked before the run is driven
         self._at = at
         self._stuck: set[str] = set()
         self._is_draining = False
@@ -158,8 +159,8 @@ class Driver:
                 group.start_soon(self._keep_time)
                 for make in facts:
                     self._inbox.append(make(self._stamp()))
-                for signal in self._signals:
-                    self.signal(signal)
+                for ask in self._early:
+                    ask()
                 await self._drain()
                 await self._finished.wait()
                 if self._stuck:
@@ -174,7 +175,7 @@ class Driver:
 
     def cancel(self, reason: str, *, is_forced: bool = False) -> None:
         """Ask the run to stop; from the event loop's thread. The result comes as usual."""
-        if self._is_finished or self._group is None:
+        if self._is_finished or self._is_early(partial(self.cancel, reason, is_forced=is_forced)):
             return
         if is_forced:
             self._grace_s = FORCED_GRACE_S
@@ -184,13 +185,9 @@ class Driver:
 
     def signal(self, signal: Signal) -> None:
         """Bring a signal; from the event loop's thread. One that comes after the end is nobody's."""
-        if self._is_finished:
+        if self._is_finished or self._is_early(partial(self.signal, signal)):
             return
-        if self._group is None:
-            self._signals.append(signal)
-            return
-        fact = SignalReceived(self._stamp(), signal.name, signal.payload, signal.signal_id, signal.number, signal.due)
-        self._inbox.append(fact)
+        self._inbox.append(received(signal, self._stamp()))
         if self._timer_scope is not None:
             self._timer_scope.cancel()
 
@@ -204,7 +201,7 @@ class Driver:
 
         Asked a second time, what runs is not waited for.
         """
-        if self._is_finished or self._group is None:
+        if self._is_finished or self._is_early(partial(self.suspend, reason, drain_s=drain_s)):
             return
         if self._suspension is not None:
             self.fail(self._suspension)
@@ -219,6 +216,12 @@ class Driver:
         if not self._is_finished and self._failure is None and self._group is not None:
             self._failure = error
             self._group.cancel_scope.cancel()
+
+    def _is_early(self, ask: Callable[[], None]) -> bool:
+        """Whether the run is not driven yet; then it is asked as soon as it is."""
+        if self._group is None:
+            self._early.append(ask)
+        return self._group is None
 
     def _watch_for_drained(self) -> None:
         if self._suspension is not None and not (self._active or self._inbox or self._is_draining):
@@ -455,6 +458,11 @@ class Driver:
         _log.error("%s ignores its cancellation (executor %s); the run goes on without it", call.item, call.executor)
         self._note_end(call, outcome)
         self._most_workers += 1
+
+
+def received(signal: Signal, at: float) -> SignalReceived:
+    """A signal as a fact."""
+    return SignalReceived(at, signal.name, signal.payload, signal.signal_id, signal.number, signal.due)
 
 
 class _Contextual(Generic[T]):

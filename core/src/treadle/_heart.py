@@ -10,16 +10,17 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from treadle._loop import Post
-from treadle._store_records import BEAT_S, CancelRequest, Claim
+from treadle._store_records import BEAT_S, CancelRequest, Claim, Signal
 from treadle.errors import LeaseLostError, TreadleError
 from treadle.ports import Store
 
 _log = logging.getLogger("treadle.heart")
 
 LISTEN_S = 0.5
-"""How often it is looked whether somebody asked for a cancel."""
+"""How often it is looked whether somebody asked for a cancel, or sent a signal."""
 
 
 class Heart:
@@ -32,6 +33,8 @@ class Heart:
         on_lost: Called there when the claim is lost, or could not be renewed for as long as it holds.
         on_cancel: Called there when somebody asks for the end of the run, again when it is asked for more forcefully.
         beat_s: Seconds between two beats.
+        on_signal: Called there with each signal that was sent, in order; None: the run waits for none.
+        after: The number of the last signal that was received.
     """
 
     def __init__(
@@ -43,9 +46,12 @@ class Heart:
         on_lost: Callable[[TreadleError], None],
         on_cancel: Callable[[CancelRequest], None],
         beat_s: float = BEAT_S,
+        on_signal: Callable[[Signal], None] | None = None,
+        after: int = 0,
     ) -> None:
         self._store, self._claim, self._post = store, claim, post
         self._on_lost, self._on_cancel, self._beat_s = on_lost, on_cancel, beat_s
+        self._on_signal, self._after = on_signal, after
         self._heard: CancelRequest | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._live, name=f"treadle-heart {claim.run_id}", daemon=True)
@@ -64,6 +70,8 @@ class Heart:
         while not self._end.wait(min(LISTEN_S, self._beat_s)):
             try:
                 self._listen()
+                if self._on_signal is not None:
+                    self._listen_for_signals(self._on_signal)
                 if time.monotonic() >= next_beat:
                     self._store.beat(self._claim)
                     beaten_at = time.monotonic()
@@ -84,6 +92,11 @@ class Heart:
         if asked is not None and asked != self._heard:
             self._heard = asked
             self._tell(lambda: self._on_cancel(asked))
+
+    def _listen_for_signals(self, on_signal: Callable[[Signal], None]) -> None:
+        for signal in self._store.signals(self._claim.run_id, self._after):
+            self._after = signal.number
+            self._tell(partial(on_signal, signal))
 
     def _tell(self, function: Callable[[], object]) -> None:
         with suppress(RuntimeError):  # the event loop has just ended, and the stint with it

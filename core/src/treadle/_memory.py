@@ -26,6 +26,7 @@ from treadle._store_records import (
     RunPage,
     RunQuery,
     RunRow,
+    Signal,
     SpanRow,
     StepRow,
     TimerRow,
@@ -34,7 +35,7 @@ from treadle._store_records import (
     owned_elsewhere,
     shown,
 )
-from treadle.errors import RunKeyConflictError, RunNotFoundError
+from treadle.errors import RunEndedError, RunKeyConflictError, RunNotFoundError
 
 
 class _Run:
@@ -53,6 +54,7 @@ class _Run:
         "lease_until",
         "lines",
         "owner",
+        "signals",
         "source",
     )
 
@@ -61,6 +63,7 @@ class _Run:
         self.key, self.source, self.fingerprint = new.row.key, new.row.source, new.fingerprint
         self.checkpoints: dict[tuple[Place, str], tuple[int, Checkpoint]] = {}
         self.cancel: CancelRequest | None = None
+        self.signals: dict[str, Signal] = {}  # by id, in order
         self.lines: list[LogLine] = []
         self.is_suspended = False
         self.epoch = 0
@@ -142,6 +145,15 @@ class MemoryStore:
             if known is None or (claim.epoch, checkpoint.seq) >= (known[0], known[1].seq):
                 run.checkpoints[key] = (claim.epoch, checkpoint)
 
+    async def send_signal(self, run_id: str, signal: Signal) -> None:
+        """Keep a signal for whoever drives the run."""
+        with self._lock:
+            run = self._found(run_id)
+            last = run.entries[-1]
+            if isinstance(last, RunEnded):
+                raise RunEndedError(run_id, last.status.value)
+            run.signals.setdefault(signal.signal_id, attrs.evolve(signal, number=len(run.signals) + 1))
+
     async def request_cancel(self, run_id: str, request: CancelRequest) -> None:
         """Ask whoever drives the run to stop it."""
         with self._lock:
@@ -168,6 +180,12 @@ class MemoryStore:
         """What ``request_cancel`` left."""
         run = self._runs.get(run_id)
         return run.cancel if run is not None else None
+
+    def signals(self, run_id: str, after: int) -> Sequence[Signal]:
+        """What ``send_signal`` kept with a number over ``after``."""
+        with self._lock:
+            run = self._runs.get(run_id)
+            return () if run is None else list(run.signals.values())[after:]
 
     # -- reading
 

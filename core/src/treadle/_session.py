@@ -16,12 +16,12 @@ import sniffio
 
 from treadle._clients import ClientHosts
 from treadle._conductor import Conductor
-from treadle._driver import DRAIN_S, Driver
+from treadle._driver import DRAIN_S, Driver, received
 from treadle._heart import Heart
 from treadle._isolation import ChildPool
 from treadle._log_rows import LogRows
 from treadle._loop import loop_poster
-from treadle._models import Call, CancelRequested, Entry, Fact, Json, Record, RunCreated, StintOpened
+from treadle._models import Call, CancelRequested, Entry, Fact, Json, Record, RunCreated, SignalReceived, StintOpened
 from treadle._owner import shown, this_owner
 from treadle._plan import Plan
 from treadle._plugins import Registry
@@ -289,11 +289,12 @@ class Session:
                     if self.on_stuck is not None:
                         self.on_stuck(summarise(readers.entries))
 
-                facts = [self._opening(readers.entries, claim), *await self._asked(claim, earlier)]
+                signals, last = await self._received(claim, earlier)
+                facts = [self._opening(readers.entries, claim), *await self._asked(claim, earlier), *signals]
                 keeper = LineKeeper(
                     self.store, claim.run_id, now=self.clock.now, secret_values=runner.secret_values, redact=redact
                 )
-                with kept_lines(keeper, claim.run_id), self._heart(claim, driver):
+                with kept_lines(keeper, claim.run_id), self._heart(claim, driver, last):
                     await driver.drive(facts, eager_workers=self._width(), on_stuck=tell)
         except RunSuspendedError:
             suspended = LogRows(key=rows.key, source=rows.source)
@@ -333,15 +334,42 @@ class Session:
             return []
         return [partial(CancelRequested, reason=asked.reason, force=asked.force)]
 
-    def _heart(self, claim: Claim, driver: Driver) -> Heart | nullcontext[None]:
-        if not self.store.is_durable:
+    async def _received(self, claim: Claim, earlier: Sequence[Entry]) -> tuple[list[Callable[[float], Fact]], int]:
+        """The signals that were sent while nobody drove the run, and the number of the last that there is.
+
+        They come before any timer: what was there in time is not too late because nobody looked.
+        """
+        last = max((entry.number for entry in earlier if isinstance(entry, SignalReceived)), default=0)
+        if not (earlier and self._listens):
+            return [], last
+        signals = await anyio.to_thread.run_sync(self.store.signals, claim.run_id, last)
+        makers: list[Callable[[float], Fact]] = [partial(received, signal) for signal in signals]
+        return makers, signals[-1].number if signals else last
+
+    @property
+    def _listens(self) -> bool:
+        """Whether a step waits for a signal."""
+        return any(step.wait is not None and step.wait.wait.signal for step in self.plan.steps.values())
+
+    def _heart(self, claim: Claim, driver: Driver, last_signal: int) -> Heart | nullcontext[None]:
+        if not (self.store.is_durable or self._listens):
             return nullcontext()
 
         def cancel(asked: CancelRequest) -> None:
             driver.cancel(asked.reason, is_forced=asked.force)
 
         post, beat_s = loop_poster(), self.lease.beat_s
-        return Heart(self.store, claim, post=post, on_lost=driver.fail, on_cancel=cancel, beat_s=beat_s)
+        on_signal = driver.signal if self._listens else None
+        return Heart(
+            self.store,
+            claim,
+            post=post,
+            on_lost=driver.fail,
+            on_cancel=cancel,
+            beat_s=beat_s,
+            on_signal=on_signal,
+            after=last_signal,
+        )
 
     def _opening(self, entries: Sequence[Entry], claim: Claim) -> Callable[[float], StintOpened]:
         stint = 1 + sum(isinstance(entry, StintOpened) for entry in entries)

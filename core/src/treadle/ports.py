@@ -69,6 +69,8 @@ from treadle._models import (
     StintOpened,
     TimerFired,
     Turn,
+    WaitEnded,
+    WaitStarted,
     Work,
 )
 from treadle._store_records import (
@@ -86,6 +88,7 @@ from treadle._store_records import (
     RunPage,
     RunQuery,
     RunRow,
+    Signal,
     SpanRow,
     StepRow,
     TimerRow,
@@ -153,6 +156,7 @@ __all__ = [
     "RunSurroundings",
     "SecretReference",
     "SetTimer",
+    "Signal",
     "SignalReceived",
     "SpanKind",
     "SpanRecord",
@@ -170,6 +174,8 @@ __all__ = [
     "TimerRow",
     "TracingProvider",
     "Turn",
+    "WaitEnded",
+    "WaitStarted",
     "Work",
     "dump_line",
     "dump_value",
@@ -314,8 +320,8 @@ class Store(Protocol):
     """Keeps runs: their logs, who drives them, and rows to look them up by.
 
     Every method may raise StoreUnavailableError. The async ones run on asyncio and trio; a write that was begun is finished
-    although whoever awaits it is cancelled. ``beat``, ``cancel_request``, ``keep_lines`` and ``close`` may block; any
-    thread may call them.
+    although whoever awaits it is cancelled. ``beat``, ``cancel_request``, ``signals``, ``keep_lines`` and ``close`` may
+    block; any thread may call them.
     """
 
     @property
@@ -378,6 +384,16 @@ class Store(Protocol):
             LeaseLostError: Somebody else has claimed the run since; nothing was kept.
         """
 
+    async def send_signal(self, run_id: str, signal: Signal) -> None:
+        """Keep a signal for whoever drives the run, now or later; nothing changes when there is one of its id.
+
+        Its ``number`` is not used: the store gives it one.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            RunEndedError: It has ended; nothing was kept.
+        """
+
     async def request_cancel(self, run_id: str, request: CancelRequest) -> None:
         """Ask whoever drives the run to stop it; a forced request is not weakened by a later one.
 
@@ -407,6 +423,9 @@ class Store(Protocol):
 
     def cancel_request(self, run_id: str) -> CancelRequest | None:
         """What ``request_cancel`` left, until the run ends."""
+
+    def signals(self, run_id: str, after: int) -> Sequence[Signal]:
+        """What ``send_signal`` kept for a run with a number over ``after``, in the order in which it came."""
 
     # -- reading
 

@@ -17,7 +17,7 @@ from logs import append, new_run, numbers, signal
 from servers import PostgresServer
 from treadle import Context, Registry, Secret, Workflow, arun, executor, resume
 from treadle.errors import StoreUnavailableError
-from treadle.ports import CancelRequest, Checkpoint, Commit, Rows, RunStatus, SpanRow
+from treadle.ports import CancelRequest, Checkpoint, Commit, Rows, RunStatus, Signal, SpanRow
 from treadle_postgres import PostgresStore
 
 SCRIPT = """
@@ -115,7 +115,7 @@ def test_cancels_are_announced_instead_of_asked_for(server: PostgresServer, sche
     store, other = (PostgresStore(Secret(server.dsn()), schema=schema) for _ in range(2))
     anyio.run(store.create, new_run("r1"))
     until = time.monotonic() + 5
-    while not store._cancels.known("r1")[0]:
+    while store._cancels.known("r1") is None:
         assert time.monotonic() < until
         assert store.cancel_request("r1") is None
     begun = time.monotonic()
@@ -148,7 +148,7 @@ def test_a_beat_brings_a_cancel_whose_announcement_was_lost(server: PostgresServ
     claim = anyio.run(store.create, new_run("r1")).claim
     assert claim is not None
     until = time.monotonic() + 5
-    while not store._cancels.known("r1")[0]:
+    while store._cancels.known("r1") is None:
         assert time.monotonic() < until
         store.cancel_request("r1")
     with server.connect(schema) as connection:
@@ -160,6 +160,30 @@ def test_a_beat_brings_a_cancel_whose_announcement_was_lost(server: PostgresServ
 
     assert before is None
     assert after == CancelRequest("enough")
+
+
+def test_signals_are_announced_instead_of_asked_for(server: PostgresServer, schema: str) -> None:
+    """Looking for signals costs the server nothing until there is one; whoever drives the run hears it at once."""
+    store, other = (PostgresStore(Secret(server.dsn()), schema=schema) for _ in range(2))
+    anyio.run(store.create, new_run("r1"))
+    until = time.monotonic() + 5
+    while store._cancels.known("r1") is None:
+        assert time.monotonic() < until
+        assert list(store.signals("r1", 0)) == []
+    begun = time.monotonic()
+    for _ in range(20_000):
+        assert list(store.signals("r1", 0)) == []
+    looking = time.monotonic() - begun
+    anyio.run(other.send_signal, "r1", Signal("go", {"n": 1}, "id1", 0.0))
+    until = time.monotonic() + 5
+    while not (heard := store.signals("r1", 0)):
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    store.close()
+    other.close()
+
+    assert looking < 1.0  # a turn to the server takes longer than 50 us
+    assert [signal.payload for signal in heard] == [{"n": 1}]
 
 
 @pytest.mark.anyio

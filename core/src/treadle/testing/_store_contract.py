@@ -50,10 +50,12 @@ from treadle._store_records import (
     NewRun,
     Rows,
     RunQuery,
+    Signal,
 )
 from treadle.errors import (
     LeaseLostError,
     OwnedElsewhereError,
+    RunEndedError,
     RunKeyConflictError,
     RunNotFoundError,
     StoreUnavailableError,
@@ -519,6 +521,72 @@ class StoreContract:
             assert heard.force
             with _raises(RunNotFoundError):
                 await store.request_cancel("nobody", CancelRequest("enough"))
+
+        self._run(backend, tmp_path, act)
+
+    def test_signals_reach_the_owner_in_order(self, backend: str, tmp_path: Path) -> None:
+        """Each is kept once, with a rising number, whoever drives the run; what is asked for is what came after."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            await _Writer(store, "r2").create()
+            assert list(store.signals("r1", 0)) == []
+            first = Signal("go", {"text": "grüße\x00\u2028", "deep": [1, None, 2.5]}, "id1", _AT)
+            second = Signal("go", "x" * 200_000, "id2", _AT + 1, _AT + 60)
+            for signal in (first, second, attrs.evolve(first, payload="again")):
+                await store.send_signal("r1", signal)
+            await store.send_signal("r2", first)
+            heard = await anyio.to_thread.run_sync(store.signals, "r1", 0)
+            assert [attrs.evolve(signal, number=0) for signal in heard] == [first, second]
+            numbers = [signal.number for signal in heard]
+            assert 0 < numbers[0] < numbers[1]
+            assert [signal.signal_id for signal in store.signals("r1", numbers[0])] == ["id2"]
+            assert list(store.signals("r1", numbers[1])) == []
+            await store.release(writer.claim)
+            await store.send_signal("r1", attrs.evolve(first, signal_id="id3"))
+            await store.claim("r1", _SECOND, _LONG_S, _nobody_is_gone)
+            assert [signal.signal_id for signal in store.signals("r1", numbers[1])] == ["id3"]
+            assert list(store.signals("nobody", 0)) == []
+            with _raises(RunNotFoundError):
+                await store.send_signal("nobody", first)
+
+        self._run(backend, tmp_path, act)
+
+    def test_a_run_that_has_ended_takes_no_signal(self, backend: str, tmp_path: Path) -> None:
+        """Whoever sends one is told, and nothing is kept."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            await writer.write([StintOpened(_AT + 1, 1, "host:1"), RunEnded(_AT + 2, RunStatus.COMPLETED)])
+            with _raises(RunEndedError, "completed"):
+                await store.send_signal("r1", Signal("go", None, "id1", _AT))
+            assert list(store.signals("r1", 0)) == []
+
+        self._run(backend, tmp_path, act)
+
+    def test_of_many_senders_none_is_lost(self, backend: str, tmp_path: Path) -> None:
+        """However many send at once, each signal is kept, under a number of its own, and no later one gets a lower number."""
+
+        async def act(store: Store) -> None:
+            await _Writer(store, "r1").create()
+            seen: list[Signal] = []
+
+            async def send(sender: int) -> None:
+                for number in range(5):
+                    await store.send_signal("r1", Signal("go", number, f"{sender}-{number}", _AT))
+                    seen.extend(store.signals("r1", seen[-1].number if seen else 0))
+
+            async with anyio.create_task_group() as group:
+                for sender in range(8):
+                    group.start_soon(send, sender)
+            everything = list(store.signals("r1", 0))
+            assert len({signal.number for signal in everything}) == len(everything) == 40
+            assert [signal.number for signal in seen] == [signal.number for signal in everything]
+            for sender in range(8):
+                mine = [signal.payload for signal in everything if signal.signal_id.startswith(f"{sender}-")]
+                assert mine == [0, 1, 2, 3, 4]
 
         self._run(backend, tmp_path, act)
 

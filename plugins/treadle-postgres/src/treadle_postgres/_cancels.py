@@ -1,4 +1,4 @@
-"""Cancels that were asked for: heard from the server when they come, instead of asking it over and over."""
+"""What was asked of runs: heard from the server when it comes, instead of asking it over and over."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import selectors
 import socket
 import threading
+from typing import NamedTuple
 
 import psycopg
 from treadle.errors import TreadleError
@@ -21,12 +22,24 @@ _JOIN_S = 2.0
 
 
 def channel(schema: str) -> str:
-    """Where cancels of a store are announced; the message is the run."""
+    """Where a store announces cancels and signals; the message is the run."""
     return f"{schema}_cancel"
 
 
+class Asked(NamedTuple):
+    """What was asked of a run.
+
+    Attributes:
+        cancel: The cancel; None for none.
+        signals: The number of the last signal.
+    """
+
+    cancel: CancelRequest | None = None
+    signals: int = 0
+
+
 class Cancels:
-    """What is known of cancels, on a thread and a connection of its own from the first question on.
+    """What is known of cancels and signals, on a thread and a connection of its own from the first question on.
 
     An answer holds until the server announces another one. Nothing is held while the connection is down, and the owner's beat
     brings the answer again, so that an announcement that got lost costs seconds, never the cancel.
@@ -38,7 +51,7 @@ class Cancels:
         self._thread: threading.Thread | None = None
         self._end = threading.Event()
         self._wake: socket.socket | None = None
-        self._known: dict[str, CancelRequest | None] = {}
+        self._known: dict[str, Asked] = {}
         self._is_listening = False
         self._notices = 0
 
@@ -50,16 +63,16 @@ class Cancels:
                 self._thread.start()
             return self._notices
 
-    def known(self, run_id: str) -> tuple[bool, CancelRequest | None]:
-        """Whether it is known without asking, and what was asked for."""
+    def known(self, run_id: str) -> Asked | None:
+        """What was asked for; None when it is not known without asking the server."""
         with self._lock:
-            return run_id in self._known, self._known.get(run_id)
+            return self._known.get(run_id)
 
-    def keep(self, run_id: str, request: CancelRequest | None, since: int) -> None:
+    def keep(self, run_id: str, asked: Asked, since: int) -> None:
         """Remember an answer, unless something was announced since ``begin`` answered ``since``."""
         with self._lock:
             if self._is_listening and self._notices == since:
-                self._known[run_id] = request
+                self._known[run_id] = asked
 
     def forget(self, run_id: str) -> None:
         """What is known of this run holds no longer, nor what is being asked."""

@@ -147,7 +147,16 @@ TAKE = (
 )
 BEAT = (
     f"UPDATE runs SET heartbeat_at = {NOW}, lease_until = {NOW} + $3::double precision"
-    " WHERE run_id = $1 AND epoch = $2::bigint RETURNING cancel_reason, cancel_force"
+    " WHERE run_id = $1 AND epoch = $2::bigint RETURNING cancel_reason, cancel_force, signal_count"
+)
+SEND_SIGNAL = (
+    # A number of a second one of the same id is left out: nobody counts on there being no gap.
+    "WITH held AS (UPDATE runs SET signal_count = signal_count + 1 WHERE run_id = $1 AND ended_at IS NULL"
+    " AND NOT EXISTS (SELECT FROM signals WHERE run_id = $1 AND signal_id = $2) RETURNING run_id, signal_count),"
+    " kept AS (INSERT INTO signals (run_id, number, signal_id, name, encoding, payload, sent_at, due)"
+    " SELECT run_id, signal_count, $2, $3, $4::smallint, $5::bytea, $6::double precision, $7::double precision FROM held"
+    " ON CONFLICT (run_id, signal_id) DO NOTHING)"
+    " SELECT run_id, pg_notify($8, run_id) FROM held"
 )
 REQUEST_CANCEL = (
     "WITH asked AS (UPDATE runs SET cancel_reason = $2, cancel_force = $3::boolean"
@@ -167,7 +176,14 @@ CHECKPOINT = (
     "SELECT path, item_index, variant, encoding, data, seq, saved_at FROM checkpoints"
     " WHERE run_id = $1 AND path = $2 AND item_index = $3::bigint AND variant = $4"
 )
-CANCEL_REQUEST = "SELECT cancel_reason, cancel_force FROM runs WHERE run_id = $1"
+ENDING = (
+    "SELECT status, ended_at, EXISTS (SELECT FROM signals WHERE run_id = $1 AND signal_id = $2) FROM runs WHERE run_id = $1"
+)
+SIGNALS = (
+    "SELECT name, encoding, payload, signal_id, sent_at, due, number FROM signals"
+    " WHERE run_id = $1 AND number > $2::bigint ORDER BY number"
+)
+CANCEL_REQUEST = "SELECT cancel_reason, cancel_force, signal_count FROM runs WHERE run_id = $1"
 
 
 _FILTERS = {

@@ -38,7 +38,8 @@ CREATE TABLE runs (
     heartbeat_at DOUBLE PRECISION NOT NULL,
     lease_until DOUBLE PRECISION NOT NULL,
     cancel_reason TEXT,
-    cancel_force BOOLEAN NOT NULL DEFAULT FALSE
+    cancel_force BOOLEAN NOT NULL DEFAULT FALSE,
+    signal_count BIGINT NOT NULL DEFAULT 0
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX runs_key ON runs (run_key) WHERE run_key <> '';
 CREATE INDEX runs_created ON runs (created_at, run_id);
@@ -106,6 +107,20 @@ CREATE TABLE timers (
     PRIMARY KEY (run_id, timer_id)
 );
 CREATE INDEX timers_due ON timers (status, fire_at);
+
+CREATE TABLE signals (
+    run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id),
+    number BIGINT NOT NULL,
+    signal_id TEXT COLLATE "C" NOT NULL,
+    name TEXT COLLATE "C" NOT NULL,
+    encoding SMALLINT NOT NULL,
+    payload BYTEA NOT NULL,
+    sent_at DOUBLE PRECISION NOT NULL,
+    due DOUBLE PRECISION,
+    PRIMARY KEY (run_id, number)
+);
+ALTER TABLE signals ALTER COLUMN payload SET STORAGE EXTERNAL;
+CREATE UNIQUE INDEX signals_id ON signals (run_id, signal_id);
 
 CREATE TABLE checkpoints (
     run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id),

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Literal, TypeVar, cast
 
 from treadle import Secret
-from treadle.errors import LeaseLostError, RunKeyConflictError, RunNotFoundError, StoreUnavailableError
+from treadle.errors import LeaseLostError, RunEndedError, RunKeyConflictError, RunNotFoundError, StoreUnavailableError
 from treadle.ports import (
     LINE_TABLE,
     RUN_TABLE,
@@ -30,6 +30,7 @@ from treadle.ports import (
     RunPage,
     RunQuery,
     RunRow,
+    Signal,
     SpanRow,
     StepRow,
     TimerRow,
@@ -45,7 +46,7 @@ from treadle.ports import (
 )
 
 from treadle_postgres import _queries as sql
-from treadle_postgres._cancels import Cancels, channel
+from treadle_postgres._cancels import Asked, Cancels, channel
 from treadle_postgres._rows import Values, clean, entry_values, line_values, row_values, run_values
 from treadle_postgres._schema import Connection
 from treadle_postgres._server import Server
@@ -196,6 +197,25 @@ class PostgresStore:
 
         return finish
 
+    async def send_signal(self, run_id: str, signal: Signal) -> None:
+        """Keep a signal for whoever drives the run."""
+        packed = pack(dump_value(signal.payload), f"The payload of the signal {signal.name!r} for run {run_id}")
+        due = None if signal.due is None else float(signal.due)
+
+        def finish(connection: Connection, rows: list[Values], is_again: bool) -> None:
+            if rows:
+                return
+            row = connection.execute(sql.ENDING, (run_id, signal.signal_id)).fetchone()
+            if row is None:
+                raise RunNotFoundError(run_id)
+            status, ended_at, is_kept = row
+            if ended_at is not None and not is_kept:
+                raise RunEndedError(run_id, cast("str", status))
+
+        values = (run_id, signal.signal_id, signal.name, *packed[:2], float(signal.sent_at), due, channel(self._server.schema))
+        await self._write().ask(Single(run_id, sql.SEND_SIGNAL, values, finish))
+        self._cancels.forget(run_id)
+
     async def request_cancel(self, run_id: str, request: CancelRequest) -> None:
         """Ask whoever drives the run to stop it."""
 
@@ -222,29 +242,42 @@ class PostgresStore:
         """Say that the owner lives; also brings what was asked of the run."""
         since = self._cancels.begin()
 
-        def finish(connection: Connection, rows: list[Values], is_again: bool) -> CancelRequest | None:
+        def finish(connection: Connection, rows: list[Values], is_again: bool) -> Asked:
             if not rows:
                 raise _lost(connection, claim)
-            return _request(rows[0])
+            return _asked(rows[0])
 
         job = Single(claim.run_id, sql.BEAT, (claim.run_id, claim.epoch, claim.lease_s), finish)
         self._cancels.keep(claim.run_id, self._write().ask_here(job, timeout_s=claim.lease_s), since)
 
     def cancel_request(self, run_id: str) -> CancelRequest | None:
         """What ``request_cancel`` left; asks the server only when it is not known that nothing has changed."""
+        return self._asked(run_id).cancel
+
+    def signals(self, run_id: str, after: int) -> Sequence[Signal]:
+        """What ``send_signal`` kept with a number over ``after``; asks the server only when there may be some."""
+        if self._asked(run_id).signals <= after:
+            return ()
+
+        def work(connection: Connection, is_again: bool) -> list[Values]:
+            return connection.execute(sql.SIGNALS, (run_id, after)).fetchall()
+
+        return [_signal(*row) for row in self._read().ask_here(work)]  # type: ignore[arg-type]  # the columns in order
+
+    def _asked(self, run_id: str) -> Asked:
         readers = self._read()
         since = self._cancels.begin()
-        is_known, request = self._cancels.known(run_id)
-        if is_known:
-            return request
+        known = self._cancels.known(run_id)
+        if known is not None:
+            return known
 
-        def work(connection: Connection, is_again: bool) -> CancelRequest | None:
+        def work(connection: Connection, is_again: bool) -> Asked:
             row = connection.execute(sql.CANCEL_REQUEST, (run_id,)).fetchone()
-            return None if row is None else _request(row)
+            return Asked() if row is None else _asked(row)
 
-        request = readers.ask_here(work)
-        self._cancels.keep(run_id, request, since)
-        return request
+        asked = readers.ask_here(work)
+        self._cancels.keep(run_id, asked, since)
+        return asked
 
     # -- reading
 
@@ -373,6 +406,10 @@ def _lost(connection: Connection, claim: Claim) -> LeaseLostError:
     return lease_lost(claim.run_id, owner, claimed_at)
 
 
-def _request(row: Values) -> CancelRequest | None:
-    reason, force = cast("tuple[str | None, bool]", row)
-    return None if reason is None else CancelRequest(reason, force)
+def _asked(row: Values) -> Asked:
+    reason, force, signals = cast("tuple[str | None, bool, int]", row)
+    return Asked(None if reason is None else CancelRequest(reason, force), signals)
+
+
+def _signal(name: str, encoding: int, payload: bytes, signal_id: str, sent_at: float, due: float | None, number: int) -> Signal:
+    return Signal(name, json.loads(unpack(encoding, payload)), signal_id, sent_at, due, number)

@@ -60,6 +60,11 @@ TAKE = (
 )
 LET_GO = "UPDATE runs SET owner = '' WHERE run_id = ? AND epoch = ?"
 BEAT = "UPDATE runs SET heartbeat_at = ?, lease_until = ?, boot_id = ? WHERE run_id = ? AND epoch = ?"
+SEND_SIGNAL = (
+    "INSERT INTO signals (run_id, number, signal_id, name, encoding, payload, sent_at, due)"
+    " SELECT ?, coalesce(max(number), 0) + 1, ?, ?, ?, ?, ?, ? FROM signals WHERE run_id = ?"
+    " ON CONFLICT (run_id, signal_id) DO NOTHING"
+)
 REQUEST_CANCEL = (
     "UPDATE runs SET cancel_reason = ?, cancel_force = ? WHERE run_id = ? AND (cancel_reason IS NULL OR ? >= cancel_force)"
 )
@@ -78,6 +83,11 @@ SPANS = f"SELECT {', '.join(SPAN_TABLE.columns)} FROM execution_spans WHERE work
 CHECKPOINT = (
     "SELECT path, item_index, variant, token, encoding, data, seq, saved_at FROM checkpoints"
     " WHERE run_id = ? AND path = ? AND item_index = ? AND variant = ?"
+)
+ENDING = "SELECT status, ended_at FROM runs WHERE run_id = ?"
+SIGNALS = (
+    "SELECT name, encoding, payload, signal_id, sent_at, due, number FROM signals WHERE run_id = ? AND number > ?"
+    " ORDER BY number"
 )
 CANCEL_REQUEST = "SELECT cancel_reason, cancel_force FROM runs WHERE run_id = ?"
 

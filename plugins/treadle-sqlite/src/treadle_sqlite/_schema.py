@@ -107,6 +107,19 @@ CREATE TABLE timers (
 CREATE UNIQUE INDEX timers_run ON timers (run_id, timer_id);
 CREATE INDEX timers_due ON timers (status, fire_at);
 
+CREATE TABLE signals (
+    run_id TEXT NOT NULL REFERENCES runs (run_id),
+    number INTEGER NOT NULL,
+    signal_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    encoding INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    sent_at REAL NOT NULL,
+    due REAL
+);
+CREATE UNIQUE INDEX signals_run ON signals (run_id, number);
+CREATE UNIQUE INDEX signals_id ON signals (run_id, signal_id);
+
 CREATE TABLE checkpoints (
     run_id TEXT NOT NULL REFERENCES runs (run_id),
     path TEXT NOT NULL,

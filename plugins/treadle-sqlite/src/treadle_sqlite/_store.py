@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 import apsw
-from treadle.errors import RunKeyConflictError, RunNotFoundError, StoreUnavailableError
+from treadle.errors import RunEndedError, RunKeyConflictError, RunNotFoundError, StoreUnavailableError
 from treadle.ports import (
     LINE_TABLE,
     RUN_TABLE,
@@ -32,6 +32,7 @@ from treadle.ports import (
     RunPage,
     RunQuery,
     RunRow,
+    Signal,
     SpanRow,
     StepRow,
     TimerRow,
@@ -191,6 +192,21 @@ class SqliteStore:
 
         await self._write().ask(work)
 
+    async def send_signal(self, run_id: str, signal: Signal) -> None:
+        """Keep a signal for whoever drives the run."""
+        packed = pack(dump_value(signal.payload), f"The payload of the signal {signal.name!r} for run {run_id}")
+        values = (run_id, signal.signal_id, signal.name, packed.encoding, packed.body, signal.sent_at, signal.due, run_id)
+
+        def work(connection: apsw.Connection) -> None:
+            found = cast("tuple[str, float | None] | None", connection.execute(sql.ENDING, (run_id,)).fetchone())
+            if found is None:
+                raise RunNotFoundError(run_id)
+            if found[1] is not None:
+                raise RunEndedError(run_id, found[0])
+            _put(connection, sql.SEND_SIGNAL, values)
+
+        await self._write().ask(work)
+
     async def request_cancel(self, run_id: str, request: CancelRequest) -> None:
         """Ask whoever drives the run to stop it."""
 
@@ -231,6 +247,11 @@ class SqliteStore:
             return None if found is None or found[0] is None else CancelRequest(found[0], bool(found[1]))
 
         return self._read().ask_here(work)
+
+    def signals(self, run_id: str, after: int) -> Sequence[Signal]:
+        """What ``send_signal`` kept with a number over ``after``."""
+        rows = self._read().ask_here(lambda connection: _fetch(connection, sql.SIGNALS, (run_id, after)))
+        return [_signal(*row) for row in rows]  # type: ignore[arg-type]  # the columns in order
 
     # -- reading
 
@@ -413,6 +434,10 @@ def _put(connection: apsw.Connection, statement: str, values: Sequence[object]) 
     except UnicodeEncodeError:
         clean = [value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in bindings]
         connection.execute(statement, clean)
+
+
+def _signal(name: str, encoding: int, payload: bytes, signal_id: str, sent_at: float, due: float | None, number: int) -> Signal:
+    return Signal(name, json.loads(unpack(encoding, payload)), signal_id, sent_at, due, number)
 
 
 def _span_row(row: tuple[object, ...]) -> SpanRow:
