@@ -37,6 +37,7 @@ SCHEMAS = (
     | {"watch": "run", "trace": "trace", "diff": "diff"}
     | {"check": "check", "plan": "plan", "version": "version"}
     | {f"plugins {name}": f"plugins-{name}" for name in ("list", "info", "doctor", "test")}
+    | {f"store {name}": f"store-{name}" for name in ("stats", "backup", "vacuum", "migrate", "clean")}
 )
 
 

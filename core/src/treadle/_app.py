@@ -250,7 +250,7 @@ async def _take_up(
     row = await store.run(run_id)
     entries = [record.entry for record in await store.read(run_id)]
     if row is None or not entries:
-        raise RunNotFoundError(run_id)
+        raise RunNotFoundError(run_id, "Its log is not kept any more; only its row is." if row is not None else "")
     if isinstance(entries[-1], RunEnded):
         return summarise(entries)
     created = cast("RunCreated", entries[0])

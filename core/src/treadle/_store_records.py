@@ -6,7 +6,7 @@ The log is the truth; every row here is computed from it by core (``_log_rows``)
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -492,6 +492,41 @@ class RunPage:
         """A page of at most ``limit`` runs out of those that were found, which are one more when there is another page."""
         page = tuple(runs[:limit])
         return cls(page, f"{page[-1].created_at!r} {page[-1].run_id}" if len(runs) > len(page) and page else "")
+
+
+@attrs.frozen
+class StoreStats:
+    """What a store holds.
+
+    Attributes:
+        store: Its name: ``sqlite``.
+        where: The place, without credentials.
+        format: Version of its tables.
+        generation: Tells this store from a copy of it.
+        size_bytes: What it takes on the disk, all in all.
+        reusable_bytes: What of that is free for new rows.
+        log_bytes: Of the write-ahead log, where it is a file of its own.
+        runs: How many there are of each status.
+        rows: How many there are in each table.
+        checkpoint_bytes: Of all checkpoints, before compression.
+        oldest_run_at: When the oldest run was created; None without runs.
+    """
+
+    store: str
+    where: str
+    format: int
+    generation: str
+    size_bytes: int
+    reusable_bytes: int
+    log_bytes: int
+    runs: Mapping[str, int]
+    rows: Mapping[str, int]
+    checkpoint_bytes: int
+    oldest_run_at: float | None
+
+
+KEY_KEPT_S = 86_400.0
+"""How long after the end of its run a key still stands for it, however short the retention is (C07)."""
 
 
 def owned_elsewhere(run_id: str, owner: str, claimed_at: float) -> OwnedElsewhereError:

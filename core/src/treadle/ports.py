@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from treadle._codec import dump_line, load_line
@@ -75,6 +76,7 @@ from treadle._models import (
 )
 from treadle._store_records import (
     BEAT_S,
+    KEY_KEPT_S,
     LEASE_S,
     CancelRequest,
     Checkpoint,
@@ -91,6 +93,7 @@ from treadle._store_records import (
     Signal,
     SpanRow,
     StepRow,
+    StoreStats,
     TimerRow,
     lease_lost,
     out_of_place,
@@ -101,6 +104,7 @@ __all__ = [
     "BEAT_S",
     "DECISIONS",
     "FACTS",
+    "KEY_KEPT_S",
     "LEASE_S",
     "LINE_TABLE",
     "PACK_OVER",
@@ -168,6 +172,8 @@ __all__ = [
     "StepStatus",
     "StintOpened",
     "Store",
+    "StoreStats",
+    "StoreUpkeep",
     "SyncContext",
     "Table",
     "TimerFired",
@@ -455,6 +461,48 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections once what was begun is done; afterwards every method raises StoreUnavailableError."""
+
+
+@runtime_checkable
+class StoreUpkeep(Protocol):
+    """What a store may offer besides to whoever looks after it; the ``treadle store`` commands use it.
+
+    Days are counted from now, in fractions if need be. What is removed is removed in portions that others can write between.
+    """
+
+    async def stats(self) -> StoreStats:
+        """What it holds."""
+
+    async def migrate(self) -> tuple[int, int]:
+        """Bring the tables to this version; answers the formats before and after. Opening a store to write does the same."""
+
+    async def backup(self, path: Path) -> int:
+        """Write a copy of all that has been acknowledged to a new file, while others read and write; answers its size in bytes.
+
+        Raises:
+            ConfigError: There is such a file already, or the store has tools of its own for this.
+        """
+
+    async def vacuum(self) -> tuple[int, int]:
+        """Give room that is free back to the disk; answers its size in bytes before and after."""
+
+    async def clean(self, days: float, *, dry_run: bool = False) -> int:
+        """Remove the runs that ended more than so many days ago, with all that belongs to them; answers how many.
+
+        A run that has a key is kept for a day at least, so that its key still finds it.
+        """
+
+    async def cleanup_old_events(self, days: float) -> int:
+        """Remove the logs of runs that ended more than so many days ago, and what their steps logged; their rows stay.
+
+        Answers how many entries of logs it were.
+        """
+
+    async def cleanup_old_checkpoints(self, days: float) -> int:
+        """Remove the checkpoints that are older, of runs that have ended; answers how many."""
+
+    async def cleanup_fired_timers(self, days: float) -> int:
+        """Remove the timers that fired or were cancelled more than so many days ago; answers how many."""
 
 
 class DispatchEngine(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import anyio
 import psycopg
@@ -10,8 +11,9 @@ import pytest
 from logs import append, new_run, signal
 from servers import PostgresServer
 from treadle import Registry, Secret, TransientError, Workflow, executor, run
+from treadle.errors import ConfigError
 from treadle.ports import Checkpoint
-from treadle_postgres import PostgresStore
+from treadle_postgres import PostgresStore, _queries
 
 Database = psycopg.Connection[tuple[object, ...]]
 
@@ -33,7 +35,7 @@ INDEXES = {
     "records_kind": "(kind, at)",
     "records_at": "(at)",
     "timers_due": "(status, fire_at)",
-    "checkpoints_saved": "(saved_at)",
+    "checkpoints_saved": "(saved_at, size_bytes)",
 }
 
 
@@ -130,7 +132,7 @@ def test_views_say_what_goes_on(server: PostgresServer, schema: str, database: D
 
 
 def test_what_is_old_can_be_removed(server: PostgresServer, schema: str) -> None:
-    """Retention takes what is older than so many days, of runs that have ended, and tells how much it was (S1-53)."""
+    """Retention is there as functions of the database as well, whatever the search path of the one who calls (S1-53)."""
     store = PostgresStore(Secret(server.dsn()), schema=schema)
 
     async def fill() -> None:
@@ -151,8 +153,55 @@ def test_what_is_old_can_be_removed(server: PostgresServer, schema: str) -> None
             )
     counts = []
     with server.connect() as elsewhere:  # with another search path
-        for what in ("cleanup_old_checkpoints", "cleanup_old_events", "cleanup_fired_timers"):
+        for what in ("cleanup_old_checkpoints", "cleanup_old_events", "cleanup_fired_timers", "cleanup_old_runs"):
             for days in (5, 1, 1):
                 counts += elsewhere.execute(f"SELECT {schema}.{what}(%s)", (days,)).fetchall()
 
-    assert counts == [(0,), (1,), (0,), (0,), (2,), (0,), (0,), (1,), (0,)]
+    assert counts == [(0,), (1,), (0,), (0,), (2,), (0,), (0,), (1,), (0,), (0,), (1,), (0,)]
+
+
+def test_every_table_that_knows_runs_is_cleaned(server: PostgresServer, schema: str) -> None:
+    """A table with a column for the run stands in the list of those that a removed run is removed from."""
+    store = PostgresStore(Secret(server.dsn()), schema=schema)
+    anyio.run(store.create, new_run("r1"))
+    store.close()
+    with server.connect(schema) as database:
+        found = database.execute(
+            "SELECT DISTINCT table_name FROM information_schema.columns JOIN information_schema.tables USING (table_schema,"
+            " table_name) WHERE table_schema = %s AND table_type = 'BASE TABLE' AND column_name IN ('run_id',"
+            " 'workflow_execution_id')",
+            (schema,),
+        ).fetchall()
+
+    assert {name for (name,) in found} == set(_queries.TABLES)
+
+
+def test_what_is_too_old_goes_by_itself(server: PostgresServer, schema: str) -> None:
+    """With ``keep_days`` a store removes old runs when a run begins; others stay."""
+    store = PostgresStore(Secret(server.dsn()), schema=schema, keep_days=30)
+    keeps_all = PostgresStore(Secret(server.dsn()), schema=schema)
+
+    async def fill() -> None:
+        for number, days in enumerate((40, 20)):
+            await keeps_all.create(new_run(f"r{number}"))
+            with server.connect(schema) as database:
+                database.execute("UPDATE runs SET ended_at = %s WHERE run_id = %s", (time.time() - days * 86400, f"r{number}"))
+        await store.create(new_run("r2"))
+
+    anyio.run(fill)
+    deadline = time.monotonic() + 10
+    while anyio.run(keeps_all.run, "r0") is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert anyio.run(keeps_all.run, "r1") is not None
+    store.close()
+    keeps_all.close()
+
+
+def test_a_backup_is_left_to_better_tools(server: PostgresServer, schema: str, tmp_path: Path) -> None:
+    """Nothing is written, and the error names the tool with the schema to use."""
+    store = PostgresStore(Secret(server.dsn()), schema=schema)
+    with pytest.raises(ConfigError, match=f"pg_dump --schema={schema}"):
+        anyio.run(store.backup, tmp_path / "copy")
+    store.close()
+    assert list(tmp_path.iterdir()) == []

@@ -28,6 +28,7 @@ COMMANDS = {
     "explain": ("_explain", "Say why a run, or one of its steps, went as it did."),
     "diff": ("_diff", "Show what differs between two runs."),
     "cancel": ("_runs", "Cancel a run, wherever it is driven."),
+    "store": ("_store", "Look after the store: back it up, clean it, see what it holds."),
     "check": ("_inspect", "Say whether a workflow file can run, or all that is wrong with it."),
     "plan": ("_inspect", "Show what a run would do: order, executors, timeouts, retries."),
     "graph": ("_inspect", "Print the workflow as a Mermaid diagram."),

@@ -12,7 +12,7 @@ import anyio
 import attrs
 import click
 
-from treadle._cli._kept import ENDED, find_run, kept_runs, moment, took
+from treadle._cli._kept import ENDED, begun, find_run, kept_runs, moment, read_log, took
 from treadle._cli._loading import json_option
 from treadle._cli._output import clean, mark, paint, say, spell, stdout_kept, table, write, write_json
 from treadle._cli._run import Options, Session, chosen_backend
@@ -61,10 +61,7 @@ def resume(ctx: click.Context, /, run: str, **asked: object) -> None:
 def _session(store: Store, registry: Registry, run: str, options: Options, out: object) -> Session:
     async def look() -> tuple[RunRow, RunCreated]:
         row = await find_run(store, run)
-        entries = await store.read(row.run_id)
-        created = entries[0].entry
-        assert isinstance(created, RunCreated), "a log begins with it"
-        return row, created
+        return row, begun(await read_log(store, row.run_id))
 
     row, created = anyio.run(look)
     plan = make_plan(Workflow.from_dict(created.workflow, file=row.source), registry)

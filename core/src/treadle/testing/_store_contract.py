@@ -61,7 +61,7 @@ from treadle.errors import (
     StoreUnavailableError,
     TreadleError,
 )
-from treadle.ports import Store
+from treadle.ports import Store, StoreUpkeep
 
 __all__ = ["StoreContract"]
 
@@ -169,6 +169,18 @@ class _Writer:
         for entry in entries:
             self.rows.apply(entry)
         return Commit(self.run_id, epoch, len(self.entries) + 1, entries, self.rows.take())
+
+
+def _waits(at: float, *, fires: float | None) -> list[Entry]:
+    """A step that fails and waits to be tried again; and the end of the wait."""
+    number = 1 if fires else 2
+    failed = Outcome("failed", None, ErrorInfo("Boom", "broken"), None, at, at)
+    entries: list[Entry] = [
+        AttemptStarted(at, "a", None, number),
+        AttemptEnded(at, "a", None, number, failed),
+        RetryScheduled(at, "a", None, number, 3, fires or at + 1, "may help"),
+    ]
+    return [*entries, TimerFired(fires, f"retry:a::{number}")] if fires else entries
 
 
 def _filled(value: Json, size: int) -> AttemptEnded:
@@ -762,6 +774,103 @@ class StoreContract:
                     break
             assert seen == ["r6", "r5", "r4", "r3", "r2", "r1", "r0"]
             assert not cursor
+
+        self._run(backend, tmp_path, act)
+
+    # -- upkeep, of stores that offer it
+
+    def test_what_is_old_is_removed(self, backend: str, tmp_path: Path) -> None:
+        """By age and only of runs that have ended: logs, checkpoints, fired timers, whole runs; nothing else (S1-53)."""
+
+        async def act(store: Store) -> None:
+            if not isinstance(store, StoreUpkeep):
+                return
+            now, day = time.time(), 86_400.0
+            for run_id, ended in (("old", 10.0), ("new", 1.0), ("going", None)):
+                writer = _Writer(store, run_id, at=now - 20 * day)
+                await writer.create()
+                await writer.write([StintOpened(now - 20 * day, 1, "host:1"), *_waits(now - 20 * day, fires=now - 19 * day)])
+                await writer.write(_waits(now - 20 * day, fires=None))
+                for path, saved in (("a", 9.0), ("b", 2.0)):
+                    await store.save(writer.claim, Checkpoint(path, None, "primary", "t", saved_at=now - saved * day))
+                if ended is not None:
+                    await writer.write([RunEnded(now - ended * day, RunStatus.COMPLETED)])
+
+            assert await store.cleanup_old_checkpoints(30) == 0
+            assert await store.cleanup_old_checkpoints(5) == 2  # one of each run that has ended
+            assert await store.load("going", "a") is not None
+            assert await store.load("old", "b") is not None
+            assert await store.cleanup_fired_timers(30) == 0
+            assert await store.cleanup_fired_timers(5) == 5  # three fired; two were cancelled when their runs ended
+            assert [timer.status for timer in await store.timers("going")] == ["pending"]
+            length = len(await store.read("old"))
+            assert await store.cleanup_old_events(30) == 0
+            assert await store.cleanup_old_events(5) == length
+            assert await store.cleanup_old_events(5) == 0
+            assert list(await store.read("old")) == []
+            assert await store.run("old") is not None
+            assert len(await store.steps("old")) == 1
+            assert len(await store.read("new")) == length
+            assert await store.clean(30) == 0
+            assert await store.clean(5, dry_run=True) == 1
+            assert await store.run("old") is not None
+            assert await store.clean(5) == 1
+            assert await store.run("old") is None
+            assert not (*await store.steps("old"), *await store.spans("old"), *await store.timers("old"))
+            assert await store.load("old", "b") is None
+            assert await store.clean(0) == 1
+            assert [row.run_id for row in (await store.runs(RunQuery())).runs] == ["going"]
+
+        self._run(backend, tmp_path, act)
+
+    def test_a_key_outlives_its_run_for_a_day(self, backend: str, tmp_path: Path) -> None:
+        """However short the retention is, a key finds its run until a day after its end (C07, G13)."""
+
+        async def act(store: Store) -> None:
+            if not isinstance(store, StoreUpkeep):
+                return
+            now = time.time()
+            for key, hours in (("fresh", 23), ("stale", 25)):
+                writer = _Writer(store, key, key=key, at=now - 30 * 3600)
+                await writer.create()
+                await writer.write([RunEnded(now - hours * 3600, RunStatus.COMPLETED)])
+            assert await store.clean(0.1) == 1
+            assert (await _Writer(store, "another", key="fresh").create()).run_id == "fresh"
+            assert (await _Writer(store, "another", key="stale").create()).run_id == "another"
+
+        self._run(backend, tmp_path, act)
+
+    def test_a_store_says_what_it_holds(self, backend: str, tmp_path: Path) -> None:
+        """Runs by status, rows of every table, sizes; and vacuum and migrate leave all of it as it was."""
+
+        async def act(store: Store) -> None:
+            if not isinstance(store, StoreUpkeep):
+                return
+            empty = await store.stats()
+            for run_id in ("r1", "r2"):
+                writer = _Writer(store, run_id)
+                await writer.create()
+                await writer.write(_story(run_id)[0])
+                await store.save(writer.claim, Checkpoint("a", None, "primary", "t", "x" * 1000))
+                if run_id == "r2":
+                    for entries in _story(run_id)[1:]:
+                        await writer.write(entries)
+            before, after = await store.vacuum()
+            assert before > 0
+            assert after > 0
+            formats = await store.migrate()
+            assert formats[1] >= 1
+            found = await store.stats()
+            assert (sum(empty.runs.values()), empty.oldest_run_at, empty.checkpoint_bytes) == (0, None, 0)
+            assert (found.store, found.format, found.generation) == (store.name, formats[1], empty.generation)
+            assert len(found.generation) == 32
+            assert found.runs == {"failed": 1, "running": 1}
+            assert found.size_bytes > 0
+            rows = {name: found.rows[name] for name in ("runs", "steps", "checkpoints", "timers")}
+            assert rows == {"runs": 2, "steps": 5, "checkpoints": 1, "timers": 1}
+            assert found.rows["records"] == len(await store.read("r1")) + len(await store.read("r2"))
+            assert found.checkpoint_bytes >= 1000
+            assert found.oldest_run_at == _AT
 
         self._run(backend, tmp_path, act)
 

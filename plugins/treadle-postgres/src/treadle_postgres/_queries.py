@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TypeVar
 
-from treadle.ports import LINE_TABLE, RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Table
+from treadle.ports import KEY_KEPT_S, LINE_TABLE, RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Table
 
 R = TypeVar("R")
 
@@ -162,6 +162,52 @@ REQUEST_CANCEL = (
     "WITH asked AS (UPDATE runs SET cancel_reason = $2, cancel_force = $3::boolean"
     " WHERE run_id = $1 AND (cancel_reason IS NULL OR $3::boolean OR NOT cancel_force) RETURNING run_id)"
     " SELECT run_id, pg_notify($4, run_id) FROM asked"
+)
+
+# -- what is old; each takes a number of days, answers how many it removed, and is a function of the database as well
+
+TABLES = ("runs", "steps", "records", "checkpoints", "timers", "signals", "lines", "execution_spans")
+_RUN_OF = {"execution_spans": "workflow_execution_id"}
+_BEFORE = f"{NOW} - $1::double precision * 86400"
+_OLD_RUNS = (
+    f"runs WHERE ended_at < {_BEFORE}"
+    f" AND (run_key = '' OR ended_at < {NOW} - greatest($1::double precision * 86400, {KEY_KEPT_S}))"
+)
+
+DROP_OLD_RUNS = (
+    f"WITH old AS (SELECT run_id FROM {_OLD_RUNS} ORDER BY ended_at LIMIT 200 FOR UPDATE SKIP LOCKED), "
+    + ", ".join(
+        f"of_{table} AS (DELETE FROM {table} USING old WHERE {table}.{_RUN_OF.get(table, 'run_id')} = old.run_id)"
+        for table in TABLES[1:]
+    )
+    + ", gone AS (DELETE FROM runs USING old WHERE runs.run_id = old.run_id RETURNING 1) SELECT count(*) FROM gone"
+)
+DROP_OLD_EVENTS = (
+    f"WITH old AS (UPDATE runs SET entry_count = 0 WHERE ended_at < {_BEFORE} AND entry_count > 0 RETURNING run_id),"
+    " said AS (DELETE FROM lines USING old WHERE lines.run_id = old.run_id),"
+    " gone AS (DELETE FROM records USING old WHERE records.run_id = old.run_id RETURNING 1) SELECT count(*) FROM gone"
+)
+DROP_OLD_CHECKPOINTS = (
+    "WITH gone AS (DELETE FROM checkpoints USING runs WHERE runs.run_id = checkpoints.run_id AND runs.ended_at IS NOT NULL"
+    f" AND checkpoints.saved_at < {_BEFORE} RETURNING 1) SELECT count(*) FROM gone"
+)
+DROP_OLD_TIMERS = (
+    # None fires before it is due, so that the index on that finds all.
+    f"WITH gone AS (DELETE FROM timers WHERE status IN ('fired', 'cancelled') AND fire_at < {_BEFORE}"
+    f" AND coalesce(fired_at, fire_at) < {_BEFORE} RETURNING 1) SELECT count(*) FROM gone"
+)
+COUNT_OLD_RUNS = f"SELECT count(*) FROM {_OLD_RUNS}"
+
+# -- what there is
+
+FACTS = "SELECT name, value FROM facts WHERE name = 'generation'"
+COUNT_RUNS = "SELECT status, count(*) FROM runs GROUP BY status ORDER BY status"
+COUNT_ROWS = f"SELECT {', '.join(f'(SELECT count(*) FROM {table})' for table in TABLES)}"
+OLDEST_RUN = "SELECT created_at FROM runs ORDER BY created_at LIMIT 1"
+CHECKPOINT_BYTES = "SELECT coalesce(sum(size_bytes), 0)::bigint FROM checkpoints"
+SIZE = (
+    "SELECT coalesce(sum(pg_total_relation_size(pg_class.oid)), 0)::bigint FROM pg_class"
+    " JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1 AND relkind = 'r'"
 )
 
 # -- reading

@@ -9,10 +9,18 @@ from psycopg.rows import TupleRow
 from treadle.errors import StoreUnavailableError
 from treadle.ports import fault_point
 
+from treadle_postgres import _queries as sql
+
 Connection = psycopg.Connection[TupleRow]
 
 # Names compare by their bytes (COLLATE "C"), whatever the database's language: then ranges of them use the indexes.
 _FIRST = """
+CREATE TABLE facts (
+    name TEXT NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL
+);
+INSERT INTO facts VALUES ('generation', replace(gen_random_uuid()::text, '-', ''));
+
 CREATE TABLE runs (
     run_id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
     workflow TEXT COLLATE "C" NOT NULL,
@@ -45,6 +53,7 @@ CREATE UNIQUE INDEX runs_key ON runs (run_key) WHERE run_key <> '';
 CREATE INDEX runs_created ON runs (created_at, run_id);
 CREATE INDEX runs_status ON runs (status, created_at, run_id);
 CREATE INDEX runs_workflow ON runs (workflow, created_at, run_id);
+CREATE INDEX runs_ended ON runs (ended_at) WHERE ended_at IS NOT NULL;
 
 CREATE TABLE records (
     run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id),
@@ -137,7 +146,7 @@ CREATE TABLE checkpoints (
     PRIMARY KEY (run_id, path, item_index, variant)
 );
 ALTER TABLE checkpoints ALTER COLUMN data SET STORAGE EXTERNAL;
-CREATE INDEX checkpoints_saved ON checkpoints (saved_at);
+CREATE INDEX checkpoints_saved ON checkpoints (saved_at, size_bytes);
 
 CREATE TABLE lines (
     seq BIGINT GENERATED ALWAYS AS IDENTITY,
@@ -196,36 +205,21 @@ SELECT timers.run_id, runs.workflow, timers.timer_id, timers.path, nullif(timers
     timers.fire_at, timers.fire_at < extract(epoch FROM now()) AS is_overdue
 FROM timers JOIN runs ON runs.run_id = timers.run_id
 WHERE timers.status = 'pending';
-
-CREATE FUNCTION cleanup_old_checkpoints(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql
-SET search_path FROM CURRENT AS $body$
-    WITH gone AS (
-        DELETE FROM checkpoints USING runs WHERE runs.run_id = checkpoints.run_id AND runs.ended_at IS NOT NULL
-            AND checkpoints.saved_at < extract(epoch FROM now()) - days * 86400 RETURNING 1
-    ) SELECT count(*) FROM gone
-$body$;
-COMMENT ON FUNCTION cleanup_old_checkpoints IS 'Removes checkpoints that are so old, of runs that have ended.';
-
-CREATE FUNCTION cleanup_old_events(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql
-SET search_path FROM CURRENT AS $body$
-    WITH gone AS (
-        DELETE FROM records USING runs WHERE runs.run_id = records.run_id
-            AND runs.ended_at < extract(epoch FROM now()) - days * 86400 RETURNING 1
-    ) SELECT count(*) FROM gone
-$body$;
-COMMENT ON FUNCTION cleanup_old_events IS 'Removes the logs of runs that ended so long ago; their rows stay.';
-
-CREATE FUNCTION cleanup_fired_timers(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql
-SET search_path FROM CURRENT AS $body$
-    WITH gone AS (
-        DELETE FROM timers WHERE status <> 'pending'
-            AND coalesce(fired_at, fire_at) < extract(epoch FROM now()) - days * 86400 RETURNING 1
-    ) SELECT count(*) FROM gone
-$body$;
-COMMENT ON FUNCTION cleanup_fired_timers IS 'Removes timers that fired, or were to fire and were cancelled, so long ago.';
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_CLEANERS = {
+    "cleanup_old_checkpoints": (sql.DROP_OLD_CHECKPOINTS, "Removes checkpoints that are so old, of runs that have ended."),
+    "cleanup_old_events": (sql.DROP_OLD_EVENTS, "Removes the logs of runs that ended so long ago; their rows stay."),
+    "cleanup_fired_timers": (sql.DROP_OLD_TIMERS, "Removes timers that fired or were cancelled so long ago."),
+    "cleanup_old_runs": (sql.DROP_OLD_RUNS, "Removes runs that ended so long ago, with all of theirs, at most 200 at once."),
+}
+_FUNCTIONS = "".join(
+    f"CREATE FUNCTION {name}(days DOUBLE PRECISION) RETURNS BIGINT LANGUAGE sql SET search_path FROM CURRENT"
+    f" AS $body$ {statement} $body$;\nCOMMENT ON FUNCTION {name} IS '{comment}';\n"
+    for name, (statement, comment) in _CLEANERS.items()
+)
+
+MIGRATIONS: tuple[str, ...] = (_FIRST + _FUNCTIONS,)
 """What leads from each version to the next; version n has had the first n of them."""
 
 VERSION = len(MIGRATIONS)
@@ -242,7 +236,7 @@ _FIND = (
 _LATEST = f"SELECT coalesce(max(version), 0) FROM {VERSIONS}"
 
 
-def migrate(connection: Connection, schema: str, where: str) -> None:
+def migrate(connection: Connection, schema: str, where: str) -> int:
     """Bring a schema to this version, each step whole or not at all: one that is killed in between goes on the next time.
 
     Args:
@@ -250,21 +244,27 @@ def migrate(connection: Connection, schema: str, where: str) -> None:
         schema: Its name.
         where: For messages.
 
+    Returns:
+        The version that it had.
+
     Raises:
         StoreUnavailableError: It is no schema of treadle's, or one of a later version.
     """
-    while (version := version_of(connection, schema, where)) < VERSION:
+    version = before = version_of(connection, schema, where)
+    while version < VERSION:
         with connection.transaction():
             # Until the end of the transaction: of many processes that come at once, one at a time goes on from here.
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", (f"treadle {schema}",))
             version = version_of(connection, schema, where)  # another process may have been quicker
             if version == VERSION:
-                return
+                break
             if not version:
                 _make_schema(connection, schema, where)
             connection.execute(MIGRATIONS[version], prepare=False)
             fault_point("in_migration")
-            connection.execute(f"INSERT INTO {VERSIONS} (version) VALUES ($1)", (version + 1,))
+            version += 1
+            connection.execute(f"INSERT INTO {VERSIONS} (version) VALUES ($1)", (version,))
+    return before
 
 
 def _make_schema(connection: Connection, schema: str, where: str) -> None:

@@ -64,12 +64,14 @@ class Server:
         schema: Of the tables.
         durability: ``full`` or ``normal``.
         timeout_s: Longest time that a statement may take.
+        formats: Those that were found when connections were opened to write, the first one first.
     """
 
     dsn: Secret
     schema: str
     durability: Literal["full", "normal"]
     timeout_s: float
+    formats: list[int] = attrs.field(factory=list, eq=False)
 
     def check(self) -> None:
         """Refuse settings that do not fit."""
@@ -126,7 +128,8 @@ class Server:
         """A connection that writes: the tables are there, and a commit is as durable as was asked for."""
         connection = self.connect()
         try:
-            migrate(connection, self.schema, self.where)
+            before = migrate(connection, self.schema, self.where)
+            self.formats.append(before)
             row = connection.execute("SELECT current_setting('synchronous_commit'), current_setting('fsync')").fetchone()
             commits, syncs = row or ("on", "on")
             if self.durability == "normal":

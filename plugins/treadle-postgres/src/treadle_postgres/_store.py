@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 from treadle import Secret
-from treadle.errors import LeaseLostError, RunEndedError, RunKeyConflictError, RunNotFoundError, StoreUnavailableError
+from treadle.errors import (
+    ConfigError,
+    LeaseLostError,
+    RunEndedError,
+    RunKeyConflictError,
+    RunNotFoundError,
+    StoreUnavailableError,
+)
 from treadle.ports import (
     LINE_TABLE,
     RUN_TABLE,
@@ -33,6 +42,7 @@ from treadle.ports import (
     Signal,
     SpanRow,
     StepRow,
+    StoreStats,
     TimerRow,
     dump_value,
     item_number,
@@ -48,13 +58,14 @@ from treadle.ports import (
 from treadle_postgres import _queries as sql
 from treadle_postgres._cancels import Asked, Cancels, channel
 from treadle_postgres._rows import Values, clean, entry_values, line_values, row_values, run_values
-from treadle_postgres._schema import Connection
+from treadle_postgres._schema import VERSION, Connection
 from treadle_postgres._server import Server
 from treadle_postgres._workers import Pool, Single
 
 T = TypeVar("T")
 
 _NO_ROWS = Rows()
+_CLEANED_EVERY_S = 3600.0
 
 
 class PostgresStore:
@@ -67,6 +78,7 @@ class PostgresStore:
         timeout_s: How long to try again when the server cannot be reached or does not answer.
         durability: ``full``: what was acknowledged is on the server's disk. ``normal``: a crash of the server's machine may
             take the last moments; never more than a tail.
+        keep_days: Remove runs that ended longer ago, by and by; 0 keeps them for ever.
     """
 
     name = "postgres"
@@ -80,12 +92,16 @@ class PostgresStore:
         pool_size: int = 4,
         timeout_s: float = 30.0,
         durability: Literal["full", "normal"] = "full",
+        keep_days: float = 0,
     ) -> None:
+        if not keep_days >= 0:
+            raise ValueError(f"keep_days is 0 or more, not {keep_days!r}")
         if pool_size < 2:
             raise ValueError(f"pool_size is at least 2, one to write and one to read, not {pool_size}")
         self._server = Server(dsn, schema, durability, timeout_s)
         self._server.check()
-        self._pool_size = pool_size
+        self._pool_size, self._keep_days = pool_size, keep_days
+        self._clean_at = 0.0
         self._cancels = Cancels(self._server)
         self._lock = threading.Lock()
         self._writers: Pool | None = None
@@ -96,6 +112,7 @@ class PostgresStore:
 
     async def create(self, new: NewRun) -> Creation:
         """Keep a new run with its first entries."""
+        self._clean_by_and_by()
         row, commit_id = new.row, uuid.uuid4()
         if clean(row.key) != row.key:
             raise StoreUnavailableError(
@@ -126,6 +143,7 @@ class PostgresStore:
 
     async def claim(self, run_id: str, owner: str, lease_s: float, is_gone: Callable[[str], bool]) -> Claim:
         """Take a run over."""
+        self._clean_by_and_by()
         tried = -1  # the epoch that an attempt of ours may have ended
 
         def work(connection: Connection, is_again: bool) -> Claim:
@@ -339,6 +357,94 @@ class PostgresStore:
         for pool in pools:
             if pool is not None:
                 pool.close()
+
+    # -- upkeep
+
+    async def stats(self) -> StoreStats:
+        """What the store holds."""
+
+        def work(connection: Connection, is_again: bool) -> StoreStats:
+            def one(statement: str, *values: object) -> Values:
+                return connection.execute(statement, values).fetchone() or (None,)
+
+            return StoreStats(
+                store=self.name,
+                where=self._server.where,
+                format=VERSION,
+                generation=str(one(sql.FACTS)[-1]),
+                size_bytes=cast("int", one(sql.SIZE, self._server.schema)[0]),
+                reusable_bytes=0,
+                log_bytes=0,
+                runs=dict(cast("list[tuple[str, int]]", connection.execute(sql.COUNT_RUNS).fetchall())),
+                rows=dict(zip(sql.TABLES, cast("tuple[int, ...]", one(sql.COUNT_ROWS)), strict=True)),
+                checkpoint_bytes=cast("int", one(sql.CHECKPOINT_BYTES)[0]),
+                oldest_run_at=cast("float | None", one(sql.OLDEST_RUN)[0]),
+            )
+
+        return await self._read().ask(work)
+
+    async def migrate(self) -> tuple[int, int]:
+        """Bring the schema to this version; answers the formats before and after."""
+        await self._write().ask(_nothing)
+        return self._server.formats[0], VERSION
+
+    async def backup(self, path: Path) -> int:
+        """Postgres has better tools for this; says which."""
+        raise ConfigError(
+            f"A store in Postgres is not backed up by treadle, so {path} was not written.",
+            f"Use pg_dump --schema={self._server.schema}, or what your database is backed up with anyway.",
+        )
+
+    async def vacuum(self) -> tuple[int, int]:
+        """Let the server find the room that is free, and count anew what it plans by; answers its size before and after."""
+
+        def work(connection: Connection, is_again: bool) -> tuple[int, int]:
+            sizes = []
+            connection.execute("SET statement_timeout = 0")
+            for statement in (None, f"VACUUM (ANALYZE) {', '.join(sql.TABLES)}"):
+                if statement is not None:
+                    connection.execute(statement)
+                row = connection.execute(sql.SIZE, (self._server.schema,)).fetchone()
+                sizes.append(cast("int", row[0]) if row else 0)
+            connection.execute("RESET statement_timeout")
+            return sizes[0], sizes[1]
+
+        return await self._write().ask(work)
+
+    async def clean(self, days: float, *, dry_run: bool = False) -> int:
+        """Remove the runs that ended so long ago."""
+        if dry_run:
+            ((count,),) = cast("list[tuple[int]]", await self._all(sql.COUNT_OLD_RUNS, (days,)))
+            return count
+        removed = 0
+        while count := await self._removed(sql.DROP_OLD_RUNS, days):
+            removed += count
+        return removed
+
+    async def cleanup_old_events(self, days: float) -> int:
+        """Remove the logs of runs that ended so long ago."""
+        return await self._removed(sql.DROP_OLD_EVENTS, days)
+
+    async def cleanup_old_checkpoints(self, days: float) -> int:
+        """Remove checkpoints that are so old, of runs that have ended."""
+        return await self._removed(sql.DROP_OLD_CHECKPOINTS, days)
+
+    async def cleanup_fired_timers(self, days: float) -> int:
+        """Remove timers that fired or were cancelled so long ago."""
+        return await self._removed(sql.DROP_OLD_TIMERS, days)
+
+    async def _removed(self, statement: str, days: float) -> int:
+        def work(connection: Connection, is_again: bool) -> int:
+            row = connection.execute(statement, (days,)).fetchone()
+            return cast("int", row[0]) if row else 0
+
+        return await self._write().ask(work)
+
+    def _clean_by_and_by(self) -> None:
+        """When a run begins, and an hour has passed: let a portion be removed, which nobody waits for."""
+        if self._keep_days and time.monotonic() >= self._clean_at:
+            self._clean_at = time.monotonic() + _CLEANED_EVERY_S
+            self._write().post(lambda connection, _: connection.execute(sql.DROP_OLD_RUNS, (self._keep_days,)).fetchone())
 
     # -- connections
 

@@ -155,6 +155,10 @@ class Pool:
             raise self._silent()
         return job.result()
 
+    def post(self, work: Free[object]) -> None:
+        """Do ``work`` without anybody waiting for it."""
+        self._put(Job(work, _nobody, time.monotonic() + self._server.timeout_s))
+
     def close(self) -> None:
         """Finish what was asked for, then close the connections; nothing when that was done."""
         with self._lock:
@@ -298,6 +302,10 @@ class Pool:
             if is_passing(error, connection):
                 raise
             job.fail(self._server.unavailable(error))
+
+
+def _nobody() -> None:
+    """Whom to tell of work that was only posted."""
 
 
 def _send(connection: Connection, job: Job[object]) -> tuple[Single[object], psycopg.Cursor[tuple[object, ...]]]:

@@ -69,7 +69,47 @@ REQUEST_CANCEL = (
     "UPDATE runs SET cancel_reason = ?, cancel_force = ? WHERE run_id = ? AND (cancel_reason IS NULL OR ? >= cancel_force)"
 )
 
+# -- what is old; a run goes with the rows of it in all tables, whatever they are called
+
+TABLES = ("runs", "steps", "records", "payloads", "checkpoints", "timers", "signals", "lines", "execution_spans")
+_RUN_OF = {"execution_spans": "workflow_execution_id"}
+OF_A_RUN = (*TABLES[1:], "runs")
+"""The order in which tables let go of a run: the row that others refer to is the last."""
+
+
+def remove(table: str) -> str:
+    """The statement that removes what a table holds of a run."""
+    return f"DELETE FROM {table} WHERE {_RUN_OF.get(table, 'run_id')} = ?"
+
+
+def count(table: str) -> str:
+    """The statement that counts a table's rows."""
+    return f"SELECT count(*) FROM {table}"
+
+
+_OLD = "ended_at < ? AND (run_key = '' OR ended_at < ?)"
+OLD_RUNS = f"SELECT run_id, entry_count FROM runs WHERE {_OLD} ORDER BY ended_at LIMIT 500"
+COUNT_OLD_RUNS = f"SELECT count(*) FROM runs WHERE {_OLD}"
+OLD_LOGS = "SELECT run_id, entry_count FROM runs WHERE ended_at < ? AND entry_count > 0 ORDER BY ended_at LIMIT 500"
+FORGET_LOG = "UPDATE runs SET entry_count = 0 WHERE run_id = ?"
+DROP_OLD_CHECKPOINTS = (
+    "DELETE FROM checkpoints WHERE rowid IN (SELECT checkpoints.rowid FROM checkpoints JOIN runs ON runs.run_id ="
+    " checkpoints.run_id WHERE checkpoints.saved_at < ? AND runs.ended_at IS NOT NULL LIMIT ?)"
+)
+DROP_OLD_TIMERS = (
+    # None fires before it is due, so that the index on that finds all.
+    "DELETE FROM timers WHERE rowid IN (SELECT rowid FROM timers WHERE status IN ('fired', 'cancelled') AND fire_at < ?"
+    " AND coalesce(fired_at, fire_at) < ? LIMIT ?)"
+)
+SET_FACT = "INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+DROP_FACT = "DELETE FROM facts WHERE name = ?"
+
 # -- reading
+
+FACTS = "SELECT name, value FROM facts WHERE name IN ('generation', 'copied_at')"
+COUNT_RUNS = "SELECT status, count(*) FROM runs GROUP BY status ORDER BY status"
+OLDEST_RUN = "SELECT created_at FROM runs ORDER BY created_at LIMIT 1"
+CHECKPOINT_BYTES = "SELECT coalesce(sum(size_bytes), 0) FROM checkpoints"
 
 READ = (
     "SELECT records.seq, records.encoding, coalesce(payloads.body, records.body) FROM records"

@@ -12,6 +12,12 @@ APPLICATION_ID = 0x7472646C
 """``trdl``: what tells a store of treadle from other SQLite files."""
 
 _FIRST = """
+CREATE TABLE facts (
+    name TEXT NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+INSERT INTO facts VALUES ('generation', lower(hex(randomblob(16))));
+
 CREATE TABLE runs (
     run_id TEXT NOT NULL PRIMARY KEY,
     workflow TEXT NOT NULL,
@@ -43,6 +49,7 @@ CREATE UNIQUE INDEX runs_key ON runs (run_key) WHERE run_key <> '';
 CREATE INDEX runs_created ON runs (created_at, run_id);
 CREATE INDEX runs_status ON runs (status, created_at, run_id);
 CREATE INDEX runs_workflow ON runs (workflow, created_at, run_id);
+CREATE INDEX runs_ended ON runs (ended_at) WHERE ended_at IS NOT NULL;
 
 CREATE TABLE records (
     run_id TEXT NOT NULL REFERENCES runs (run_id),
@@ -134,7 +141,7 @@ CREATE TABLE checkpoints (
     saved_at REAL NOT NULL
 );
 CREATE UNIQUE INDEX checkpoints_step ON checkpoints (run_id, path, item_index, variant);
-CREATE INDEX checkpoints_saved ON checkpoints (saved_at);
+CREATE INDEX checkpoints_saved ON checkpoints (saved_at, size_bytes);
 
 CREATE TABLE lines (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -201,7 +208,7 @@ MIGRATIONS: tuple[str, ...] = (_FIRST,)
 VERSION = len(MIGRATIONS)
 
 
-def migrate(connection: apsw.Connection, path: str, begin: Callable[[], None]) -> None:
+def migrate(connection: apsw.Connection, path: str, begin: Callable[[], None]) -> int:
     """Bring a store to this version, each step whole or not at all: one that is killed in between goes on the next time.
 
     Args:
@@ -209,18 +216,22 @@ def migrate(connection: apsw.Connection, path: str, begin: Callable[[], None]) -
         path: For messages.
         begin: Begins a write transaction.
 
+    Returns:
+        The version that it had.
+
     Raises:
         StoreUnavailableError: It is no store of treadle's, or one of a later version.
     """
-    if version_of(connection, path) == VERSION:
-        return
+    before = version_of(connection, path)
+    if before == VERSION:
+        return before
     while True:
         begin()
         try:
             version = version_of(connection, path)  # another process may have been quicker
             if version == VERSION:
                 connection.execute("ROLLBACK")
-                return
+                return before
             connection.execute(MIGRATIONS[version])
             fault_point("in_migration")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version + 1}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 import apsw
+import attrs
+from anyio import to_thread
 from treadle.errors import RunEndedError, RunKeyConflictError, RunNotFoundError, StoreUnavailableError
 from treadle.ports import (
     LINE_TABLE,
@@ -35,6 +39,7 @@ from treadle.ports import (
     Signal,
     SpanRow,
     StepRow,
+    StoreStats,
     TimerRow,
     dump_value,
     item_number,
@@ -49,9 +54,10 @@ from treadle.ports import (
 )
 
 from treadle_sqlite import _queries as sql
-from treadle_sqlite._files import Guard, default_path, prepare
-from treadle_sqlite._schema import migrate
-from treadle_sqlite._worker import Worker, Writer
+from treadle_sqlite import _upkeep as upkeep
+from treadle_sqlite._files import Guard, copy_to_read, default_path, prepare, watch, why_read_only
+from treadle_sqlite._schema import VERSION, migrate, version_of
+from treadle_sqlite._worker import Worker, Writer, begin, retrying
 
 T = TypeVar("T")
 
@@ -67,6 +73,10 @@ _PRAGMAS = (
     "checkpoint_fullfsync = ON",
 )
 """How the connection that writes is set, beside journal and durability."""
+
+_log = logging.getLogger("treadle.sqlite")
+
+_CLEANED_EVERY_S = 3600.0
 
 _APART = 2
 """Added to the encoding of a value that is kept in a table of its own."""
@@ -84,6 +94,7 @@ class SqliteStore:
             power cut may take the last moments; never more than a tail, and never the file.
         timeout_s: How long to wait while another process holds the file.
         allow_network: Also use a file on a network file system, where SQLite may lose data.
+        keep_days: Remove runs that ended longer ago, by and by, when nothing else is to be done; 0 keeps them for ever.
     """
 
     name = "sqlite"
@@ -96,16 +107,22 @@ class SqliteStore:
         durability: Literal["full", "normal"] = "full",
         timeout_s: float = 30.0,
         allow_network: bool = False,
+        keep_days: float = 0,
     ) -> None:
         if durability not in ("full", "normal"):
             raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
+        if not keep_days >= 0:
+            raise ValueError(f"keep_days is 0 or more, not {keep_days!r}")
         self.path = Path(path).expanduser().absolute() if str(path) else default_path()
         self._durability, self._timeout_s, self._allow_network = durability, timeout_s, allow_network
+        self._keep_days = keep_days
         self._guard = Guard(self.path)
         self._lock = threading.Lock()
         self._writer: Writer | None = None
         self._reader: Worker | None = None
+        self._copy: Path | None = None
         self._is_closed = False
+        self._format_before = 0
         self._boot = _boot_id()
 
     # -- writing
@@ -302,11 +319,88 @@ class SqliteStore:
     def close(self) -> None:
         """Finish what was begun and let go of the file."""
         with self._lock:
-            self._is_closed = True
+            was_closed, self._is_closed = self._is_closed, True
             writer, reader = self._writer, self._reader
         for worker in (reader, writer):
             if worker is not None:
                 worker.close()
+        if writer is not None and not was_closed:
+            watch.end(self.path)
+        if self._copy is not None:
+            shutil.rmtree(self._copy.parent, ignore_errors=True)
+
+    # -- upkeep
+
+    async def stats(self) -> StoreStats:
+        """What the store holds."""
+        found = await self._read().ask(lambda connection: upkeep.stats(connection, self.path))
+        return found if self._copy is None else attrs.evolve(found, where=str(self.path))
+
+    async def migrate(self) -> tuple[int, int]:
+        """Bring the file to this version; answers the formats before and after."""
+        await self._write().ask(lambda _: None)
+        return self._format_before, VERSION
+
+    async def backup(self, path: Path) -> int:
+        """Write a copy to a new file."""
+
+        def work() -> int:
+            return upkeep.backup(lambda: self._connect_beside(apsw.SQLITE_OPEN_READONLY), path, self._retrying)
+
+        await self._read().ask(lambda _: None)  # the file is there, and is a store
+        return await to_thread.run_sync(work)
+
+    async def vacuum(self) -> tuple[int, int]:
+        """Write the file anew without what is free in it; whoever writes meanwhile waits."""
+
+        def work() -> tuple[int, int]:
+            connection = self._connect_beside(apsw.SQLITE_OPEN_READWRITE)
+            try:
+                return upkeep.vacuum(connection, self._retrying)
+            finally:
+                connection.close()
+
+        await self._write().ask(lambda _: None)
+        return await to_thread.run_sync(work)
+
+    async def clean(self, days: float, *, dry_run: bool = False) -> int:
+        """Remove the runs that ended so long ago."""
+        if dry_run:
+            return await self._read().ask(lambda connection: upkeep.count_runs(connection, days))
+        return await self._in_portions(upkeep.remove_runs, days)
+
+    async def cleanup_old_events(self, days: float) -> int:
+        """Remove the logs of runs that ended so long ago."""
+        return await self._in_portions(upkeep.remove_events, days)
+
+    async def cleanup_old_checkpoints(self, days: float) -> int:
+        """Remove checkpoints that are so old, of runs that have ended."""
+        return await self._in_portions(upkeep.remove_checkpoints, days)
+
+    async def cleanup_fired_timers(self, days: float) -> int:
+        """Remove timers that fired or were cancelled so long ago."""
+        return await self._in_portions(upkeep.remove_timers, days)
+
+    async def _in_portions(self, remove: Callable[[apsw.Connection, float], tuple[int, bool]], days: float) -> int:
+        """Each portion is a job of its own, so that commits of runs come between them."""
+        removed, has_more = 0, True
+        while has_more:
+            count, has_more = await self._write().ask(lambda connection: remove(connection, days))
+            removed += count
+        return removed
+
+    def _clean_by_and_by(self, connection: apsw.Connection) -> float:
+        _, has_more = upkeep.remove_runs(connection, self._keep_days)
+        return 0.0 if has_more else _CLEANED_EVERY_S
+
+    def _connect_beside(self, flags: int) -> apsw.Connection:
+        """One more connection, for what takes long or cannot be part of a transaction."""
+        connection = apsw.Connection(str(self._copy or self.path), flags=flags)
+        connection.execute("PRAGMA trusted_schema = OFF; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")
+        return connection
+
+    def _retrying(self, act: Callable[[], object]) -> None:
+        retrying(act, self._timeout_s)
 
     # -- threads and connections
 
@@ -315,17 +409,19 @@ class SqliteStore:
             with self._lock:
                 self._refuse_closed()
                 if self._writer is None:
+                    chore = self._clean_by_and_by if self._keep_days else None
                     connect, check = self._open_writer, self._guard.check
-                    self._writer = Writer("treadle-sqlite-writer", str(self.path), connect, self._timeout_s, check)
+                    self._writer = Writer("treadle-sqlite-writer", str(self.path), connect, self._timeout_s, check, chore)
         return self._writer
 
     def _read(self) -> Worker:
         if self._reader is None:
-            writer = self._write()  # it makes the file and its tables
+            # The writer makes the file and its tables.
+            writer = self._write() if self._writer is not None or not why_read_only(self.path) else None
             with self._lock:
                 self._refuse_closed()
                 if self._reader is None:
-                    self._reader = self._make_reader(writer)
+                    self._reader = self._make_reader(writer) if writer is not None else self._make_reader_of_copy()
         return self._reader
 
     def _make_reader(self, writer: Writer) -> Worker:
@@ -339,19 +435,40 @@ class SqliteStore:
 
         return Worker("treadle-sqlite-reader", str(self.path), connect, self._timeout_s)
 
+    def _make_reader_of_copy(self) -> Worker:
+        def connect(worker: Worker) -> apsw.Connection:
+            self._copy = copy_to_read(self.path)
+            connection = apsw.Connection(str(self._copy), flags=apsw.SQLITE_OPEN_READWRITE)
+            if version_of(connection, str(self.path)):  # the tables of an empty file are nobody's wish
+                migrate(connection, str(self.path), lambda: begin(connection, self._timeout_s))
+            connection.execute("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA mmap_size = 0")
+            return connection
+
+        return Worker("treadle-sqlite-reader", str(self.path), connect, self._timeout_s)
+
     def _refuse_closed(self) -> None:
         if self._is_closed:
             raise StoreUnavailableError(f"Store {self.path} is closed.", "Open it anew.")
 
     def _open_writer(self, worker: Worker) -> apsw.Connection:
         prepare(self.path, may_be_remote=self._allow_network)
+        watch.begin(self.path)
         connection = self._connect()
         writer = cast("Writer", worker)
         synchronous = "FULL" if self._durability == "full" else "NORMAL"
         # Timeouts are ours: SQLite's own waiting starves one process for seconds.
         for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}", *_PRAGMAS):
             worker.retrying(lambda pragma=pragma: list(connection.execute(f"PRAGMA {pragma}")))  # type: ignore[misc]  # bound now
-        migrate(connection, str(self.path), lambda: writer.begin(connection))
+        self._format_before = migrate(connection, str(self.path), lambda: writer.begin(connection))
+        if told := upkeep.warning(upkeep.facts(connection)):
+            _log.warning("%s: %s", self.path, told)
+            writer.begin(connection)
+            connection.execute(sql.DROP_FACT, ("copied_at",))
+            connection.execute("COMMIT")
+        if self._keep_days:  # a process that lives long goes on with it when it is idle
+            writer.begin(connection)
+            upkeep.remove_runs(connection, self._keep_days)
+            connection.execute("COMMIT")
         self._guard.check()
         return connection
 

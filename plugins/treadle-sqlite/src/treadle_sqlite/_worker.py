@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 import apsw
@@ -24,7 +26,12 @@ MOST_AT_ONCE = 256
 CHECKPOINT_PAGES = 1000
 """A write-ahead log of so many pages is brought into the file, after whoever waits has been told."""
 
+MOST_LOG_BYTES = 64 * 1024 * 1024
+"""A write-ahead log that is longer is complained of: somebody reads for so long that it cannot be brought into the file."""
+
 _IDLE_S = 1.0
+_TOLD_S = 600.0
+_log = logging.getLogger("treadle.sqlite")
 _DOWN = (
     apsw.FullError,
     apsw.IOError,
@@ -194,15 +201,25 @@ class Worker:
             job.tell()
 
     def retrying(self, act: Callable[[], T]) -> T:
-        """Do ``act``, again while another process holds a lock; short waits of random length, so that nobody starves."""
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                return act()
-            except (apsw.BusyError, apsw.LockedError):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(random.uniform(0.0002, 0.004))
+        """Do ``act``, again while another process holds a lock."""
+        return retrying(act, self._timeout_s)
+
+
+def retrying(act: Callable[[], T], timeout_s: float) -> T:
+    """Do ``act``, again while somebody else holds a lock; short waits of random length, so that nobody starves."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return act()
+        except (apsw.BusyError, apsw.LockedError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.0002, 0.004))
+
+
+def begin(connection: apsw.Connection, timeout_s: float) -> None:
+    """Begin a transaction that writes."""
+    retrying(lambda: connection.execute("BEGIN IMMEDIATE"), timeout_s)
 
 
 class Writer(Worker):
@@ -216,6 +233,7 @@ class Writer(Worker):
         connect: Opens the connection.
         timeout_s: How long to wait for other processes' locks.
         check: Raises StoreUnavailableError when the files are no longer those that were opened.
+        chore: What to do when nobody has asked for anything for a while; answers in how many seconds to do it again.
     """
 
     def __init__(
@@ -225,25 +243,27 @@ class Writer(Worker):
         connect: Callable[[Worker], apsw.Connection],
         timeout_s: float,
         check: Callable[[], None],
+        chore: Callable[[apsw.Connection], float] | None = None,
     ) -> None:
-        self._check = check
+        self._check, self._chore = check, chore
+        self._chore_at = 0.0 if chore is not None else math.inf
+        self._told_at = -math.inf
         self._pages = 0
         self._broken: StoreUnavailableError | None = None
         super().__init__(name, path, connect, timeout_s)
 
     def begin(self, connection: apsw.Connection) -> None:
         """Begin a transaction that writes: the lock is taken now, so that no reader's view can go stale under it."""
-        self.retrying(lambda: connection.execute("BEGIN IMMEDIATE"))
+        begin(connection, self._timeout_s)
 
     def _serve(self, connection: apsw.Connection) -> None:
         connection.set_wal_hook(self._note_pages)
         is_open = True
         while is_open:
             try:
-                first = self._jobs.get(timeout=_IDLE_S if self._pages > CHECKPOINT_PAGES else None)
+                first = self._jobs.get(timeout=self._patience())
             except queue.Empty:
-                self._checkpoint(connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
-                self._pages = 0
+                self._be_idle(connection)
                 continue
             jobs: list[Job[object]] = []
             job = first
@@ -266,7 +286,26 @@ class Writer(Worker):
             if self._pages > CHECKPOINT_PAGES:
                 self._checkpoint(connection, apsw.SQLITE_CHECKPOINT_PASSIVE)
 
-    def _commit(self, connection: apsw.Connection, jobs: list[Job[object]]) -> None:
+    def _patience(self) -> float | None:
+        """How long to wait for a job before there is something else to do; None for as long as it takes."""
+        if self._pages > CHECKPOINT_PAGES:
+            return _IDLE_S
+        if self._chore_at == math.inf:
+            return None
+        return max(_IDLE_S, self._chore_at - time.monotonic())
+
+    def _be_idle(self, connection: apsw.Connection) -> None:
+        if self._pages > CHECKPOINT_PAGES:
+            self._checkpoint(connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self._pages = 0
+        elif self._chore is not None and time.monotonic() >= self._chore_at:
+            job = Job(self._chore, _nobody)
+            self._commit(connection, [job])
+            if job.has_failed:
+                _log.debug("%s: not cleaned now", self._path)
+            self._chore_at = time.monotonic() + (60.0 if job.has_failed else job.result())
+
+    def _commit(self, connection: apsw.Connection, jobs: Sequence[Job[Any]]) -> None:
         """Do all in one transaction. Afterwards each is durable or has failed."""
         try:
             if self._broken is not None:
@@ -288,7 +327,7 @@ class Writer(Worker):
                 if not job.has_failed:
                     job.fail(StoreUnavailableError(reason.problem, reason.remedy))
 
-    def _attempt(self, connection: apsw.Connection, job: Job[object]) -> None:
+    def _attempt(self, connection: apsw.Connection, job: Job[Any]) -> None:
         connection.execute("SAVEPOINT job")
         try:
             job.run(connection)
@@ -308,7 +347,20 @@ class Writer(Worker):
         fault_point("in_checkpoint")
         with suppress(apsw.BusyError, apsw.LockedError):  # a reader is at it; the next one will do
             try:
-                connection.wal_checkpoint(mode=mode)
+                pages, done = connection.wal_checkpoint(mode=mode)
             except _DOWN:  # the disk is full, say: what is in the log is kept all the same
                 return
             self._pages = 0
+            size = pages * int(str(connection.pragma("page_size")))
+            if done < pages and size > MOST_LOG_BYTES and time.monotonic() > self._told_at + _TOLD_S:
+                self._told_at = time.monotonic()
+                _log.warning(
+                    "%s-wal has grown to %d MiB: somebody has been reading for so long that it cannot be brought into the file."
+                    " End what has the file open (a shell with an open transaction?)",
+                    self._path,
+                    size >> 20,
+                )
+
+
+def _nobody() -> None:
+    """Whom to tell of a chore."""
