@@ -32,10 +32,10 @@ FLOORS = [
     "_loader _plan _schema _workflow",
     "_conductor _isolated_child _isolation _scheduler _supervisor",
     "_runner",
-    "_driver _heart _memory _results _run_log _sending",
+    "_driver _heart _memory _recorded _results _run_log _sending",
     "_session",
     "_app",
-    "_pipeline",
+    "_again _pipeline",
     "",  # the face: only names, taken from below
     "_cli testing",
 ]

@@ -252,6 +252,36 @@ def test_what_differs_between_two_runs(project: KeptProject) -> None:
     assert "Nothing else differs." in project("diff", old, old).stdout
 
 
+# -- replay
+
+
+def test_a_run_is_done_again_with_what_was_recorded(project: KeptProject) -> None:
+    """Its failure comes again without a call; a step can be tried anew; another input reaches some steps only."""
+    project("run", "shop.yaml", "-q", "-i", "fail=2")
+    run = str(json.loads(project("runs", "--json").stdout)["runs"][0]["run_id"])
+
+    checked = fitting(project("replay", run, "--check", "--json").stdout, "replay-check")
+    again = project("replay", run, "--json")
+    lines_again = project("logs", "last").stderr
+    mended = project("replay", run, "--set", "fail=0", "--json")
+    asked = lines(project("logs", "last", "--json").stdout)
+    anew = project("replay", run, "--from", "prices", "-q")
+    asked_anew = lines(project("logs", "last", "--json").stdout)
+
+    assert checked["ok"] is True
+    assert again.returncode == 1
+    failed = fitting(again.stdout, "run")
+    assert failed["error"]["message"] == "the shop is closed"  # type: ignore[index]  # plain data
+    assert lines_again == "No lines.\n", "nothing was called"
+    assert mended.returncode == 0, mended.stderr
+    assert fitting(mended.stdout, "run")["outputs"] == {"best": 5}
+    assert {line["path"] for line in asked} == {"best"}
+    assert anew.returncode == 1
+    assert {line["path"] for line in asked_anew} == {"prices", "best"}
+    assert f"of run {run}" in project("explain", "last").stdout
+    assert project("replay", run, "--set", "nothing=1").returncode == 2
+
+
 # -- the page
 
 

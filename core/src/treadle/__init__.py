@@ -33,6 +33,7 @@ __all__ = [
     "TreadleError",
     "Workflow",
     "__version__",
+    "areplay",
     "aresume",
     "arun",
     "asend_signal",
@@ -42,6 +43,7 @@ __all__ = [
     "is_transient",
     "load_workflow",
     "make_plan",
+    "replay",
     "resume",
     "run",
     "send_signal",
@@ -71,6 +73,7 @@ _HOMES = {
     "TransientError": "treadle.errors",
     "TreadleError": "treadle.errors",
     "Workflow": "treadle._workflow",
+    "areplay": "treadle._again",
     "aresume": "treadle._app",
     "arun": "treadle._app",
     "asend_signal": "treadle._app",
@@ -80,12 +83,14 @@ _HOMES = {
     "is_transient": "treadle._retries",
     "load_workflow": "treadle._loader",
     "make_plan": "treadle._plan",
+    "replay": "treadle._again",
     "resume": "treadle._app",
     "run": "treadle._app",
     "send_signal": "treadle._app",
 }
 
 if TYPE_CHECKING:
+    from treadle._again import areplay, replay
     from treadle._app import RunHandle, aresume, arun, asend_signal, resume, run, send_signal
     from treadle._executor import Executor, client, executor
     from treadle._loader import load_workflow

@@ -24,6 +24,7 @@ from treadle._models import RULES_VERSION, Entry, Json, RunCreated, RunEnded, St
 from treadle._owner import is_gone, this_owner
 from treadle._plan import Plan, compile_plan, make_plan
 from treadle._plugins import Registry
+from treadle._recorded import read_recorded
 from treadle._results import RunResult, summarise
 from treadle._secrets import resolve
 from treadle._sending import make_signal
@@ -204,10 +205,10 @@ async def arun(
     registry = registry or Registry.discover(config)
     plan = workflow if isinstance(workflow, Plan) else make_plan(workflow, registry)
     values = check_inputs(plan.workflow, inputs or {})
-    resolved = _secrets(plan, registry.config)
+    resolved = secrets_of(plan, registry.config)
     check_engine(plan.workflow, registry.config)
     clock = clock or RealClock()
-    with _opened(store, plan.workflow, registry) as kept:
+    with opened(store, plan.workflow, registry) as kept:
         session = Session(plan, registry, resolved, kept, clock, sinks, max_parallel, on_start, on_stuck)
         done = await session.begin(new_run_id(clock.now()), values, trigger=trigger, key=key)
         if isinstance(done, RunResult):
@@ -236,10 +237,10 @@ async def aresume(
 
     def session(plan: Plan, kept: Store) -> Session:
         return Session(
-            plan, registry, _secrets(plan, registry.config), kept, clock or RealClock(), sinks, None, on_start, on_stuck
+            plan, registry, secrets_of(plan, registry.config), kept, clock or RealClock(), sinks, None, on_start, on_stuck
         )
 
-    with _opened(store, None, registry) as kept:
+    with opened(store, None, registry) as kept:
         return await _take_up(run_id, kept, registry, session, accept_changes=accept_changes)
 
 
@@ -261,6 +262,8 @@ async def _take_up(
         )
     plan = make_plan(Workflow.from_dict(created.workflow, file=row.source), registry)
     session = make(plan, store)
+    if created.replay_of:
+        session.recorded = await read_recorded(store, plan, created.replay_of, created.replay_from)
     changes = [*_file_changes(created, row.source), *_version_changes(entries, session.versions())]
     if changes and not accept_changes:
         raise ResumeChangedError(run_id, changes)
@@ -301,7 +304,7 @@ async def asend_signal(
         SignalNotDeclaredError: No step of it waits for such a signal.
         PayloadInvalidError: The payload does not fit; nothing was sent.
     """
-    with _opened(store, None, registry or Registry.discover(config)) as kept:
+    with opened(store, None, registry or Registry.discover(config)) as kept:
         row = await kept.run(run_id)
         records = await kept.read(run_id)
         if row is None or not records:
@@ -367,7 +370,7 @@ def _file_changes(created: RunCreated, source: str) -> Iterator[str]:
 
 
 @contextmanager
-def _opened(store: Store | None, workflow: Workflow | None, registry: Registry) -> Iterator[Store]:
+def opened(store: Store | None, workflow: Workflow | None, registry: Registry) -> Iterator[Store]:
     """The store that was given; else the one that is asked for, closed afterwards."""
     if store is not None:
         yield store
@@ -451,7 +454,7 @@ def type_fault(value: Json, declared: str) -> str:
     return f"must be {declared}, not {shown}"
 
 
-def _secrets(plan: Plan, config: Config) -> Mapping[str, str]:
+def secrets_of(plan: Plan, config: Config) -> Mapping[str, str]:
     """Look every secret up before anything starts."""
     names = {name for step in plan.steps.values() for name in step.inputs.secret_names}
     return {name: resolve(name, config, os.environ) for name in sorted(names)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
 
 import attrs
@@ -121,8 +121,12 @@ class Conductor:
                     commands.append(command)
         return Turn(tuple(records), tuple(commands))
 
-    def replay(self, entries: Sequence[Entry]) -> None:
+    def replay(self, entries: Sequence[Entry], started: Callable[[Call], object] | None = None) -> None:
         """Rebuild the state from a log. Nothing is asked; ``outstanding`` says afterwards what is open.
+
+        Args:
+            entries: The log.
+            started: Told of each call that was released, as it was.
 
         Raises:
             ReplayMismatchError: The facts do not lead to the decisions that were recorded.
@@ -139,7 +143,15 @@ class Conductor:
                 self._complain(recorded, turn.records)
             for entry in turn.records[1:]:
                 self._note(entry)
+            if started is not None:
+                self._tell_started(turn.commands, fact.at, started)
             position += len(turn.records)
+
+    def _tell_started(self, commands: Sequence[Command], at: float, started: Callable[[Call], object]) -> None:
+        for command in commands:
+            start = self._render(command, at) if isinstance(command, Start) else None
+            if isinstance(start, Start) and start.call is not None:
+                started(start.call)
 
     def outstanding(self) -> tuple[Command, ...]:
         """What is asked for and not answered yet; Start carries its call again. Open questions wait for StintOpened."""

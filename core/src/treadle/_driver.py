@@ -91,6 +91,7 @@ class Driver:
         at: The time of the last of them.
         workers: How many calls may run at once, at most.
         hide: Takes out of a text what must not be recorded.
+        is_over: Says of a timer that it is due at once, whatever time it is.
     """
 
     def __init__(
@@ -107,11 +108,12 @@ class Driver:
         at: float = -math.inf,
         workers: int = 10,
         hide: Callable[[str], str] = str,
+        is_over: Callable[[str], bool] = lambda timer_id: False,
     ) -> None:
         self._run_id, self._conductor, self._engine = run_id, conductor, engine
         self._pack, self._commit = log.pack, log.commit
         self._runner, self._clock, self._on_commit, self._seq = runner, clock, on_commit, seq
-        self._most_workers, self._hide = workers, hide
+        self._most_workers, self._hide, self._is_over = workers, hide, is_over
         self._workers = 0
         self._inbox: deque[Fact] = deque()
         self._ready: deque[Call] = deque()
@@ -272,7 +274,8 @@ class Driver:
             if self._suspension is None:
                 self._ready.append(command.call)
         elif isinstance(command, SetTimer):
-            self._set_timer(command.due, "retry", command.timer_id)
+            due = self._clock.now() if self._is_over(command.timer_id) else command.due
+            self._set_timer(due, "retry", command.timer_id)
         elif isinstance(command, Cancel):
             self._stop_call((command.path, command.index, command.attempt), command.reason)
         elif isinstance(command, Finish):

@@ -336,6 +336,7 @@ class Outcome:
         ended_at: When it was left.
         detached: The executor did not stop when told to; its thread or task may still run.
         spans: Client-call spans of this attempt.
+        taken_from: The run whose record it was taken from instead of being made; empty for one that was made.
     """
 
     status: OutcomeStatus
@@ -346,6 +347,7 @@ class Outcome:
     ended_at: float = 0.0
     detached: bool = False
     spans: tuple[SpanRecord, ...] = ()
+    taken_from: str = ""
 
 
 # -- facts: what happened; stamped, applied, recorded --------------------------------------------------------------------
@@ -368,6 +370,8 @@ class RunCreated:
         rules: Version of the scheduler's rules.
         max_parallel: Calls at once, when the starter overrides the workflow.
         trigger: What started it: ``cli``, ``python``, ...
+        replay_of: The run whose recorded outcomes it is given; empty for none.
+        replay_from: The step from which on it makes its calls itself; empty for those only that the record does not have.
     """
 
     kind: ClassVar[str] = "RunCreated"
@@ -383,6 +387,8 @@ class RunCreated:
     rules: int = RULES_VERSION
     max_parallel: int | None = None
     trigger: str = "python"
+    replay_of: str = ""
+    replay_from: str = ""
 
 
 @attrs.frozen

@@ -21,10 +21,11 @@ from treadle._heart import Heart
 from treadle._isolation import ChildPool
 from treadle._log_rows import LogRows
 from treadle._loop import loop_poster
-from treadle._models import Call, CancelRequested, Entry, Fact, Json, Record, RunCreated, SignalReceived, StintOpened
+from treadle._models import Call, CancelRequested, Entry, Fact, Json, Outcome, Record, RunCreated, SignalReceived, StintOpened
 from treadle._owner import shown, this_owner
 from treadle._plan import Plan
 from treadle._plugins import Registry
+from treadle._recorded import Recorded
 from treadle._redaction import Redaction
 from treadle._results import RunResult, summarise
 from treadle._run_log import RunLog
@@ -151,6 +152,8 @@ class Session:
         on_start: Called with a handle once the run exists.
         on_stuck: Called with the result when calls that were told to stop still run.
         lease: How the claim is kept.
+        recorded: A run whose outcomes this one is given.
+        replay_from: The step from which on it makes its calls itself.
     """
 
     plan: Plan
@@ -163,6 +166,8 @@ class Session:
     on_start: Callable[[RunHandle], None] | None
     on_stuck: Callable[[RunResult], None] | None
     lease: Lease = Lease()
+    recorded: Recorded | None = None
+    replay_from: str = ""
 
     async def begin(self, run_id: str, inputs: Mapping[str, Json], *, trigger: str, key: str) -> RunResult | str:
         """Create the run and drive it to its end.
@@ -245,6 +250,7 @@ class Session:
             fresh: What was committed and nobody has read yet.
             rows: Has applied both, too.
         """
+        recorded = self.recorded
         readers = _Readers(claim.run_id, scopes.run, tracing)
         redact: Callable[[str], str] = str if scopes.redaction is None else scopes.redaction.text
         readers.catch_up(earlier)
@@ -272,7 +278,7 @@ class Session:
                     run_id=claim.run_id,
                     conductor=conductor,
                     log=RunLog(self.store, claim, rows if self.store.wants_rows else None),
-                    engine=_LocalEngine(runner),
+                    engine=_LocalEngine(runner) if recorded is None else _RecordedEngine(runner, recorded, self.clock),
                     runner=runner,
                     clock=self.clock,
                     on_commit=readers.read,
@@ -280,6 +286,7 @@ class Session:
                     at=readers.entries[-1].at,
                     workers=created.max_parallel or self.plan.graph.max_parallel,
                     hide=redact,
+                    is_over=recorded.has_fired if recorded is not None else lambda timer_id: False,
                 )
                 if self.on_start is not None:
                     durable = self.store.is_durable
@@ -290,6 +297,8 @@ class Session:
                         self.on_stuck(summarise(readers.entries))
 
                 signals, last = await self._received(claim, earlier)
+                if recorded is not None and not earlier:
+                    signals = [*recorded.again(), *signals]
                 facts = [self._opening(readers.entries, claim), *await self._asked(claim, earlier), *signals]
                 keeper = LineKeeper(
                     self.store, claim.run_id, now=self.clock.now, secret_values=runner.secret_values, redact=redact
@@ -398,6 +407,8 @@ class Session:
             trace_flags=trace.flags,
             max_parallel=self.max_parallel,
             trigger=trigger,
+            replay_of=self.recorded.run_id if self.recorded is not None else "",
+            replay_from=self.replay_from,
         )
 
     def _source(self) -> str:
@@ -448,6 +459,21 @@ class _LocalEngine:
 
     def __init__(self, runner: Runner) -> None:
         self.perform = runner.perform
+
+
+class _RecordedEngine:
+    """Gives calls the outcomes that a recorded run had, and performs the others in this process."""
+
+    name = "local"
+    capabilities = _LocalEngine.capabilities
+
+    def __init__(self, runner: Runner, recorded: Recorded, clock: Clock) -> None:
+        self._perform, self._recorded, self._clock = runner.perform, recorded, clock
+
+    async def perform(self, call: Call) -> Outcome:
+        """The recorded outcome, or that of performing the call."""
+        outcome = self._recorded.outcome(call, self._clock.now())
+        return await self._perform(call) if outcome is None else outcome
 
 
 class _Readers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 import attrs
@@ -40,6 +41,7 @@ __all__ = [
     "SecretNotFoundError",
     "SignalNotDeclaredError",
     "StepInterruptedError",
+    "StepNotFoundError",
     "StepTimeoutError",
     "StoreUnavailableError",
     "TransientError",
@@ -370,6 +372,18 @@ class RunNotFoundError(TreadleError):
     def __init__(self, run_id: str, remedy: str = "") -> None:
         self.run_id = run_id
         super().__init__(f"There is no run {run_id!r} in this store.", remedy or "'treadle runs' lists the runs that are kept.")
+
+
+class StepNotFoundError(TreadleError):
+    """A run has no step of that path."""
+
+    def __init__(self, whose: str, path: str, known: Sequence[str]) -> None:
+        self.path, self.known = path, tuple(known)
+        close = difflib.get_close_matches(path, known, 1)
+        listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        super().__init__(
+            f"{whose} has no step {path!r}.", (f"Did you mean {close[0]!r}? " if close else "") + f"It has: {listed}."
+        )
 
 
 class RunKeyConflictError(TreadleError):

@@ -19,6 +19,7 @@ from treadle.ports import (
     Evaluated,
     ItemEnded,
     MapStarted,
+    Outcome,
     RetryScheduled,
     RunCreated,
     RunEnded,
@@ -66,11 +67,13 @@ def _concerns(entry: Entry, path: str) -> bool:
 
 
 _TELLERS: Mapping[type, Callable[..., str]] = {
-    RunCreated: lambda e: f"the run was created by {e.trigger}",
+    RunCreated: lambda e: f"the run was created by {e.trigger}" + (f" of run {e.replay_of}" if e.replay_of else ""),
     StintOpened: lambda e: f"stint {e.stint} began: {e.owner or 'somebody'} drives the run",
     Evaluated: lambda e: _tell_evaluated(e),
     AttemptStarted: lambda e: f"{item_name(e.path, e.index)}: attempt {e.attempt} was released in stint {e.stint}",
-    AttemptEnded: lambda e: f"{item_name(e.path, e.index)}: attempt {e.attempt} {e.outcome.status}{_why(e.outcome.error)}",
+    AttemptEnded: lambda e: (
+        f"{item_name(e.path, e.index)}: attempt {e.attempt} {e.outcome.status}{_taken(e.outcome)}{_why(e.outcome.error)}"
+    ),
     RetryScheduled: lambda e: (
         f"{item_name(e.path, e.index)}: will be tried again after {spell(e.due - e.at)}"
         f" (attempt {e.attempt} of {e.max_attempts} failed): {e.reason or 'no reason given'}"
@@ -97,6 +100,10 @@ def _tell_evaluated(entry: Evaluated) -> str:
     if entry.what == "when":
         return f"{where}its 'when' was {'true' if entry.value else 'false'}"
     return f"{where}its {entry.what!r} was evaluated"
+
+
+def _taken(outcome: Outcome) -> str:
+    return f" (recorded in run {outcome.taken_from})" if outcome.taken_from else ""
 
 
 def _why(error: ErrorInfo | None) -> str:

@@ -17,26 +17,29 @@ _FORMATS = {".json": "json", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml"}
 _EXAMPLES = {"array": '-i key=\'["a", "b"]\'', "object": "-i key='{\"a\": 1}'", "boolean": "-i key=true"}
 
 
-def gather(workflow: Workflow, pairs: Sequence[str], files: Sequence[str]) -> dict[str, object]:
+def gather(
+    workflow: Workflow, pairs: Sequence[str], files: Sequence[str], given: Mapping[str, object] | None = None
+) -> dict[str, object]:
     """The inputs of a run: those of the files, then the single ones over them.
 
     Args:
         workflow: Declares the types.
         pairs: ``key=value`` or ``key=@file`` each; ``key=@@text`` is a text that begins with ``@``.
         files: JSON, YAML or TOML files that each hold an object; ``-`` is JSON from stdin.
+        given: What holds where neither says anything.
 
     Raises:
         InputsInvalidError: With everything that cannot be read, is missing, not declared or of another type, at once.
     """
     faults: list[Fault] = []
-    values: dict[str, object] = {}
+    values: dict[str, object] = dict(given or {})
     for file in files:
         _merge(values, file, faults)
-    given: set[str] = set()
+    named: set[str] = set()
     for pair in pairs:
-        _add(values, given, pair, workflow.inputs, faults)
+        _add(values, named, pair, workflow.inputs, faults)
     faults.extend(_undeclared(values, workflow.inputs))
-    told = {*given, *(fault.path for fault in faults)}
+    told = {*named, *(fault.path for fault in faults)}
     declared = {name: value for name, value in values.items() if name in workflow.inputs}
     try:
         check_inputs(workflow, declared)

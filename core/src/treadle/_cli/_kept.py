@@ -16,7 +16,7 @@ from treadle._cli._run import command_store
 from treadle._plan import Plan, compile_plan
 from treadle._plugins import Registry
 from treadle._workflow import Workflow
-from treadle.errors import ConfigError, RunNotFoundError, TreadleError
+from treadle.errors import ConfigError, RunNotFoundError, StepNotFoundError
 from treadle.ports import Entry, RunCreated, RunQuery, RunRow, Store
 
 ENDED = frozenset({"completed", "partial_failure", "failed", "cancelled", "timed_out"})
@@ -90,7 +90,7 @@ def split_item(path: str, plan: Plan) -> tuple[str, int | None]:
     """A step, and which of its items a person means by ``each[3]``.
 
     Raises:
-        ConfigError: There is no such step; the remedy names those that were probably meant.
+        StepNotFoundError: There is no such step; the remedy names those that were probably meant.
     """
     known = [*plan.steps]
     if not path or path in known or any(name.startswith(f"{path}/") for name in known):
@@ -98,15 +98,7 @@ def split_item(path: str, plan: Plan) -> tuple[str, int | None]:
     found = _ITEM.fullmatch(path)
     if found and found[1] in known:
         return found[1], int(found[2])
-    raise unknown_step("This run", path, known)
-
-
-def unknown_step(whose: str, path: str, known: Sequence[str]) -> TreadleError:
-    """The error for a step that is not there."""
-    close = difflib.get_close_matches(path, known, 1)
-    meant = f"Did you mean {close[0]!r}? " if close else ""
-    listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
-    return ConfigError(f"{whose} has no step {path!r}.", f"{meant}It has: {listed}.")
+    raise StepNotFoundError("This run", path, known)
 
 
 async def read_log(store: Store, run_id: str) -> list[Entry]:

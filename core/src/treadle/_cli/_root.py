@@ -26,6 +26,7 @@ COMMANDS = {
     "trace": ("_trace", "Show where the time of a run went: its spans as a tree."),
     "logs": ("_logs", "Show what the steps of a run logged and printed."),
     "explain": ("_explain", "Say why a run, or one of its steps, went as it did."),
+    "replay": ("_again", "Do a run again with its recorded outcomes, to look for a fault."),
     "diff": ("_diff", "Show what differs between two runs."),
     "cancel": ("_runs", "Cancel a run, wherever it is driven."),
     "store": ("_store", "Look after the store: back it up, clean it, see what it holds."),

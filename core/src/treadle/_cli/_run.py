@@ -117,6 +117,7 @@ class Session:
     backend: str
     store: Store
     run_id: str = ""  # of the run that is resumed
+    act: Callable[..., RunResult] | None = None  # what to do instead of running or resuming
     provider: TracingProvider | None = None
     progress: Progress | None = None
 
@@ -169,7 +170,7 @@ class Session:
             interrupts.attach(handle, _poster(self.backend))
 
         common = partial(
-            resume_run if self.run_id else run_workflow,
+            self.act or (resume_run if self.run_id else run_workflow),
             backend=self.backend,
             registry=self.registry,
             config=self.registry.config,
@@ -178,6 +179,8 @@ class Session:
             on_start=started,
             on_stuck=self._leave_behind,
         )
+        if self.act is not None:
+            return common()
         if self.run_id:
             return common(self.run_id, accept_changes=self.options.accept_changes)
         options = self.options
