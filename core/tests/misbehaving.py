@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from treadle import Context, Executor, GiveUp, RetryAfter, SyncContext, TransientError, executor
+from treadle import Context, Executor, GiveUp, RetryAfter, SyncContext, TransientError, TreadleError, executor
 
 _calls = 0
 
@@ -354,3 +354,46 @@ async def which_loop() -> str:
 
     await anyio.lowlevel.checkpoint()
     return sniffio.current_async_library()
+
+
+@executor("good.saves", isolation="process")
+def saves(ctx: SyncContext, /, fails: bool = False) -> object:
+    """Go on from where an earlier attempt got, with threads of its own that save too."""
+    seen = [ctx.checkpoint.token, ctx.checkpoint.data] if ctx.checkpoint else None
+    if fails and seen is None:
+        ctx.heartbeat()
+        thread = threading.Thread(target=ctx.save, args=("from-thread", {"n": 1}))
+        thread.start()
+        thread.join()
+        for number in range(200):
+            ctx.save("step", {"n": number})
+        ctx.save_soon("progress", {"n": 1000})
+        ctx.save_soon("progress", {"n": 1001})
+        raise TransientError("again", retry_after_s=0.0)
+    return {"seen": seen, "fencing": ctx.fencing_token}
+
+
+@executor("good.saves-async", isolation="process")
+async def saves_async(ctx: Context, /, name: str) -> object:
+    """Save from many tasks at a time."""
+    seen = [ctx.checkpoint.token, ctx.checkpoint.data] if ctx.checkpoint else None
+    if seen is None:
+        import anyio
+
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(ctx.save, f"task-{number}", number)
+        await ctx.save("last", {"name": name})
+        raise TransientError("again", retry_after_s=0.0)
+    return seen
+
+
+@executor("bad.saves", isolation="process")
+def saves_nonsense(ctx: SyncContext, /) -> str:
+    """Try to save what cannot be saved, then what can."""
+    try:
+        ctx.save("x", {"a": {1, 2}})
+    except TreadleError as error:
+        ctx.save("y", None)
+        return str(error)
+    return "nothing was said"

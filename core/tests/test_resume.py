@@ -12,6 +12,7 @@ import attrs
 import pytest
 from treadle import Registry, Workflow, aresume, arun, executor, load_workflow
 from treadle._app import RunHandle
+from treadle._config import Config
 from treadle._heart import Heart
 from treadle._loop import loop_poster
 from treadle._memory import MemoryStore
@@ -40,7 +41,7 @@ from treadle.errors import (
     TransientError,
     TreadleError,
 )
-from treadle.ports import CancelRequest, Claim, Commit, Context, RunQuery
+from treadle.ports import BeatRow, CancelRequest, Claim, Commit, Context, RunQuery
 from treadle.testing import Recorder, VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -291,11 +292,12 @@ async def test_waits_go_on_over_a_restart_and_overdue_ones_end_at_once(anyio_bac
     assert len(late) == len(scheduled) == 2, "each timer has its effect once"
 
 
-@attrs.define
 class ManualClock(VirtualClock):
     """Time that moves when the test says so."""
 
-    at: float = 1_767_225_600.0
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = 1_767_225_600.0
 
     def now(self) -> float:
         return self.at
@@ -448,17 +450,8 @@ async def test_a_lost_lease_stops_the_run_loudly() -> None:
 
 async def arun_with_quick_heart(workflow: Workflow, registry: Registry, store: MemoryStore) -> RunResult:
     """A run whose heart beats often enough for a test."""
-    from treadle import _session
-
-    before = _session.Lease
-    quick = attrs.evolve(_session.Lease(), beat_s=0.02)
-    patched = pytest.MonkeyPatch()
-    patched.setattr(_session.Session.__init__, "__defaults__", (quick,))
-    try:
-        assert before is _session.Lease
-        return await arun(workflow, registry=registry, store=store)
-    finally:
-        patched.undo()
+    registry.config = Config(run={"beat": 0.02})
+    return await arun(workflow, registry=registry, store=store)
 
 
 class SilentStore(DurableStore):
@@ -466,7 +459,7 @@ class SilentStore(DurableStore):
 
     beats = 0
 
-    def beat(self, claim: Claim) -> None:
+    def beat(self, claim: Claim, steps: Sequence[BeatRow] = ()) -> None:
         self.beats += 1
         raise StoreUnavailableError("the disk is away")
 

@@ -267,7 +267,7 @@ async def _take_up(
     changes = [*_file_changes(created, row.source), *_version_changes(entries, session.versions())]
     if changes and not accept_changes:
         raise ResumeChangedError(run_id, changes)
-    claim = await store.claim(run_id, this_owner(), session.lease.lease_s, is_gone)
+    claim = await store.claim(run_id, this_owner(), session.settings.lease_s, is_gone)
     entries = [record.entry for record in await store.read(run_id)]  # the last owner may have gone on since
     return await session.go_on(claim, entries, key=row.key, source=row.source)
 

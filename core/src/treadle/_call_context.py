@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from treadle._attempt_span import traceparent_here
-from treadle._models import Call
+from treadle._contracts import contract_for
+from treadle._json import NotJsonError
+from treadle._models import Call, Json
+from treadle._store_records import Checkpoint
+from treadle.errors import BindError, CheckpointInvalidError
+
+MAX_CHECKPOINT = 64 * 1024 * 1024
+"""Bytes of a checkpoint's data as JSON."""
 
 
 class CallFacts:
@@ -13,10 +20,11 @@ class CallFacts:
         call: The call.
     """
 
-    __slots__ = ("call",)
+    __slots__ = ("call", "checkpoint")
 
     def __init__(self, call: Call) -> None:
         self.call = call
+        self.checkpoint: Checkpoint | None = None
 
     @property
     def run_id(self) -> str:
@@ -52,3 +60,21 @@ class CallFacts:
     def traceparent(self) -> str:
         """W3C header, of the client-call span that the code is in, else of the attempt; empty without a trace."""
         return traceparent_here(self.call)
+
+
+def checked_checkpoint(item: str, token: str, data: object) -> Json:
+    """A checkpoint's data as plain JSON of its own, whatever becomes of what was given.
+
+    Raises:
+        CheckpointInvalidError: It is not JSON, or too large: the message says where.
+    """
+    if not isinstance(token, str) or not token:
+        raise CheckpointInvalidError(item, str(token), "the token must be a text that is not empty")
+    try:
+        return contract_for(type(data) if hasattr(type(data), "__annotations__") else object).to_plain(
+            data, max_bytes=MAX_CHECKPOINT
+        )
+    except NotJsonError as error:
+        raise CheckpointInvalidError(item, token, "; ".join(map(str, error.issues))) from error
+    except BindError as error:
+        raise CheckpointInvalidError(item, token, error.problem.rstrip(".")) from error

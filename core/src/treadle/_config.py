@@ -18,7 +18,7 @@ Table = dict[str, object]
 Place = tuple[str, int]
 """File (or environment variable) and line; 0 when the line is not known."""
 
-TABLES = ("plugins", "tools", "clients", "policies", "secrets", "store", "engine", "limits")
+TABLES = ("plugins", "tools", "clients", "policies", "secrets", "store", "engine", "limits", "run")
 """The tables that a configuration may have."""
 
 _PREFIX = "TREADLE_"
@@ -57,6 +57,7 @@ class Config:
         store: The ``[store]`` table; ``use`` names the store.
         engine: The ``[engine]`` table; ``use`` names the engine.
         limits: The ``[limits]`` table.
+        run: The ``[run]`` table.
         root: Folder of the file, that relative paths in it start from; the start folder without a file.
         file: The file; None when there is none.
         places: Where each key was read: path of keys -> (file or variable, line).
@@ -70,6 +71,7 @@ class Config:
     store: Table = attrs.field(factory=dict)
     engine: Table = attrs.field(factory=dict)
     limits: Table = attrs.field(factory=dict)
+    run: Table = attrs.field(factory=dict)
     root: Path = attrs.field(factory=Path)
     file: Path | None = None
     places: Mapping[tuple[str, ...], Place] = attrs.field(factory=dict, repr=False, eq=False)
@@ -259,6 +261,7 @@ class _Checker:
             store=self._used("store"),
             engine=self._used("engine"),
             limits=self._table("limits"),
+            run=self._table("run"),
             root=root,
             file=self.file,
             places=self.places,

@@ -213,6 +213,12 @@ class Driver:
         self._set_timer(self._clock.now() + drain_s, "drain", "")
         self._watch_for_drained()
 
+    def stop_call(self, key: Key, error: TreadleError) -> None:
+        """End one call with an error of ours, when it still runs; from the event loop's thread."""
+        active = self._active.get(key)
+        if active is not None and not active.is_interrupted:
+            self._interrupt(active, error)
+
     def fail(self, error: TreadleError) -> None:
         """Stop driving the run at once; what runs is cancelled, nothing more is recorded. From the event loop's thread."""
         if not self._is_finished and self._failure is None and self._group is not None:
@@ -457,6 +463,7 @@ class Driver:
         error = self._runner.interruptions.get(key) or CallCancelledError("cancelled")
         outcome = self._runner.failure(call, error, started_at=active.started_at, is_detached=True)
         del self._active[key]
+        self._runner.abandon(call)
         self._stuck.add(call.item)
         _log.error("%s ignores its cancellation (executor %s); the run goes on without it", call.item, call.executor)
         self._note_end(call, outcome)

@@ -1,26 +1,32 @@
 """The heart of a stint: a thread that says to the store that this process lives, and hears what was asked of the run.
 
-A thread, because a step that blocks the event loop for a minute must not cost its run the lease.
+A thread, because a step that blocks the event loop for some seconds must not cost its run the lease. One that blocks it for
+half of the lease does: nobody would ever take over from a process that hangs.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
 from treadle._loop import Post
-from treadle._store_records import BEAT_S, CancelRequest, Claim, Signal
+from treadle._store_records import BEAT_S, BeatRow, CancelRequest, Claim, Signal
 from treadle.errors import LeaseLostError, TreadleError
 from treadle.ports import Store
 
 _log = logging.getLogger("treadle.heart")
 
 LISTEN_S = 0.5
-"""How often it is looked whether somebody asked for a cancel, or sent a signal."""
+"""How often it is looked whether somebody asked for a cancel or sent a signal, and whether the event loop goes on."""
+
+BLOCKED_S = 1.0
+"""How long the event loop may be blocked before its stack is shown."""
 
 
 class Heart:
@@ -35,6 +41,7 @@ class Heart:
         beat_s: Seconds between two beats.
         on_signal: Called there with each signal that was sent, in order; None: the run waits for none.
         after: The number of the last signal that was received.
+        take_beats: What steps said of themselves since it was called last; goes with the next beat.
     """
 
     def __init__(
@@ -48,10 +55,15 @@ class Heart:
         beat_s: float = BEAT_S,
         on_signal: Callable[[Signal], None] | None = None,
         after: int = 0,
+        take_beats: Callable[[], Sequence[BeatRow]] = tuple,
     ) -> None:
         self._store, self._claim, self._post = store, claim, post
         self._on_lost, self._on_cancel, self._beat_s = on_lost, on_cancel, beat_s
         self._on_signal, self._after = on_signal, after
+        self._take_beats, self._said = take_beats, list[BeatRow]()
+        self._thread_of_loop = threading.get_ident()
+        self._ticked_at = time.monotonic()
+        self._is_blocked = False
         self._heard: CancelRequest | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._live, name=f"treadle-heart {claim.run_id}", daemon=True)
@@ -68,12 +80,13 @@ class Heart:
         beaten_at = time.monotonic()
         next_beat = beaten_at + self._beat_s
         while not self._end.wait(min(LISTEN_S, self._beat_s)):
+            self._feel_the_loop()
             try:
                 self._listen()
                 if self._on_signal is not None:
                     self._listen_for_signals(self._on_signal)
-                if time.monotonic() >= next_beat:
-                    self._store.beat(self._claim)
+                if time.monotonic() >= next_beat and self._is_loop_alive():
+                    self._beat()
                     beaten_at = time.monotonic()
                     next_beat = beaten_at + self._beat_s
             except LeaseLostError as error:
@@ -86,6 +99,30 @@ class Heart:
                     return
                 _log.warning("run %s: the store does not take the heartbeat: %s", self._claim.run_id, error)
                 next_beat = time.monotonic() + min(1.0, self._beat_s)
+
+    def _beat(self) -> None:
+        self._said += self._take_beats()
+        self._store.beat(self._claim, self._said)
+        self._said = []
+
+    def _feel_the_loop(self) -> None:
+        """Ask the event loop for a sign, and show where it is stuck when it gives none."""
+        self._tell(self._tick)
+        silent_s = time.monotonic() - self._ticked_at
+        if silent_s > BLOCKED_S and not self._is_blocked:
+            self._is_blocked = True
+            frame = sys._current_frames().get(self._thread_of_loop)
+            stack = "".join(traceback.format_stack(frame, 12)) if frame is not None else ""
+            _log.warning("run %s: the event loop is blocked for %.1f s\n%s", self._claim.run_id, silent_s, stack.rstrip())
+        elif silent_s <= BLOCKED_S:
+            self._is_blocked = False
+
+    def _tick(self) -> None:
+        self._ticked_at = time.monotonic()
+
+    def _is_loop_alive(self) -> bool:
+        """Whether the claim is deserved: a loop that is stuck does not drive the run, and would keep it for ever."""
+        return time.monotonic() - self._ticked_at < self._claim.lease_s / 2
 
     def _listen(self) -> None:
         asked = self._store.cancel_request(self._claim.run_id)

@@ -10,35 +10,39 @@ import contextlib
 import contextvars
 import faulthandler
 import functools
+import importlib
 import json
 import logging
 import math
 import os
 import random
 import resource
+import select
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import FrameType
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import attrs
 
 from treadle._attempt_span import ClientSpan, Stamps
 from treadle._bind import BoundExecutor, bind
-from treadle._call_context import CallFacts
+from treadle._call_context import CallFacts, checked_checkpoint
 from treadle._error_info import dump_error, message_of
 from treadle._executor import Executor
 from treadle._limits import size_text
 from treadle._log_records import current_call
 from treadle._models import Call, Json, RetryPolicy, SecretReference, SpanKind, SpanRecord
 from treadle._origin import Origin, load_origin
+from treadle._store_records import Checkpoint
 from treadle._supervisor import Job
-from treadle.errors import CallCancelledError, ExecutorExitedError, PluginBrokenError, TreadleError
+from treadle.errors import CallCancelledError, ExecutorExitedError, PluginBrokenError, TransientError, TreadleError
+from treadle.ports import Context
 
 PROGRESS_EVERY_S = 0.05
 """Reports of progress that follow sooner wait for the next."""
@@ -49,6 +53,8 @@ SETTLE_S = 0.2
 MAX_LOG = 16_384
 
 _BALLAST = 1024 * 1024
+_CHUNK = 65536
+_POLL_S = 0.0005
 
 
 def live(job: Job) -> None:
@@ -58,8 +64,7 @@ def live(job: Job) -> None:
         with contextlib.suppress(ValueError, OSError):  # the hard limit is lower already, or the system has no such limit
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
     faulthandler.enable()
-    with os.fdopen(job.requests, "rb") as requests:
-        Worker(requests, job.replies, memory=job.limits.get("AS")).work()
+    Worker(Lines(job.requests), job.replies, memory=job.limits.get("AS")).work()
 
 
 def _settle_streams(job: Job) -> None:
@@ -72,6 +77,36 @@ def _settle_streams(job: Job) -> None:
     sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115 -- the same
 
 
+class Lines:
+    """Lines that come from a descriptor; it can be asked whether there is one.
+
+    Args:
+        end: The descriptor.
+    """
+
+    def __init__(self, end: int) -> None:
+        self._end, self._read = end, bytearray()
+
+    def take(self) -> bytes:
+        """The next line, waiting for it; empty when there are no more."""
+        seen = 0
+        while (end := self._read.find(b"\n", seen)) < 0:
+            seen = len(self._read)
+            chunk = os.read(self._end, _CHUNK)
+            if not chunk:
+                return b""
+            self._read += chunk
+        line = bytes(self._read[: end + 1])
+        del self._read[: end + 1]
+        return line
+
+    def is_there(self) -> bool:
+        """Whether a line has come, or begun to."""
+        poll = select.poll()
+        poll.register(self._end, select.POLLIN)
+        return bool(self._read) or bool(poll.poll(0))
+
+
 class _Told(BaseException):
     """Treadle told the child to stop: raised in user code, so that it can clean up."""
 
@@ -80,12 +115,12 @@ class Worker:
     """Performs requests until there are none.
 
     Args:
-        requests: Lines of JSON.
+        requests: They are JSON.
         replies: Where lines of JSON go.
         memory: The limit of its address space, for messages.
     """
 
-    def __init__(self, requests: BinaryIO, replies: int, *, memory: int | None = None) -> None:
+    def __init__(self, requests: Lines, replies: int, *, memory: int | None = None) -> None:
         self._requests, self._replies, self._memory = requests, replies, memory
         self._bound: dict[str, BoundExecutor] = {}
         self._pid = os.getpid()
@@ -101,8 +136,11 @@ class Worker:
         relay = _Relay(self)
         logging.getLogger().addHandler(relay)
         try:
-            for line in self._requests:
-                self._perform(json.loads(line))
+            while line := self._requests.take():
+                request = json.loads(line)
+                if "kept" in request:
+                    continue  # nobody waited for this answer any more
+                self._perform(request)
                 if self._told:
                     return
         except _Told:
@@ -120,6 +158,17 @@ class Worker:
             while data:
                 data = data[os.write(self._replies, data) :]
 
+    def receive(self) -> Mapping[str, object]:
+        """The next line of treadle's; waits for it."""
+        line = self._requests.take()
+        if not line:
+            raise CallCancelledError("Treadle is gone.")
+        return cast("Mapping[str, object]", json.loads(line))
+
+    def has_line(self) -> bool:
+        """Whether ``receive`` would hardly wait."""
+        return self._requests.is_there()
+
     def _let_go(self) -> None:
         with contextlib.suppress(OSError):
             os.close(self._replies)
@@ -134,7 +183,9 @@ class Worker:
         logging.getLogger("treadle.step").setLevel(cast("int", request["step_level"]))
         self._set_cpu_limit(cast("float | None", request["cpu_s"]))
         call = load_call(cast("dict[str, object]", request["call"]))
-        context = ChildContext(call, self)
+        context = ChildContext(call, self, cast("int", request["fencing_token"]))
+        if "checkpoint" in request:
+            context.checkpoint = Checkpoint(**cast("dict[str, Any]", request["checkpoint"]))
         os.environ.update(_call_facts(call))
         try:
             answer = contextvars.copy_context().run(self._answer, request, context)
@@ -143,7 +194,7 @@ class Worker:
             answer = {"error": self._failure(request, error)}
         if self._told:
             return
-        context.flush_progress()
+        context.flush()
         if os.getpid() != self._pid:
             os._exit(0)  # user code forked and let its copy return here
         answer["spans"] = [attrs.asdict(span) for span in context.spans]
@@ -155,10 +206,11 @@ class Worker:
         current_call.set(context.call)
         bound = self._executor(cast("dict[str, object]", request["executor"]))
         inputs = cast("Mapping[str, Json]", request.get("inputs", context.call.inputs))
+        context.backend = str(request["backend"]) if bound.is_async else ""
         context.arguments = tuple(context for _ in bound.positional)
         try:
             context.inputs = bound.structure_inputs(inputs)
-            work = bound.execute(context.call, context)
+            work = bound.execute(context.call, cast("Context", context))
             output = self._run_async(work, str(request["backend"])) if bound.is_async else work()
             return {"output": bound.plain_output(output)}
         except Exception as error:
@@ -334,14 +386,18 @@ class ChildContext(CallFacts):
 
     isolated: None = None
 
-    def __init__(self, call: Call, worker: Worker) -> None:
+    def __init__(self, call: Call, worker: Worker, fencing_token: int) -> None:
         super().__init__(call)
-        self._worker = worker
+        self._worker, self.fencing_token = worker, fencing_token
         self.arguments: tuple[object, ...] = ()
         self.inputs: dict[str, object] = {}
         self.spans: list[SpanRecord] = []
-        self._reported_at = -math.inf
-        self._waiting: list[Json] | None = None
+        self.backend = ""  # of an async def
+        self._sent_at: dict[str, float] = {}
+        self._waiting: dict[str, Json] = {}
+        self._asking = threading.Lock()
+        self._answers: dict[int, Mapping[str, object]] = {}
+        self._count = 0
 
     @functools.cached_property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -350,17 +406,80 @@ class ChildContext(CallFacts):
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """Say how far the work is."""
-        self._waiting = [done, total, message]
-        now = time.monotonic()
-        if now - self._reported_at >= PROGRESS_EVERY_S:
-            self._reported_at = now
-            self.flush_progress()
+        self._tell("progress", [done, total, message])
 
-    def flush_progress(self) -> None:
-        """Send the report that waits, if one does."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            self._worker.send({"progress": waiting})
+    def save_soon(self, token: str, data: Json = None) -> None:
+        """Note how far the work is."""
+        self._tell("save_soon", [token, checked_checkpoint(self.call.item, token, data)])
+
+    def heartbeat(self) -> None:
+        """Say that the work goes on."""
+        self._tell("alive", True)
+
+    def save(self, token: str, data: Json = None) -> Awaitable[None] | None:
+        """Keep how far the work is; waits until treadle has kept it."""
+        self._waiting.pop("save_soon", None)  # this one is newer
+        return self._ask("checkpoint", token, checked_checkpoint(self.call.item, token, data))
+
+    def own_process(self, pid: int) -> Awaitable[None] | None:
+        """Note a process that the call has started; waits until treadle has noted it."""
+        return self._ask("process", pid)
+
+    def flush(self) -> None:
+        """Send what waits."""
+        for what in list(self._waiting):
+            self._worker.send({what: self._waiting.pop(what)})
+
+    def _tell(self, what: str, news: Json) -> None:
+        """Send news, of each kind the latest and not too often; what waits goes with the next, or at the end."""
+        self._waiting[what] = news
+        now = time.monotonic()
+        if now - self._sent_at.get(what, -math.inf) >= PROGRESS_EVERY_S:
+            self._sent_at[what] = now
+            self._worker.send({what: self._waiting.pop(what, news)})
+
+    def _ask(self, *what: Json) -> Awaitable[None] | None:
+        if self.backend:
+            return self._ask_async(*what)
+        self._ask_here(*what)
+        return None
+
+    def _ask_here(self, *what: Json) -> None:
+        with self._asking:
+            number = self._send_question(what)
+            while number not in self._answers:
+                self._keep_answer()
+            self._conclude(number)
+
+    async def _ask_async(self, *what: Json) -> None:
+        """Look again and again: the descriptor has one reader only, and several tasks may ask at a time."""
+        number = self._send_question(what)
+        sleep = importlib.import_module(self.backend).sleep  # it runs
+        pause_s = _POLL_S
+        while number not in self._answers:
+            if self._worker.has_line():
+                self._keep_answer()
+            else:
+                await sleep(pause_s)
+                pause_s = min(2 * pause_s, 20 * _POLL_S)
+        self._conclude(number)
+
+    def _keep_answer(self) -> None:
+        answer = self._worker.receive()
+        if "kept" in answer:
+            self._answers[cast("int", answer["kept"])] = answer
+
+    def _conclude(self, number: int) -> None:
+        answer = self._answers.pop(number)
+        if "error" in answer:
+            name, problem, remedy = cast("tuple[str, str, str]", answer["error"])
+            kind = {"TransientError": TransientError, "CallCancelledError": CallCancelledError}.get(name, TreadleError)
+            raise kind(problem, remedy)
+
+    def _send_question(self, what: Sequence[Json]) -> int:
+        self._count += 1
+        self._worker.send({"keep": [self._count, *what]})
+        return self._count
 
     def span(
         self, name: str, *, kind: SpanKind = "client", attributes: Mapping[str, object] | None = None

@@ -31,6 +31,7 @@ from treadle._limits import LimitsInvalidError, ProcessLimits, read_limits, size
 from treadle._models import Call, Json, SpanRecord
 from treadle._secrets import hide
 from treadle._step_log import kept_level, log_line
+from treadle._store_records import Checkpoint
 from treadle.errors import ConfigInvalidError, ExecutorDiedError, NotSupportedError, TransientError, TreadleError
 
 GRACE_S = 2.0
@@ -74,6 +75,23 @@ class Relay(Protocol):
 
     call: Call
     spans: list[SpanRecord]
+    checkpoint: Checkpoint | None
+
+    @property
+    def fencing_token(self) -> int:
+        """The epoch of whoever drives the run."""
+
+    async def keep(self, token: str, data: Json = None) -> None:
+        """Keep how far the work is."""
+
+    def save_soon(self, token: str, data: Json = None) -> None:
+        """Note how far the work is."""
+
+    def heartbeat(self) -> None:
+        """It goes on."""
+
+    async def note_process(self, pid: int) -> None:
+        """Note a process of the call."""
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """How far the work is."""
@@ -140,11 +158,13 @@ class ChildPool:
             Exception: What the executor raised, as a FromChild.
         """
         limits = read_limits(call.limits or {}, self._limits)
-        request = _request(bound, call, inputs, limits)
+        request = _request(bound, call, inputs, limits, relay)
         child = await self._take((bound.distribution or bound.origin, limits), limits)
         answer: Mapping[str, object] | None = None
         try:
-            answer = await child.perform(request, relay, secrets)
+            async with anyio.create_task_group() as group:
+                group.start_soon(_note_process, relay, child.pid)  # beside the call: it needs not wait for it
+                answer = await child.perform(request, relay, secrets)
         finally:
             if answer is None or answer["soiled"]:
                 with anyio.CancelScope(shield=True):  # bounded by GRACE_S and _KILL_S
@@ -211,7 +231,14 @@ def _configured(config: Config) -> ProcessLimits:
         raise ConfigInvalidError(faults) from error
 
 
-def _request(bound: BoundExecutor, call: Call, inputs: Mapping[str, Json], limits: ProcessLimits) -> dict[str, object]:
+async def _note_process(relay: Relay, pid: int) -> None:
+    with contextlib.suppress(TreadleError):  # then the run is in trouble, and hears of it by itself
+        await relay.note_process(pid)
+
+
+def _request(
+    bound: BoundExecutor, call: Call, inputs: Mapping[str, Json], limits: ProcessLimits, relay: Relay
+) -> dict[str, object]:
     if bound.origin is None:
         raise NotSupportedError(f"Executor {bound.name!r} cannot be found by another process.", "Define it in a module.")
     request: dict[str, object] = {
@@ -227,7 +254,10 @@ def _request(bound: BoundExecutor, call: Call, inputs: Mapping[str, Json], limit
         "level": logging.getLogger().getEffectiveLevel(),
         "step_level": kept_level("treadle.step"),
         "backend": _backend(),
+        "fencing_token": relay.fencing_token,
     }
+    if relay.checkpoint is not None:
+        request["checkpoint"] = attrs.asdict(relay.checkpoint, recurse=False)
     return request if inputs is call.inputs else {**request, "inputs": inputs}
 
 
@@ -433,6 +463,12 @@ class _Child:
                 return cast("Mapping[str, object]", message["done"])
             if "progress" in message:
                 relay.progress(*message["progress"])
+            elif "save_soon" in message:
+                relay.save_soon(*message["save_soon"])
+            elif "alive" in message:
+                relay.heartbeat()
+            elif "keep" in message:
+                await self._keep(message["keep"], relay)
             else:
                 name, level, text, path, number = message["log"]
                 self._count(len(line))
@@ -442,6 +478,19 @@ class _Child:
         if self.over:
             raise ConnectionError(self.over)
         return None
+
+    async def _keep(self, asked: Sequence[object], relay: Relay) -> None:
+        """Keep what the child waits for, and tell it."""
+        number, what, *rest = asked
+        answer: dict[str, object] = {"kept": number}
+        try:
+            if what == "process":
+                await relay.note_process(cast("int", rest[0]))
+            else:
+                await relay.keep(cast("str", rest[0]), rest[1])
+        except TreadleError as error:
+            answer["error"] = [type(error).__name__, error.problem, error.remedy]
+        await self._send(answer)
 
     async def _drain(self, end: int, lines: _Lines, receiving: anyio.CancelScope) -> None:
         while True:

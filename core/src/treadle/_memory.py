@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +14,11 @@ import attrs
 from treadle._log_rows import rows_of
 from treadle._models import AttemptEnded, Entry, ItemEnded, Record, RunEnded, RunStatus, StepEnded
 from treadle._store_records import (
+    BeatRow,
     CancelRequest,
     Checkpoint,
+    CheckpointRow,
+    CheckpointStatistics,
     Claim,
     Commit,
     Creation,
@@ -22,6 +26,7 @@ from treadle._store_records import (
     LogLine,
     NewRun,
     Place,
+    ProcessRow,
     Rows,
     RunPage,
     RunQuery,
@@ -42,6 +47,7 @@ class _Run:
     """What is kept of a run. Rows are computed from the log when somebody asks."""
 
     __slots__ = (
+        "beats",
         "cancel",
         "checkpoints",
         "claimed_at",
@@ -54,6 +60,7 @@ class _Run:
         "lease_until",
         "lines",
         "owner",
+        "processes",
         "signals",
         "source",
     )
@@ -62,6 +69,8 @@ class _Run:
         self.entries: list[Entry] = list(new.first.entries)
         self.key, self.source, self.fingerprint = new.row.key, new.row.source, new.fingerprint
         self.checkpoints: dict[tuple[Place, str], tuple[int, Checkpoint]] = {}
+        self.processes: dict[ProcessRow, None] = {}
+        self.beats: list[BeatRow] = []
         self.cancel: CancelRequest | None = None
         self.signals: dict[str, Signal] = {}  # by id, in order
         self.lines: list[LogLine] = []
@@ -110,8 +119,9 @@ class MemoryStore:
             run = self._found(run_id)
             if run.owner and time.monotonic() < run.lease_until and not is_gone(run.owner):
                 raise owned_elsewhere(run_id, run.owner, run.claimed_at)
+            before = run.owner
             run.take(owner, lease_s)
-            return Claim(run_id, owner, run.epoch, lease_s)
+            return Claim(run_id, owner, run.epoch, lease_s, before)
 
     async def release(self, claim: Claim, rows: Rows | None = None) -> None:
         """Let go of a run."""
@@ -131,8 +141,8 @@ class MemoryStore:
             if commit.seq != len(entries) + 1:
                 raise out_of_place(commit, len(entries))
             entries += new
-            if run.checkpoints:
-                _drop_checkpoints(run, new)
+            if run.checkpoints or run.processes:
+                _drop_ended(run, new)
             if type(entries[-1]) is RunEnded:
                 run.owner = ""
 
@@ -154,6 +164,16 @@ class MemoryStore:
                 raise RunEndedError(run_id, last.status.value)
             run.signals.setdefault(signal.signal_id, attrs.evolve(signal, number=len(run.signals) + 1))
 
+    async def keep_process(self, claim: Claim, process: ProcessRow) -> None:
+        """Keep which process a step has started."""
+        with self._lock:
+            self._held(claim).processes[process] = None
+
+    async def drop_process(self, claim: Claim, process: ProcessRow) -> None:
+        """Forget a process that has ended."""
+        with self._lock:
+            self._held(claim).processes.pop(process, None)
+
     async def request_cancel(self, run_id: str, request: CancelRequest) -> None:
         """Ask whoever drives the run to stop it."""
         with self._lock:
@@ -169,10 +189,11 @@ class MemoryStore:
 
     # -- for the owner's heart
 
-    def beat(self, claim: Claim) -> None:
+    def beat(self, claim: Claim, steps: Sequence[BeatRow] = ()) -> None:
         """Say that the owner lives."""
         with self._lock:
             run = self._held(claim)
+            run.beats += steps
             run.heartbeat_at = time.time()
             run.lease_until = time.monotonic() + claim.lease_s
 
@@ -200,7 +221,8 @@ class MemoryStore:
 
     async def runs(self, query: RunQuery) -> RunPage:
         """Runs, the newest first."""
-        rows = sorted(map(self._row, list(self._runs.values())), key=attrgetter("created_at", "run_id"), reverse=True)
+        kept = [run for run in list(self._runs.values()) if not query.is_orphaned or _is_orphaned(run)]
+        rows = sorted(map(self._row, kept), key=attrgetter("created_at", "run_id"), reverse=True)
         after = query.filters().get("cursor")
         found = [row for row in rows if _matches(row, query) and (not after or (row.created_at, row.run_id) < after)]
         return RunPage.of(found, query.limit)
@@ -227,6 +249,27 @@ class MemoryStore:
         run = self._runs.get(run_id)
         found = run.checkpoints.get(((path, index), variant)) if run is not None else None
         return found[1] if found else None
+
+    async def checkpoints(self, run_id: str) -> Sequence[CheckpointRow]:
+        """The checkpoints of a run."""
+        run = self._runs.get(run_id)
+        rows = [_checkpoint_row(point) for _, point in run.checkpoints.values()] if run is not None else []
+        return sorted(rows, key=lambda row: (row.path, -1 if row.index is None else row.index, row.variant))
+
+    async def checkpoint_statistics(self) -> CheckpointStatistics:
+        """How much room the checkpoints of all runs take."""
+        sizes = [_checkpoint_row(point).size_bytes for run in self._runs.values() for _, point in run.checkpoints.values()]
+        return CheckpointStatistics(len(sizes), sum(sizes))
+
+    async def processes(self, run_id: str) -> Sequence[ProcessRow]:
+        """The processes that steps of a run have started."""
+        run = self._runs.get(run_id)
+        return list(run.processes) if run is not None else []
+
+    async def heartbeats(self, run_id: str) -> Sequence[BeatRow]:
+        """What steps of a run said of themselves."""
+        run = self._runs.get(run_id)
+        return sorted(run.beats, key=attrgetter("at")) if run is not None else []
 
     def close(self) -> None:
         """Nothing to let go of: what was kept stays as long as the store does."""
@@ -267,8 +310,18 @@ class MemoryStore:
         return attrs.evolve(row, owner=shown(run.owner), heartbeat_at=run.heartbeat_at)
 
 
-def _drop_checkpoints(run: _Run, entries: Sequence[Entry]) -> None:
-    """What has ended needs none; a whole step takes those of its items along."""
+def _is_orphaned(run: _Run) -> bool:
+    has_ended = isinstance(run.entries[-1], RunEnded)
+    return not has_ended and (not run.owner or time.monotonic() >= run.lease_until)
+
+
+def _checkpoint_row(point: Checkpoint) -> CheckpointRow:
+    size = len(json.dumps(point.data, separators=(",", ":")))
+    return CheckpointRow(point.path, point.index, point.variant, point.token, size, point.seq, point.saved_at)
+
+
+def _drop_ended(run: _Run, entries: Sequence[Entry]) -> None:
+    """What has ended needs no checkpoint and has no process; a whole step takes those of its items along."""
     ended: set[Place] = set()
     for entry in entries:
         if isinstance(entry, StepEnded):
@@ -278,6 +331,9 @@ def _drop_checkpoints(run: _Run, entries: Sequence[Entry]) -> None:
     for place, variant in list(run.checkpoints):
         if place in ended or (place[0], None) in ended:
             del run.checkpoints[place, variant]
+    for process in list(run.processes):
+        if (process.path, process.index) in ended or (process.path, None) in ended:
+            del run.processes[process]
 
 
 def _matches(row: RunRow, query: RunQuery) -> bool:

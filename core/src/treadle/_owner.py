@@ -11,7 +11,7 @@ from pathlib import Path
 
 from treadle._store_records import shown, since
 
-__all__ = ["is_gone", "shown", "since", "this_owner"]
+__all__ = ["group_of", "has_rebooted", "is_gone", "machine", "shown", "since", "started", "this_owner"]
 
 _PROC = Path("/proc")
 
@@ -24,21 +24,21 @@ def this_owner() -> str:
 def is_gone(owner: str) -> bool:
     """Whether the process that ``owner`` names is known to have ended; False when it cannot be known from here."""
     who, _, identity = owner.partition("@")
-    machine, _, rest = identity.partition("/")
-    started = rest.partition("/")[0]
+    where, _, rest = identity.partition("/")
+    begun = rest.partition("/")[0]
     pid = who.rpartition(":")[2]
-    if machine != _machine() or not started or not pid.isdigit():
+    if where != machine() or not begun or not pid.isdigit():
         return False  # on another machine, or in another container: only the lease can tell
-    return _started(int(pid)) != started
+    return started(int(pid)) != begun
 
 
 @functools.lru_cache(1)
 def _process(pid: int) -> str:
     """The part that every owner of this process has; ``pid`` is its own, another one after a fork."""
-    return f"{socket.gethostname()}:{pid}@{_machine()}/{_started(pid)}"
+    return f"{socket.gethostname()}:{pid}@{machine()}/{started(pid)}"
 
 
-def _machine() -> str:
+def machine() -> str:
     """This boot of this machine, and the namespace that its process ids are of; empty where that cannot be told."""
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text("ascii").strip()
@@ -47,10 +47,29 @@ def _machine() -> str:
         return ""
 
 
-def _started(pid: int) -> str:
+def started(pid: int) -> str:
     """When a process was started, in ticks since boot; empty when there is none, or only what is left of one."""
-    with suppress(OSError, ValueError, IndexError):
+    fields = _stat(pid)
+    return fields[19] if fields and fields[0] not in "ZX" else ""
+
+
+def group_of(pid: int) -> int:
+    """The process group of a process; 0 when there is none."""
+    fields = _stat(pid)
+    return int(fields[2]) if fields else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """What the kernel says of a process, from its state on; nothing when there is none."""
+    with suppress(OSError):
         # The command's name stands in parentheses and may hold anything.
         fields = (_PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]
-    return ""
+        return fields if len(fields) > 19 else []
+    return []
+
+
+def has_rebooted(owner: str) -> bool:
+    """Whether the machine that the owner ran on has been started anew since; False when it cannot be known from here."""
+    who, _, identity = owner.partition("@")
+    boot, ours = (name.partition("/")[0].partition(".")[0] for name in (identity, machine()))
+    return who.rpartition(":")[0] == socket.gethostname() and bool(boot and ours) and boot != ours

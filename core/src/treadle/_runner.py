@@ -18,6 +18,7 @@ from treadle._call_context import CallFacts
 from treadle._clients import ClientHosts
 from treadle._error_info import describe_error, message_of
 from treadle._isolation import ChildPool
+from treadle._keeper import Keeper
 from treadle._log_records import current_call
 from treadle._models import (
     Call,
@@ -42,10 +43,11 @@ from treadle.errors import (
     ExecutorExitedError,
     NotSupportedError,
     OutputInvalidError,
+    StepStalledError,
     StepTimeoutError,
     TreadleError,
 )
-from treadle.ports import Clock
+from treadle.ports import Clock, Context
 
 T = TypeVar("T")
 
@@ -63,20 +65,26 @@ def key_of(call: Call) -> Key:
     return call.path, call.index, call.attempt
 
 
-class RunContext(CallFacts):
-    """The context of one call; what executors see of it is ``ports.Context``."""
+class _CallContext(CallFacts):
+    """What the contexts of all calls have in common: ``ports.AnyContext``."""
 
-    __slots__ = ("_log", "_runner", "arguments", "inputs", "isolated", "spans", "threads")
+    __slots__ = ("_keeper", "_log", "_runner", "arguments", "inputs", "is_kept", "is_over", "isolated", "spans", "threads")
 
     def __init__(self, call: Call, runner: Runner) -> None:
         super().__init__(call)
+        self.is_kept = self.is_over = False
         self.arguments: tuple[object, ...] = ()
         self.inputs: dict[str, object] = {}
         self.isolated: Work | None = None
         self.spans: list[SpanRecord] = []
         self.threads = 0
-        self._runner = runner
+        self._runner, self._keeper = runner, runner.keeper
         self._log: logging.LoggerAdapter[logging.Logger] | None = None
+
+    @property
+    def fencing_token(self) -> int:
+        """The epoch of whoever drives the run."""
+        return self._keeper.fencing_token if self._keeper is not None else 0
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -87,7 +95,19 @@ class RunContext(CallFacts):
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """Say how far the work is."""
+        if self.is_kept and self._keeper is not None:
+            self._keeper.heartbeat(self)
         self._runner.progress(self.call, done, total, message)
+
+    def save_soon(self, token: str, data: Json = None) -> None:
+        """Note how far the work is."""
+        if self._keeper is not None:
+            self._keeper.save_soon(self, token, data)
+
+    def heartbeat(self) -> None:
+        """Say that the work goes on."""
+        if self._keeper is not None:
+            self._keeper.heartbeat(self)
 
     def span(
         self, name: str, *, kind: SpanKind = "client", attributes: Mapping[str, object] | None = None
@@ -98,6 +118,41 @@ class RunContext(CallFacts):
     async def run_sync(self, function: Callable[[], T]) -> T:
         """Run ``function`` in a worker thread with this context copied; for ``def`` executors."""
         return await self._runner.in_thread(self, function)
+
+    async def keep(self, token: str, data: Json = None) -> None:
+        """Keep how far the work is; on the event loop."""
+        if self._keeper is not None:
+            await self._keeper.save(self, token, data)
+
+    async def note_process(self, pid: int) -> None:
+        """Note a process that the call has started; on the event loop."""
+        if self._keeper is not None:
+            await self._keeper.own_process(self, pid)
+
+
+class RunContext(_CallContext):
+    """The context of a call of an ``async def``: ``ports.Context``."""
+
+    __slots__ = ()
+
+    save = _CallContext.keep
+    own_process = _CallContext.note_process
+
+
+class SyncRunContext(_CallContext):
+    """The context of a call of a ``def``, in its thread: ``ports.SyncContext``."""
+
+    __slots__ = ()
+
+    def save(self, token: str, data: Json = None) -> None:
+        """Keep how far the work is, and wait until it is kept."""
+        if self._keeper is not None:
+            self._keeper.ask(self, partial(self.keep, token, data))
+
+    def own_process(self, pid: int) -> None:
+        """Note a process that the call has started, and wait until it is noted."""
+        if self._keeper is not None:
+            self._keeper.ask(self, partial(self.note_process, pid))
 
 
 class Runner:
@@ -113,6 +168,7 @@ class Runner:
         trouble: Where errors of hooks go.
         children: Where isolated calls are performed; they are refused without.
         redaction: Takes out of outcomes what policies want hidden; None when there is nothing to hide.
+        keeper: Keeps what calls save; nothing is kept without.
     """
 
     def __init__(
@@ -127,7 +183,9 @@ class Runner:
         trouble: TroubleLog,
         children: ChildPool | None = None,
         redaction: Redaction | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
+        self.keeper = keeper
         self._scopes, self._hosts, self._reveal, self._children = scopes, hosts, reveal, children
         self.tracing, self._clock, self._progress, self._trouble = tracing, clock, progress, trouble
         self._redaction = redaction
@@ -148,12 +206,18 @@ class Runner:
         started_at = self._clock.now()
         current_call.set(call)
         with self.tracing.attempt(call, started_at) as span:
-            context = RunContext(call, self)
+            context = (RunContext if scope.bound.is_async else SyncRunContext)(call, self)
             try:
                 output = await self._work(scope, call, context)
+                if context.is_kept and self.keeper is not None:
+                    self.keeper.end(context, is_done=True)
                 outcome = Outcome("completed", output, None, None, started_at, self._clock.now(), False, tuple(context.spans))
             except BaseException as error:  # foreign code is entered here
+                if context.is_kept and self.keeper is not None:
+                    await self.keeper.flush(context)
+                    self.keeper.end(context, is_done=False)
                 outcome = self._conclude(call, context, error, started_at)
+            context.is_over = True
             if self._redaction is not None:
                 outcome = self._redaction.outcome(outcome)
             span.end(outcome)
@@ -168,7 +232,12 @@ class Runner:
         """Hand on how far an executor is."""
         self._progress(call, done, total, message if self._redaction is None else self._redaction.text(message))
 
-    async def in_thread(self, context: RunContext, function: Callable[[], T]) -> T:
+    def abandon(self, call: Call) -> None:
+        """Take nothing more of a call that does not stop when told to."""
+        if self.keeper is not None:
+            self.keeper.abandon(key_of(call))
+
+    async def in_thread(self, context: _CallContext, function: Callable[[], T]) -> T:
         """Run a function in a worker thread; a cancelled caller leaves the thread behind, counted."""
         if self.detached_threads >= MAX_DETACHED_THREADS:
             raise TreadleError(
@@ -208,15 +277,17 @@ class Runner:
 
     # -- parts
 
-    async def _work(self, scope: ExecutorScope, call: Call, context: RunContext) -> Json:
+    async def _work(self, scope: ExecutorScope, call: Call, context: _CallContext) -> Json:
         bound = scope.bound
         inputs = self._with_secrets(call) if call.secrets else call.inputs
+        if bound.takes_context and self.keeper is not None:
+            context.checkpoint = await self.keeper.load(call)
         if call.limits is not None:
             context.isolated = partial(self._in_child, bound, call, inputs, context)
         elif bound.takes_context or bound.needs:
             context.arguments = await self._arguments(bound, call, context)
         context.inputs = bound.structure_inputs(inputs)
-        work = scope.execute(call, context)
+        work = scope.execute(call, cast("Context", context))
         if work is None:
             raise BindError(f"No hook answered for executor {bound.name!r}.", "A policy may have removed it; check [plugins].")
         output = bound.plain_output(await work())
@@ -225,13 +296,13 @@ class Runner:
             raise OutputInvalidError(bound.name, issues)
         return output
 
-    async def _in_child(self, bound: BoundExecutor, call: Call, inputs: Mapping[str, Json], context: RunContext) -> Json:
+    async def _in_child(self, bound: BoundExecutor, call: Call, inputs: Mapping[str, Json], context: _CallContext) -> Json:
         if self._children is None:
             raise NotSupportedError(f"Step {call.item!r} asks for a process of its own, which is not to be had here.")
         with self._clock.hold():
             return await self._children.perform(bound, call, inputs, context, self.secret_values(call))
 
-    async def _arguments(self, bound: BoundExecutor, call: Call, context: RunContext) -> tuple[object, ...]:
+    async def _arguments(self, bound: BoundExecutor, call: Call, context: _CallContext) -> tuple[object, ...]:
         clients = call.clients
         return tuple(
             [context if need is None else await self._hosts.get(clients.get(need.name, need.name)) for need in bound.positional]
@@ -244,7 +315,7 @@ class Runner:
             inputs = _replaced(inputs, reference.path, text)
         return cast("Mapping[str, Json]", inputs)
 
-    def _conclude(self, call: Call, context: RunContext, error: BaseException, started_at: float) -> Outcome:
+    def _conclude(self, call: Call, context: _CallContext, error: BaseException, started_at: float) -> Outcome:
         """Decide what an exception means: by who cancelled, not by its type."""
         interruption = self.interruptions.pop(key_of(call), None)
         if interruption is not None:
@@ -267,11 +338,11 @@ class Runner:
         status: OutcomeStatus,
         started_at: float,
         *,
-        context: RunContext | None = None,
+        context: _CallContext | None = None,
         is_detached: bool = False,
     ) -> Outcome:
         proposal: RetryAfter | GiveUp | None = None
-        if isinstance(error, StepTimeoutError) and status == "timed_out":
+        if isinstance(error, StepTimeoutError) and not isinstance(error, StepStalledError) and status == "timed_out":
             error = self._in_family_words(call, error)
         if status == "cancelled":
             proposal = None

@@ -19,9 +19,11 @@ from treadle._conductor import Conductor
 from treadle._driver import DRAIN_S, Driver, received
 from treadle._heart import Heart
 from treadle._isolation import ChildPool
+from treadle._keeper import Keeper
 from treadle._log_rows import LogRows
 from treadle._loop import loop_poster
 from treadle._models import Call, CancelRequested, Entry, Fact, Json, Outcome, Record, RunCreated, SignalReceived, StintOpened
+from treadle._orphans import end_orphans
 from treadle._owner import shown, this_owner
 from treadle._plan import Plan
 from treadle._plugins import Registry
@@ -29,12 +31,13 @@ from treadle._recorded import Recorded
 from treadle._redaction import Redaction
 from treadle._results import RunResult, summarise
 from treadle._run_log import RunLog
+from treadle._run_settings import RunSettings, run_settings
 from treadle._runner import Runner
 from treadle._scopes import ExecutorScope, RunScope, TroubleLog
 from treadle._sending import make_signal
 from treadle._span_projection import SpanProjection
 from treadle._step_log import LineKeeper, kept_lines
-from treadle._store_records import BEAT_S, LEASE_S, CancelRequest, Claim, Commit, NewRun
+from treadle._store_records import CancelRequest, Claim, Commit, NewRun
 from treadle._surroundings import Surroundings
 from treadle._tracing import RunMetrics, RunTracing
 from treadle._version import __version__
@@ -108,19 +111,6 @@ class RunHandle:
 
 
 @attrs.frozen
-class Lease:
-    """How a claim is kept.
-
-    Attributes:
-        lease_s: How long it holds without a beat.
-        beat_s: Seconds between two beats.
-    """
-
-    lease_s: float = LEASE_S
-    beat_s: float = BEAT_S
-
-
-@attrs.frozen
 class _Scopes:
     """The hooks of a run.
 
@@ -151,9 +141,9 @@ class Session:
         max_parallel: Calls at once, instead of what the workflow says.
         on_start: Called with a handle once the run exists.
         on_stuck: Called with the result when calls that were told to stop still run.
-        lease: How the claim is kept.
         recorded: A run whose outcomes this one is given.
         replay_from: The step from which on it makes its calls itself.
+        settings: How runs are held on to; what ``[run]`` says when None.
     """
 
     plan: Plan
@@ -165,9 +155,11 @@ class Session:
     max_parallel: int | None
     on_start: Callable[[RunHandle], None] | None
     on_stuck: Callable[[RunResult], None] | None
-    lease: Lease = Lease()
     recorded: Recorded | None = None
     replay_from: str = ""
+    settings: RunSettings = attrs.field(
+        default=attrs.Factory(lambda self: run_settings(self.registry.config), takes_self=True), kw_only=True
+    )
 
     async def begin(self, run_id: str, inputs: Mapping[str, Json], *, trigger: str, key: str) -> RunResult | str:
         """Create the run and drive it to its end.
@@ -189,7 +181,7 @@ class Session:
             assert first.run is not None, "RunCreated makes it"
             commit = Commit(run_id, 1, 1, entries, first if self.store.wants_rows else None)
             prints = fingerprint(self.plan.workflow.name, inputs)
-            creation = await self.store.create(NewRun(commit, first.run, prints, owner, self.lease.lease_s))
+            creation = await self.store.create(NewRun(commit, first.run, prints, owner, self.settings.lease_s))
             if creation.claim is None:
                 return creation.run_id
             return await self._drive(creation.claim, scopes, conductor, tracing, (), entries, rows)
@@ -262,7 +254,12 @@ class Session:
         try:
             is_isolated = any(step.limits is not None for step in self.plan.steps.values())
             children = ChildPool(self.registry.config, is_expected=is_isolated)
-            async with ClientHosts(self.registry) as hosts, children:
+            settings = self.settings
+            keeper = Keeper(self.store, claim, self.clock, every_s=settings.checkpoint_every_s, stall_s=settings.stall_s)
+            if earlier:
+                await keeper.recall()
+                await end_orphans(self.store, claim)
+            async with ClientHosts(self.registry) as hosts, children, keeper:
                 runner = Runner(
                     scopes=scopes.executors,
                     hosts=hosts,
@@ -273,6 +270,7 @@ class Session:
                     trouble=scopes.trouble,
                     children=children,
                     redaction=scopes.redaction,
+                    keeper=keeper,
                 )
                 driver = Driver(
                     run_id=claim.run_id,
@@ -288,6 +286,7 @@ class Session:
                     hide=redact,
                     is_over=recorded.has_fired if recorded is not None else lambda timer_id: False,
                 )
+                keeper.on_stalled = driver.stop_call
                 if self.on_start is not None:
                     durable = self.store.is_durable
                     self.on_start(RunHandle(claim.run_id, created.trace_id, driver, self.plan, self.clock, is_durable=durable))
@@ -300,10 +299,10 @@ class Session:
                 if recorded is not None and not earlier:
                     signals = [*recorded.again(), *signals]
                 facts = [self._opening(readers.entries, claim), *await self._asked(claim, earlier), *signals]
-                keeper = LineKeeper(
+                lines = LineKeeper(
                     self.store, claim.run_id, now=self.clock.now, secret_values=runner.secret_values, redact=redact
                 )
-                with kept_lines(keeper, claim.run_id), self._heart(claim, driver, last):
+                with kept_lines(lines, claim.run_id), self._heart(claim, driver, keeper, last):
                     await driver.drive(facts, eager_workers=self._width(), on_stuck=tell)
         except RunSuspendedError:
             suspended = LogRows(key=rows.key, source=rows.source)
@@ -338,7 +337,10 @@ class Session:
 
     async def _asked(self, claim: Claim, earlier: Sequence[Entry]) -> list[Callable[[float], Fact]]:
         """The cancel that somebody asked for while nobody drove the run."""
-        asked = await anyio.to_thread.run_sync(self.store.cancel_request, claim.run_id) if earlier else None
+        if not earlier:
+            return []
+        with self.clock.hold():
+            asked = await anyio.to_thread.run_sync(self.store.cancel_request, claim.run_id)
         if asked is None or any(isinstance(entry, CancelRequested) and entry.force >= asked.force for entry in earlier):
             return []
         return [partial(CancelRequested, reason=asked.reason, force=asked.force)]
@@ -351,7 +353,8 @@ class Session:
         last = max((entry.number for entry in earlier if isinstance(entry, SignalReceived)), default=0)
         if not (earlier and self._listens):
             return [], last
-        signals = await anyio.to_thread.run_sync(self.store.signals, claim.run_id, last)
+        with self.clock.hold():
+            signals = await anyio.to_thread.run_sync(self.store.signals, claim.run_id, last)
         makers: list[Callable[[float], Fact]] = [partial(received, signal) for signal in signals]
         return makers, signals[-1].number if signals else last
 
@@ -360,14 +363,14 @@ class Session:
         """Whether a step waits for a signal."""
         return any(step.wait is not None and step.wait.wait.signal for step in self.plan.steps.values())
 
-    def _heart(self, claim: Claim, driver: Driver, last_signal: int) -> Heart | nullcontext[None]:
+    def _heart(self, claim: Claim, driver: Driver, keeper: Keeper, last_signal: int) -> Heart | nullcontext[None]:
         if not (self.store.is_durable or self._listens):
             return nullcontext()
 
         def cancel(asked: CancelRequest) -> None:
             driver.cancel(asked.reason, is_forced=asked.force)
 
-        post, beat_s = loop_poster(), self.lease.beat_s
+        post, beat_s = loop_poster(), self.settings.beat_s
         on_signal = driver.signal if self._listens else None
         return Heart(
             self.store,
@@ -378,6 +381,7 @@ class Session:
             beat_s=beat_s,
             on_signal=on_signal,
             after=last_signal,
+            take_beats=keeper.take_beats,
         )
 
     def _opening(self, entries: Sequence[Entry], claim: Claim) -> Callable[[float], StintOpened]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import attrs
 
 from treadle._models import Entry, Json, RunStatus, StepStatus
 from treadle.errors import LeaseLostError, OwnedElsewhereError, StoreUnavailableError
+
+T = TypeVar("T")
 
 SpanStatus = Literal["running", "completed", "failed", "partial_failure"]
 TimerKind = Literal["retry", "timeout", "cleanup", "custom"]
@@ -205,7 +207,7 @@ class Rows:
         steps: Steps and items.
         timers: Timers.
         spans: Executions.
-        ended: Steps and items that have ended: their checkpoints go.
+        ended: Steps and items that have ended: their checkpoints and processes go.
     """
 
     run: RunRow | None = None
@@ -262,12 +264,14 @@ class Claim:
         owner: Who has it.
         epoch: Raised by every claim; what fences the writes of earlier owners off.
         lease_s: How long it holds without a beat.
+        taken_from: The owner that it was taken from, which had not let go of it; empty when nobody had it.
     """
 
     run_id: str
     owner: str
     epoch: int
     lease_s: float = LEASE_S
+    taken_from: str = ""
 
 
 @attrs.frozen
@@ -291,6 +295,99 @@ class Checkpoint:
     data: Json = attrs.field(default=None, repr=False)
     seq: int = 1
     saved_at: float = 0.0
+
+    def data_as(self, kind: type[T]) -> T:
+        """The data as a class of attrs, a dataclass or a TypedDict.
+
+        What an older version of the class did not save takes its default; what a newer one added is left out.
+
+        Raises:
+            ValueError: The data do not fit; the message names each field.
+        """
+        import cattrs  # takes longer than all of treadle's records, and few steps need it
+
+        try:
+            return cattrs.Converter(forbid_extra_keys=False).structure(self.data, kind)
+        except (cattrs.BaseValidationError, TypeError, ValueError, KeyError) as error:
+            why = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else str(error)
+            raise ValueError(f"checkpoint {self.token!r} of step {self.path!r} is no {kind.__name__}: {why}") from error
+
+
+@attrs.frozen
+class CheckpointRow:
+    """What lists show of a checkpoint: all but its data.
+
+    Attributes:
+        path: The step.
+        index: The item; None outside of a ``foreach``.
+        variant: Which of the step's executors.
+        token: Where to go on.
+        size_bytes: Of its data as JSON, before compression.
+        seq: Of its attempt's saves, the latest.
+        saved_at: Seconds since the epoch.
+    """
+
+    path: str
+    index: int | None
+    variant: str
+    token: str
+    size_bytes: int
+    seq: int
+    saved_at: float
+
+
+@attrs.frozen
+class CheckpointStatistics:
+    """How much room checkpoints take.
+
+    Attributes:
+        count: How many there are.
+        total_bytes: Of their data as JSON, before compression.
+    """
+
+    count: int = 0
+    total_bytes: int = 0
+
+    @property
+    def average_bytes(self) -> float:
+        """Per checkpoint; 0.0 when there is none."""
+        return self.total_bytes / self.count if self.count else 0.0
+
+
+@attrs.frozen
+class ProcessRow:
+    """A process that a step has started, and that must not outlive its owner.
+
+    Attributes:
+        path: The step.
+        index: The item; None outside of a ``foreach``.
+        pid: Its number, which may have passed to another process since: ``started`` and ``machine`` tell.
+        started: When it was started, in ticks since boot.
+        machine: The boot and the namespace that the number is of.
+    """
+
+    path: str
+    index: int | None
+    pid: int
+    started: str
+    machine: str
+
+
+@attrs.frozen
+class BeatRow:
+    """A step said that it lives; kept for audit, not every time.
+
+    Attributes:
+        path: The step.
+        index: The item; None outside of a ``foreach``.
+        attempt: Which attempt said so.
+        at: Seconds since the epoch.
+    """
+
+    path: str
+    index: int | None
+    attempt: int
+    at: float
 
 
 @attrs.frozen
@@ -432,6 +529,7 @@ class RunQuery:
         until: Created before.
         prefix: Whose id begins so.
         key: Started under this key.
+        is_orphaned: That have not ended and that nobody drives: let go of, or their lease has run out.
         limit: At most so many.
         cursor: Where the page before ended; empty for the first.
     """
@@ -442,13 +540,15 @@ class RunQuery:
     until: float | None = None
     prefix: str = ""
     key: str = ""
+    is_orphaned: bool = False
     limit: int = 50
     cursor: str = ""
 
     def filters(self) -> dict[str, tuple[object, ...]]:
         """The filters that are asked for, by name, each with its values: for a store that makes a statement of them.
 
-        ``prefix`` has two (from, below), ``cursor`` two (created at, id): the place that the runs wanted come after.
+        ``prefix`` has two (from, below), ``orphaned`` none (only the store knows the time of its leases), ``cursor`` two
+        (created at, id): the place that the runs wanted come after.
 
         Raises:
             ValueError: The cursor is none.
@@ -466,6 +566,8 @@ class RunQuery:
             found["prefix"] = (self.prefix, self.prefix + "\U0010ffff")
         if self.key:
             found["key"] = (self.key,)
+        if self.is_orphaned:
+            found["orphaned"] = ()
         if self.cursor:
             at, _, run_id = self.cursor.partition(" ")
             try:

@@ -308,6 +308,29 @@ class StepTimeoutError(TreadleError, TimeoutError):
         )
 
 
+class StepStalledError(StepTimeoutError):
+    """An attempt that used to say that it lives and has fallen silent."""
+
+    def __init__(self, step: str, timeout_s: float) -> None:
+        super().__init__(step, timeout_s)
+        self.problem = f"Step {step!r} has stalled: it said nothing of itself for {timeout_s:g}s."
+        self.remedy = "Call ctx.heartbeat() more often, raise 'stall' in [run], or see what it waits for."
+        self.args = (f"{self.problem}\n{self.remedy}",)
+
+
+class CheckpointInvalidError(TreadleError):
+    """What a step wanted to save cannot be kept."""
+
+    retryable = False
+
+    def __init__(self, step: str, token: str, why: str) -> None:
+        self.step, self.token = step, token
+        super().__init__(
+            f"Step {step!r} cannot save checkpoint {token!r}: {why}.",
+            "Save plain JSON of a moderate size; write what is large to a file and save its path.",
+        )
+
+
 class CallCancelledError(TreadleError):
     """An attempt that ended because its run was cancelled, or that cancelled itself."""
 

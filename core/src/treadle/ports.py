@@ -78,14 +78,18 @@ from treadle._store_records import (
     BEAT_S,
     KEY_KEPT_S,
     LEASE_S,
+    BeatRow,
     CancelRequest,
     Checkpoint,
+    CheckpointRow,
+    CheckpointStatistics,
     Claim,
     Commit,
     Creation,
     LineQuery,
     LogLine,
     NewRun,
+    ProcessRow,
     Rows,
     RunPage,
     RunQuery,
@@ -112,13 +116,17 @@ __all__ = [
     "SPAN_TABLE",
     "STEP_TABLE",
     "TIMER_TABLE",
+    "AnyContext",
     "AttemptEnded",
     "AttemptStarted",
+    "BeatRow",
     "Call",
     "Cancel",
     "CancelRequest",
     "CancelRequested",
     "Checkpoint",
+    "CheckpointRow",
+    "CheckpointStatistics",
     "Claim",
     "Client",
     "Clock",
@@ -144,6 +152,7 @@ __all__ = [
     "NewRun",
     "Outcome",
     "Packed",
+    "ProcessRow",
     "Record",
     "Redactor",
     "RetryAfter",
@@ -200,8 +209,8 @@ __all__ = [
 ]
 
 
-class SyncContext(Protocol):
-    """What a ``def`` executor may ask for, left of ``/``: facts of its call, progress, logging. Usable from its thread."""
+class AnyContext(Protocol):
+    """What ``Context`` and ``SyncContext`` have in common, for helpers that take either."""
 
     @property
     def run_id(self) -> str:
@@ -232,8 +241,16 @@ class SyncContext(Protocol):
         """W3C header that makes what is called a child of this attempt; empty without a trace."""
 
     @property
+    def fencing_token(self) -> int:
+        """Rises with every process that takes the run over: a service that remembers the highest one can refuse a late one."""
+
+    @property
     def call(self) -> Call:
         """The whole call."""
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """What an earlier attempt of this step (item, variant) saved last, read before this one began; None: begin anew."""
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -241,6 +258,27 @@ class SyncContext(Protocol):
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """Say how far the work is; shown live, never recorded. Cheap enough for a loop."""
+
+    def save_soon(self, token: str, data: Json = None) -> None:
+        """Note how far the work is, for progress within a stretch of work; what ends a stretch is ``save``.
+
+        The newest is kept, at most every two minutes and when the attempt ends without success. Costs a copy of ``data``.
+
+        Args:
+            token: Where to go on.
+            data: What is needed for that: plain JSON, or what can become it.
+
+        Raises:
+            CheckpointInvalidError: ``data`` is not JSON, or too large.
+            CallCancelledError: The attempt is over already.
+        """
+
+    def heartbeat(self) -> None:
+        """Say that the work goes on. Cheap enough for a loop.
+
+        Who has said so once is held to it: an attempt that is silent for three minutes (``[run] stall``) ends as timed out.
+        ``progress``, ``save`` and ``save_soon`` say the same.
+        """
 
     def span(
         self, name: str, *, kind: SpanKind = "client", attributes: Mapping[str, object] | None = None
@@ -251,8 +289,44 @@ class SyncContext(Protocol):
         """
 
 
-class Context(SyncContext, Protocol):
-    """What an ``async def`` executor may ask for, left of ``/``; all of SyncContext, for use on the event loop."""
+class SyncContext(AnyContext, Protocol):
+    """What a ``def`` executor may ask for, left of ``/``: facts of its call, checkpoints, logging. Usable from its threads."""
+
+    def save(self, token: str, data: Json = None) -> None:
+        """As ``Context.save``; waits until it is kept."""
+
+    def own_process(self, pid: int) -> None:
+        """As ``Context.own_process``; waits until it is noted."""
+
+
+class Context(AnyContext, Protocol):
+    """What an ``async def`` executor may ask for, left of ``/``; as SyncContext, for use on the event loop."""
+
+    async def save(self, token: str, data: Json = None) -> None:
+        """Keep how far the work is; when it returns, the next attempt sees this or a later one, whatever happens (G6).
+
+        There is one for each step (item, variant); it goes when the step has ended.
+
+        Args:
+            token: Where to go on, like ``step-2-complete``.
+            data: What is needed for that: plain JSON, or what can become it.
+
+        Raises:
+            CheckpointInvalidError: ``data`` is not JSON, or too large.
+            CallCancelledError: The attempt is over already.
+            LeaseLostError: Another process drives the run now.
+            TransientError: The store did not take it.
+        """
+
+    async def own_process(self, pid: int) -> None:
+        """Note a process that the executor has started, so that it is ended before the step runs again after a crash.
+
+        Its descendants end with it, and, when it leads a process group, that group.
+
+        Raises:
+            LeaseLostError: Another process drives the run now.
+            TransientError: The store did not take it.
+        """
 
 
 @runtime_checkable
@@ -400,6 +474,20 @@ class Store(Protocol):
             RunEndedError: It has ended; nothing was kept.
         """
 
+    async def keep_process(self, claim: Claim, process: ProcessRow) -> None:
+        """Keep which process a step has started, until the step or item has ended or ``drop_process``.
+
+        Raises:
+            LeaseLostError: Somebody else has claimed the run since; nothing was kept.
+        """
+
+    async def drop_process(self, claim: Claim, process: ProcessRow) -> None:
+        """Forget a process that has ended.
+
+        Raises:
+            LeaseLostError: Somebody else has claimed the run since.
+        """
+
     async def request_cancel(self, run_id: str, request: CancelRequest) -> None:
         """Ask whoever drives the run to stop it; a forced request is not weakened by a later one.
 
@@ -420,8 +508,12 @@ class Store(Protocol):
 
     # -- for the owner's heart, from its thread
 
-    def beat(self, claim: Claim) -> None:
+    def beat(self, claim: Claim, steps: Sequence[BeatRow] = ()) -> None:
         """Say that the owner lives: the claim holds for its ``lease_s`` from now on.
+
+        Args:
+            claim: The claim.
+            steps: What steps said of themselves, to be appended to ``heartbeats``.
 
         Raises:
             LeaseLostError: Somebody else has claimed the run since.
@@ -458,6 +550,18 @@ class Store(Protocol):
 
     async def load(self, run_id: str, path: str, index: int | None = None, variant: str = "primary") -> Checkpoint | None:
         """The checkpoint of a step or item that has not ended; None when there is none."""
+
+    async def checkpoints(self, run_id: str) -> Sequence[CheckpointRow]:
+        """The checkpoints of a run, by step, item and variant."""
+
+    async def checkpoint_statistics(self) -> CheckpointStatistics:
+        """How much room the checkpoints of all runs take."""
+
+    async def processes(self, run_id: str) -> Sequence[ProcessRow]:
+        """The processes that steps of a run have started and that may still live."""
+
+    async def heartbeats(self, run_id: str) -> Sequence[BeatRow]:
+        """What steps of a run said of themselves, by time."""
 
     def close(self) -> None:
         """Let go of files and connections once what was begun is done; afterwards every method raises StoreUnavailableError."""

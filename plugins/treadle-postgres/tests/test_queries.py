@@ -15,7 +15,7 @@ from treadle import Secret
 from treadle_postgres import PostgresStore
 from treadle_postgres import _queries as sql
 
-FILTERS = ("statuses", "workflow", "since", "until", "prefix", "key", "cursor")
+FILTERS = ("statuses", "workflow", "since", "until", "prefix", "key", "orphaned", "cursor")
 STATEMENTS = {
     name: value
     for name, value in vars(sql).items()

@@ -423,7 +423,8 @@ def test_records_are_never_changed(store: SqliteStore) -> None:
 
 
 FILTERS = {
-    "statuses": (RunStatus.FAILED,), "workflow": "w", "since": 1.0, "until": 2.0, "prefix": "r", "key": "k", "cursor": "1.0 r",
+    "statuses": (RunStatus.FAILED,), "workflow": "w", "since": 1.0, "until": 2.0, "prefix": "r", "key": "k",
+    "is_orphaned": True, "cursor": "1.0 r",
 }  # fmt: skip
 STATEMENTS = {name: text for name, text in vars(_queries).items() if isinstance(text, str) and name[0].isupper()}
 LISTS = {
@@ -448,8 +449,7 @@ def test_every_statement_uses_an_index(store: SqliteStore, name: str) -> None:
     assert not [line for line in plan if line.startswith("SCAN") and "USING" not in line], plan
     may_sort = (
         name in ("STEPS", "TIMERS", "SPANS")
-        or "prefix" in name
-        or "key" in name
+        or any(word in name for word in ("prefix", "key", "orphaned"))
         or name in ("lines path", "lines item", "lines item attempt")
     )
     assert may_sort or not [line for line in plan if "TEMP B-TREE" in line], plan

@@ -40,14 +40,18 @@ from treadle._models import (
     TimerFired,
 )
 from treadle._store_records import (
+    BeatRow,
     CancelRequest,
     Checkpoint,
+    CheckpointRow,
+    CheckpointStatistics,
     Claim,
     Commit,
     Creation,
     LineQuery,
     LogLine,
     NewRun,
+    ProcessRow,
     Rows,
     RunQuery,
     Signal,
@@ -728,7 +732,110 @@ class StoreContract:
 
         self._run(backend, tmp_path, act)
 
+    def test_checkpoints_are_counted(self, backend: str, tmp_path: Path) -> None:
+        """Lists and statistics tell how large the data are as JSON, before compression (S1-16, S1-17)."""
+
+        async def act(store: Store) -> None:
+            assert await store.checkpoint_statistics() == CheckpointStatistics(0, 0)
+            for run_id in ("r1", "r2"):
+                writer = _Writer(store, run_id)
+                await writer.create()
+                await store.save(writer.claim, Checkpoint("each", 1, "primary", 't"ä', "x" * 20_000, 4, _AT))
+                await store.save(writer.claim, Checkpoint("a", None, "primary", "first", "x" * 200, 1, _AT))
+                await store.save(writer.claim, Checkpoint("a", None, "primary", "second", {"n": 1}, 2, _AT + 1))
+            assert list(await store.checkpoints("r1")) == [
+                CheckpointRow("a", None, "primary", "second", 7, 2, _AT + 1),
+                CheckpointRow("each", 1, "primary", 't"ä', 20_002, 4, _AT),
+            ]
+            statistics = await store.checkpoint_statistics()
+            assert statistics == CheckpointStatistics(4, 2 * 20_009)
+            assert statistics.average_bytes == 10_004.5
+            assert list(await store.checkpoints("nobody")) == []
+
+        self._run(backend, tmp_path, act)
+
+    # -- processes and signs of life
+
+    def test_processes_are_kept_until_their_step_has_ended(self, backend: str, tmp_path: Path) -> None:
+        """Who takes a run over learns which processes of its steps may still live."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            story = _story("r1")
+            mine = [
+                ProcessRow("a", None, 10, "100", "boot.ns"),
+                ProcessRow("a", None, 11, "101", "boot.ns"),
+                ProcessRow("each", 0, 12, "102", "boot.ns"),
+                ProcessRow("each", 1, 13, "103", "boot.ns"),
+            ]
+            for process in (*mine, mine[0]):
+                await store.keep_process(writer.claim, process)
+            assert list(await store.processes("r1")) == mine
+            await store.drop_process(writer.claim, mine[1])
+            for entries in story[:3]:
+                await writer.write(entries)
+            assert list(await store.processes("r1")) == [mine[0], *mine[2:]]
+            await writer.write(story[3])
+            assert list(await store.processes("r1")) == mine[2:]
+            await writer.write(story[4])
+            assert list(await store.processes("r1")) == mine[3:]
+            await store.release(writer.claim)
+            await store.claim("r1", _SECOND, _LONG_S, _nobody_is_gone)
+            with _raises(LeaseLostError):
+                await store.keep_process(writer.claim, mine[0])
+            with _raises(LeaseLostError):
+                await store.drop_process(writer.claim, mine[3])
+            assert list(await store.processes("r1")) == mine[3:]
+            assert list(await store.processes("nobody")) == []
+
+        self._run(backend, tmp_path, act)
+
+    def test_signs_of_life_are_kept_for_audit(self, backend: str, tmp_path: Path) -> None:
+        """What a beat brings of steps is appended; a beat of an earlier owner brings nothing (S1-64)."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create()
+            first, second = BeatRow("a", None, 1, _AT), BeatRow("each", 1, 2, _AT + 300)
+            store.beat(writer.claim, [first])
+            store.beat(writer.claim)
+            store.beat(writer.claim, [second])
+            await store.release(writer.claim)
+            await store.claim("r1", _SECOND, _LONG_S, _nobody_is_gone)
+            with _raises(LeaseLostError):
+                store.beat(writer.claim, [first])
+            assert list(await store.heartbeats("r1")) == [first, second]
+            assert list(await store.heartbeats("nobody")) == []
+
+        self._run(backend, tmp_path, act)
+
     # -- lists
+
+    def test_orphaned_runs_are_found(self, backend: str, tmp_path: Path) -> None:
+        """Those that somebody let go of, or whose lease has run out; not those that are driven or have ended (G9)."""
+
+        async def act(store: Store) -> None:
+            async def orphans(**more: object) -> list[str]:
+                query = RunQuery(is_orphaned=True, **more)  # type: ignore[arg-type]  # of the right types
+                return [row.run_id for row in (await store.runs(query)).runs]
+
+            writers = {run_id: _Writer(store, run_id) for run_id in ("driven", "ended", "left", "lost")}
+            for run_id, writer in writers.items():
+                await writer.create(lease_s=_SHORT_S if run_id == "lost" else _LONG_S)
+            for entries in _story("ended"):
+                await writers["ended"].write(entries)
+            assert "left" not in await orphans()
+            await store.release(writers["left"].claim)
+            await anyio.sleep(2 * _SHORT_S)
+            assert sorted(await orphans()) == ["left", "lost"]
+            assert await orphans(prefix="le") == ["left"]
+            taken = await store.claim("lost", _SECOND, _LONG_S, _nobody_is_gone)
+            assert taken.taken_from == writers["lost"].claim.owner
+            assert (await store.claim("left", _SECOND, _LONG_S, _nobody_is_gone)).taken_from == ""
+            assert await orphans() == []
+
+        self._run(backend, tmp_path, act)
 
     def test_runs_are_found_by_what_they_are(self, backend: str, tmp_path: Path) -> None:
         """By status, workflow, time, key and the beginning of the id, the newest first."""

@@ -79,6 +79,11 @@ def _write(held: str, first: int, *, entries: bool = True) -> str:
         " WHERE checkpoints.run_id = held.run_id AND checkpoints.path = x.path"
         " AND (x.item_index < 0 OR checkpoints.item_index = x.item_index))"
     )
+    parts.append(
+        f"p AS (DELETE FROM processes USING held, json_to_recordset(${number + 3}::json) AS x(path text, item_index bigint)"
+        " WHERE processes.run_id = held.run_id AND processes.path = x.path"
+        " AND (x.item_index < 0 OR processes.item_index = x.item_index))"
+    )
     return f"WITH {', '.join(parts)} SELECT count(*) FROM held"
 
 
@@ -137,6 +142,15 @@ KEEP_LINES = (
     f"$2::json) AS x(n integer, {', '.join(f'{name} {_type(name)}' for name in LINE_TABLE.columns)}) ORDER BY x.n)"
     " SELECT count(*) FROM held"
 )
+_HELD = "WITH held AS (SELECT run_id FROM runs WHERE run_id = $1 AND epoch = $2::bigint FOR NO KEY UPDATE)"
+KEEP_PROCESS = (
+    f"{_HELD}, kept AS (INSERT INTO processes (run_id, path, item_index, pid, started, machine)"
+    " SELECT held.run_id, $3, $4::bigint, $5::bigint, $6, $7 FROM held ON CONFLICT DO NOTHING) SELECT count(*) FROM held"
+)
+DROP_PROCESS = (
+    f"{_HELD}, gone AS (DELETE FROM processes USING held WHERE processes.run_id = held.run_id AND path = $3"
+    " AND item_index = $4::bigint AND pid = $5::bigint AND started = $6 AND machine = $7) SELECT count(*) FROM held"
+)
 OWNERSHIP = (
     f"SELECT owner, epoch, claimed_at, lease_until > {NOW} AS is_held, entry_count, commit_id FROM runs WHERE run_id = $1"
 )
@@ -158,6 +172,13 @@ SEND_SIGNAL = (
     " ON CONFLICT (run_id, signal_id) DO NOTHING)"
     " SELECT run_id, pg_notify($8, run_id) FROM held"
 )
+BEAT_WITH_STEPS = (
+    f"WITH held AS (UPDATE runs SET heartbeat_at = {NOW}, lease_until = {NOW} + $3::double precision"
+    " WHERE run_id = $1 AND epoch = $2::bigint RETURNING run_id, cancel_reason, cancel_force, signal_count), said AS ("
+    "INSERT INTO heartbeats (run_id, path, item_index, attempt, at) SELECT held.run_id, x.path, x.item_index, x.attempt, x.at"
+    " FROM held, json_to_recordset($4::json) AS x(path text, item_index bigint, attempt bigint, at double precision)"
+    ") SELECT cancel_reason, cancel_force, signal_count FROM held"
+)
 REQUEST_CANCEL = (
     "WITH asked AS (UPDATE runs SET cancel_reason = $2, cancel_force = $3::boolean"
     " WHERE run_id = $1 AND (cancel_reason IS NULL OR $3::boolean OR NOT cancel_force) RETURNING run_id)"
@@ -166,7 +187,7 @@ REQUEST_CANCEL = (
 
 # -- what is old; each takes a number of days, answers how many it removed, and is a function of the database as well
 
-TABLES = ("runs", "steps", "records", "checkpoints", "timers", "signals", "lines", "execution_spans")
+TABLES = ("runs", "steps", "records", "checkpoints", "timers", "signals", "processes", "heartbeats", "lines", "execution_spans")
 _RUN_OF = {"execution_spans": "workflow_execution_id"}
 _BEFORE = f"{NOW} - $1::double precision * 86400"
 _OLD_RUNS = (
@@ -229,6 +250,13 @@ SIGNALS = (
     "SELECT name, encoding, payload, signal_id, sent_at, due, number FROM signals"
     " WHERE run_id = $1 AND number > $2::bigint ORDER BY number"
 )
+CHECKPOINTS = (
+    "SELECT path, item_index, variant, token, size_bytes, seq, saved_at FROM checkpoints"
+    " WHERE run_id = $1 ORDER BY path, item_index, variant"
+)
+CHECKPOINT_STATISTICS = "SELECT count(*), coalesce(sum(size_bytes), 0)::bigint FROM checkpoints WHERE saved_at >= 0"
+PROCESSES = "SELECT path, item_index, pid, started, machine FROM processes WHERE run_id = $1 ORDER BY path, item_index, pid"
+HEARTBEATS = "SELECT path, item_index, attempt, at FROM heartbeats WHERE run_id = $1 ORDER BY at"
 CANCEL_REQUEST = "SELECT cancel_reason, cancel_force, signal_count FROM runs WHERE run_id = $1"
 
 
@@ -239,6 +267,8 @@ _FILTERS = {
     "until": "created_at < {}::double precision",
     "prefix": "run_id >= {}::text AND run_id < {}::text",
     "key": "run_key = {}::text AND run_key <> ''",
+    "orphaned": "status IN ('pending', 'queued', 'running', 'suspended', 'cancelling')"
+    f" AND (owner = '' OR lease_until <= {NOW})",
     "cursor": "(created_at, run_id) < ({}::double precision, {}::text)",
 }
 

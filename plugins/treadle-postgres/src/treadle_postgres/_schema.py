@@ -148,6 +148,25 @@ CREATE TABLE checkpoints (
 ALTER TABLE checkpoints ALTER COLUMN data SET STORAGE EXTERNAL;
 CREATE INDEX checkpoints_saved ON checkpoints (saved_at, size_bytes);
 
+CREATE TABLE processes (
+    run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+    path TEXT COLLATE "C" NOT NULL,
+    item_index BIGINT NOT NULL,
+    pid BIGINT NOT NULL,
+    started TEXT COLLATE "C" NOT NULL,
+    machine TEXT COLLATE "C" NOT NULL,
+    PRIMARY KEY (run_id, path, item_index, pid, started, machine)
+);
+
+CREATE TABLE heartbeats (
+    run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+    path TEXT COLLATE "C" NOT NULL,
+    item_index BIGINT NOT NULL,
+    attempt BIGINT NOT NULL,
+    at DOUBLE PRECISION NOT NULL
+);
+CREATE INDEX heartbeats_run ON heartbeats (run_id, at);
+
 CREATE TABLE lines (
     seq BIGINT GENERATED ALWAYS AS IDENTITY,
     run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id),

@@ -26,14 +26,18 @@ from treadle.ports import (
     SPAN_TABLE,
     STEP_TABLE,
     TIMER_TABLE,
+    BeatRow,
     CancelRequest,
     Checkpoint,
+    CheckpointRow,
+    CheckpointStatistics,
     Claim,
     Commit,
     Creation,
     LineQuery,
     LogLine,
     NewRun,
+    ProcessRow,
     Record,
     Rows,
     RunPage,
@@ -144,21 +148,21 @@ class PostgresStore:
     async def claim(self, run_id: str, owner: str, lease_s: float, is_gone: Callable[[str], bool]) -> Claim:
         """Take a run over."""
         self._clean_by_and_by()
-        tried = -1  # the epoch that an attempt of ours may have ended
+        tried, before = -1, ""  # the epoch that an attempt of ours may have ended, and its owner
 
         def work(connection: Connection, is_again: bool) -> Claim:
-            nonlocal tried
+            nonlocal tried, before
             while True:
                 current, epoch, claimed_at, is_held, _, _ = _ownership(connection, run_id)
                 if is_again and current == owner and epoch == tried + 1:
-                    return Claim(run_id, owner, epoch, lease_s)  # it had been kept, and the answer was lost
+                    return Claim(run_id, owner, epoch, lease_s, before)  # it had been kept, and the answer was lost
                 is_free = bool(current and is_held) and is_gone(current)
                 if current and is_held and not is_free:
                     raise owned_elsewhere(run_id, current, claimed_at)
-                tried = epoch
+                tried, before = epoch, current
                 taken = connection.execute(sql.TAKE, (run_id, owner, lease_s, epoch, is_free)).fetchone()
                 if taken is not None:
-                    return Claim(run_id, owner, cast("int", taken[0]), lease_s)
+                    return Claim(run_id, owner, cast("int", taken[0]), lease_s, current)
                 # Somebody was quicker, or the owner has just shown that it lives.
 
         return await self._write().ask(work)
@@ -204,9 +208,23 @@ class PostgresStore:
         # The token is kept with the data as well: the column is to be looked at, and cannot hold every character.
         packed = pack(dump_value([checkpoint.token, checkpoint.data]), what)
         place = (checkpoint.path, item_number(checkpoint.index), checkpoint.variant, clean(checkpoint.token))
+        packed = packed._replace(size=packed.size - len(dump_value(checkpoint.token)) - len("[,]"))
         values = (*packed, checkpoint.seq, float(checkpoint.saved_at))
         finish = self._held_or_lost(claim)
         await self._write().ask(Single(claim.run_id, sql.SAVE_CHECKPOINT, (claim.run_id, claim.epoch, *place, *values), finish))
+
+    async def keep_process(self, claim: Claim, process: ProcessRow) -> None:
+        """Keep which process a step has started."""
+        await self._change_process(claim, sql.KEEP_PROCESS, process)
+
+    async def drop_process(self, claim: Claim, process: ProcessRow) -> None:
+        """Forget a process that has ended."""
+        await self._change_process(claim, sql.DROP_PROCESS, process)
+
+    async def _change_process(self, claim: Claim, statement: str, process: ProcessRow) -> None:
+        place = (claim.run_id, claim.epoch, clean(process.path), item_number(process.index))
+        values = (*place, process.pid, process.started, process.machine)
+        await self._write().ask(Single(claim.run_id, statement, values, self._held_or_lost(claim)))
 
     def _held_or_lost(self, claim: Claim) -> Callable[[Connection, list[Values], bool], None]:
         def finish(connection: Connection, rows: list[Values], is_again: bool) -> None:
@@ -256,7 +274,7 @@ class PostgresStore:
 
     # -- for the owner's heart
 
-    def beat(self, claim: Claim) -> None:
+    def beat(self, claim: Claim, steps: Sequence[BeatRow] = ()) -> None:
         """Say that the owner lives; also brings what was asked of the run."""
         since = self._cancels.begin()
 
@@ -265,7 +283,14 @@ class PostgresStore:
                 raise _lost(connection, claim)
             return _asked(rows[0])
 
-        job = Single(claim.run_id, sql.BEAT, (claim.run_id, claim.epoch, claim.lease_s), finish)
+        statement = sql.BEAT
+        held: Values = (claim.run_id, claim.epoch, claim.lease_s)
+        if steps:
+            said = [
+                {"path": row.path, "item_index": item_number(row.index), "attempt": row.attempt, "at": row.at} for row in steps
+            ]
+            statement, held = sql.BEAT_WITH_STEPS, (*held, dump_value(said))
+        job = Single(claim.run_id, statement, held, finish)
         self._cancels.keep(claim.run_id, self._write().ask_here(job, timeout_s=claim.lease_s), since)
 
     def cancel_request(self, run_id: str) -> CancelRequest | None:
@@ -347,6 +372,26 @@ class PostgresStore:
         path, item, variant, encoding, body, seq, saved_at = cast("tuple[str, int, str, int, bytes, int, float]", rows[0])
         token, data = json.loads(unpack(encoding, body))
         return Checkpoint(path, item_of(item), variant, token, data, seq, saved_at)
+
+    async def checkpoints(self, run_id: str) -> Sequence[CheckpointRow]:
+        """The checkpoints of a run."""
+        rows = await self._all(sql.CHECKPOINTS, (run_id,))
+        return [CheckpointRow(path, item_of(index), *rest) for path, index, *rest in rows]  # type: ignore[arg-type]  # in order
+
+    async def checkpoint_statistics(self) -> CheckpointStatistics:
+        """How much room the checkpoints of all runs take."""
+        (row,) = await self._all(sql.CHECKPOINT_STATISTICS, ())
+        return CheckpointStatistics(*cast("tuple[int, int]", row))
+
+    async def processes(self, run_id: str) -> Sequence[ProcessRow]:
+        """The processes that steps of a run have started."""
+        rows = await self._all(sql.PROCESSES, (run_id,))
+        return [ProcessRow(path, item_of(index), *rest) for path, index, *rest in rows]  # type: ignore[arg-type]  # in order
+
+    async def heartbeats(self, run_id: str) -> Sequence[BeatRow]:
+        """What steps of a run said of themselves."""
+        rows = await self._all(sql.HEARTBEATS, (run_id,))
+        return [BeatRow(path, item_of(index), *rest) for path, index, *rest in rows]  # type: ignore[arg-type]  # in order
 
     def close(self) -> None:
         """Finish what was begun and let go of the connections."""

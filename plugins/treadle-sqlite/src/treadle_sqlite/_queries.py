@@ -45,6 +45,15 @@ PUT_TIMER = _upsert(TIMER_TABLE)
 PUT_SPAN = _upsert(SPAN_TABLE)
 DROP_CHECKPOINTS = "DELETE FROM checkpoints WHERE run_id = ? AND path = ? AND item_index = ?"
 DROP_ALL_CHECKPOINTS = "DELETE FROM checkpoints WHERE run_id = ? AND path = ?"
+DROP_PROCESSES = "DELETE FROM processes WHERE run_id = ? AND path = ? AND item_index = ?"
+DROP_ALL_PROCESSES = "DELETE FROM processes WHERE run_id = ? AND path = ?"
+KEEP_PROCESS = (
+    "INSERT INTO processes (run_id, path, item_index, pid, started, machine) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+DROP_PROCESS = (
+    "DELETE FROM processes WHERE run_id = ? AND path = ? AND item_index = ? AND pid = ? AND started = ? AND machine = ?"
+)
+ADD_HEARTBEAT = "INSERT INTO heartbeats (run_id, path, item_index, attempt, at) VALUES (?, ?, ?, ?, ?)"
 SAVE_CHECKPOINT = (
     "INSERT INTO checkpoints (run_id, path, item_index, variant, token, encoding, data, size_bytes, epoch, seq, saved_at)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id, path, item_index, variant) DO UPDATE SET"
@@ -71,7 +80,19 @@ REQUEST_CANCEL = (
 
 # -- what is old; a run goes with the rows of it in all tables, whatever they are called
 
-TABLES = ("runs", "steps", "records", "payloads", "checkpoints", "timers", "signals", "lines", "execution_spans")
+TABLES = (
+    "runs",
+    "steps",
+    "records",
+    "payloads",
+    "checkpoints",
+    "timers",
+    "signals",
+    "processes",
+    "heartbeats",
+    "lines",
+    "execution_spans",
+)
 _RUN_OF = {"execution_spans": "workflow_execution_id"}
 OF_A_RUN = (*TABLES[1:], "runs")
 """The order in which tables let go of a run: the row that others refer to is the last."""
@@ -129,6 +150,13 @@ SIGNALS = (
     "SELECT name, encoding, payload, signal_id, sent_at, due, number FROM signals WHERE run_id = ? AND number > ?"
     " ORDER BY number"
 )
+CHECKPOINTS = (
+    "SELECT path, item_index, variant, token, size_bytes, seq, saved_at FROM checkpoints"
+    " WHERE run_id = ? ORDER BY path, item_index, variant"
+)
+CHECKPOINT_STATISTICS = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM checkpoints"
+PROCESSES = "SELECT path, item_index, pid, started, machine FROM processes WHERE run_id = ? ORDER BY path, item_index, pid"
+HEARTBEATS = "SELECT path, item_index, attempt, at FROM heartbeats WHERE run_id = ? ORDER BY at"
 CANCEL_REQUEST = "SELECT cancel_reason, cancel_force FROM runs WHERE run_id = ?"
 
 
@@ -138,6 +166,8 @@ _FILTERS = {
     "until": "created_at < ?",
     "prefix": "run_id >= ? AND run_id < ?",
     "key": "run_key = ? AND run_key <> ''",
+    "orphaned": "status IN ('pending', 'queued', 'running', 'suspended', 'cancelling')"
+    " AND (owner = '' OR boot_id <> ? OR lease_until <= ?)",
     "cursor": "(created_at, run_id) < (?, ?)",
 }
 

@@ -143,6 +143,26 @@ CREATE TABLE checkpoints (
 CREATE UNIQUE INDEX checkpoints_step ON checkpoints (run_id, path, item_index, variant);
 CREATE INDEX checkpoints_saved ON checkpoints (saved_at, size_bytes);
 
+CREATE TABLE processes (
+    run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+    path TEXT NOT NULL,
+    item_index INTEGER NOT NULL,
+    pid INTEGER NOT NULL,
+    started TEXT NOT NULL,
+    machine TEXT NOT NULL
+);
+CREATE UNIQUE INDEX processes_step ON processes (run_id, path, item_index, pid, started, machine);
+CREATE INDEX processes_run ON processes (run_id);
+
+CREATE TABLE heartbeats (
+    run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+    path TEXT NOT NULL,
+    item_index INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    at REAL NOT NULL
+);
+CREATE INDEX heartbeats_run ON heartbeats (run_id, at);
+
 CREATE TABLE lines (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id TEXT NOT NULL REFERENCES runs (run_id),

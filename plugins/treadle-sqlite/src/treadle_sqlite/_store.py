@@ -22,8 +22,11 @@ from treadle.ports import (
     SPAN_TABLE,
     STEP_TABLE,
     TIMER_TABLE,
+    BeatRow,
     CancelRequest,
     Checkpoint,
+    CheckpointRow,
+    CheckpointStatistics,
     Claim,
     Commit,
     Creation,
@@ -31,6 +34,7 @@ from treadle.ports import (
     LineQuery,
     LogLine,
     NewRun,
+    ProcessRow,
     Record,
     Rows,
     RunPage,
@@ -158,7 +162,7 @@ class SqliteStore:
             now = time.time()
             values = (owner, now, now, self._until(lease_s), self._boot, run_id)
             (epoch,) = cast("tuple[int]", connection.execute(sql.TAKE, values).fetchone())
-            return Claim(run_id, owner, epoch, lease_s)
+            return Claim(run_id, owner, epoch, lease_s, current)
 
         return await self._write().ask(work)
 
@@ -224,6 +228,24 @@ class SqliteStore:
 
         await self._write().ask(work)
 
+    async def keep_process(self, claim: Claim, process: ProcessRow) -> None:
+        """Keep which process a step has started."""
+        await self._change_process(claim, sql.KEEP_PROCESS, process)
+
+    async def drop_process(self, claim: Claim, process: ProcessRow) -> None:
+        """Forget a process that has ended."""
+        await self._change_process(claim, sql.DROP_PROCESS, process)
+
+    async def _change_process(self, claim: Claim, statement: str, process: ProcessRow) -> None:
+        place = (claim.run_id, process.path, item_number(process.index))
+        values = (*place, process.pid, process.started, process.machine)
+
+        def work(connection: apsw.Connection) -> None:
+            self._hold(connection, claim)
+            connection.execute(statement, values)
+
+        await self._write().ask(work)
+
     async def request_cancel(self, run_id: str, request: CancelRequest) -> None:
         """Ask whoever drives the run to stop it."""
 
@@ -245,7 +267,7 @@ class SqliteStore:
 
     # -- for the owner's heart
 
-    def beat(self, claim: Claim) -> None:
+    def beat(self, claim: Claim, steps: Sequence[BeatRow] = ()) -> None:
         """Say that the owner lives."""
 
         def work(connection: apsw.Connection) -> None:
@@ -253,6 +275,8 @@ class SqliteStore:
             connection.execute(sql.BEAT, values)
             if not connection.changes():
                 self._hold(connection, claim)
+            for row in steps:
+                connection.execute(sql.ADD_HEARTBEAT, (claim.run_id, row.path, item_number(row.index), row.attempt, row.at))
 
         self._write().ask_here(work)
 
@@ -285,6 +309,8 @@ class SqliteStore:
     async def runs(self, query: RunQuery) -> RunPage:
         """Runs, the newest first."""
         filters = query.filters()
+        if "orphaned" in filters:
+            filters["orphaned"] = (self._boot, _monotonic())
         values = (*chain.from_iterable(filters.values()), query.limit + 1)
         return RunPage.of([RUN_TABLE.row(row) for row in await self._all(sql.runs(filters), values)], query.limit)
 
@@ -315,6 +341,26 @@ class SqliteStore:
             "tuple[str, int, str, str, int, bytes, int, float]", rows[0]
         )
         return Checkpoint(path, item_of(item), variant, token, json.loads(unpack(encoding, data)), seq, saved_at)
+
+    async def checkpoints(self, run_id: str) -> Sequence[CheckpointRow]:
+        """The checkpoints of a run."""
+        rows = await self._all(sql.CHECKPOINTS, (run_id,))
+        return [CheckpointRow(path, item_of(index), *rest) for path, index, *rest in rows]  # type: ignore[arg-type]  # in order
+
+    async def checkpoint_statistics(self) -> CheckpointStatistics:
+        """How much room the checkpoints of all runs take."""
+        (row,) = await self._all(sql.CHECKPOINT_STATISTICS, ())
+        return CheckpointStatistics(*cast("tuple[int, int]", row))
+
+    async def processes(self, run_id: str) -> Sequence[ProcessRow]:
+        """The processes that steps of a run have started."""
+        rows = await self._all(sql.PROCESSES, (run_id,))
+        return [ProcessRow(path, item_of(index), *rest) for path, index, *rest in rows]  # type: ignore[arg-type]  # in order
+
+    async def heartbeats(self, run_id: str) -> Sequence[BeatRow]:
+        """What steps of a run said of themselves."""
+        rows = await self._all(sql.HEARTBEATS, (run_id,))
+        return [BeatRow(path, item_of(index), *rest) for path, index, *rest in rows]  # type: ignore[arg-type]  # in order
 
     def close(self) -> None:
         """Finish what was begun and let go of the file."""
@@ -539,8 +585,10 @@ def _put_rows(connection: apsw.Connection, run_id: str, rows: Rows, *, has_run: 
     for path, index in rows.ended:
         if index is None:
             connection.execute(sql.DROP_ALL_CHECKPOINTS, (run_id, path))
+            connection.execute(sql.DROP_ALL_PROCESSES, (run_id, path))
         else:
             connection.execute(sql.DROP_CHECKPOINTS, (run_id, path, index))
+            connection.execute(sql.DROP_PROCESSES, (run_id, path, index))
 
 
 def _put(connection: apsw.Connection, statement: str, values: Sequence[object]) -> None:
