@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import anyio
 import attrs
 import pytest
-from treadle import PermanentError, SyncContext, TransientError, executor
+from treadle import PermanentError, Registry, SyncContext, TransientError, executor, hookimpl
 from treadle._app import RunHandle
 from treadle._codec import dump_entry, load_line
 from treadle._conductor import Conductor
@@ -28,6 +29,7 @@ from treadle._plan import Plan, compile_plan
 from treadle._results import RunResult, summarise
 from treadle._workflow import Workflow
 from treadle.errors import ReplayMismatchError
+from treadle.ports import Cached, Call, Outcome, Work
 from treadle.testing import virtual_run
 from treadle.testing._virtual_time import START
 
@@ -103,6 +105,29 @@ def sender(handles: list[RunHandle]) -> object:
     return send
 
 
+class Remembering:
+    """A policy: answers calls that ask for it with what the first call of their key gave."""
+
+    serves = ("cache",)
+
+    def __init__(self) -> None:
+        self.outputs: dict[object, object] = {}
+
+    @hookimpl(wrapper=True)
+    def execute(self, call: Call) -> Generator[None, Work, Work]:
+        work = yield
+        key = call.cache.key if call.cache else None
+        return work if key not in self.outputs else partial(self.answer, key)
+
+    async def answer(self, key: object) -> Cached:
+        return Cached(self.outputs[key])
+
+    @hookimpl
+    def end_attempt(self, call: Call, outcome: Outcome) -> None:
+        if call.cache and outcome.status == "completed":
+            self.outputs[call.cache.key] = outcome.output
+
+
 def read_log(name: str) -> list[Entry]:
     return [load_line(line) for line in (GOLDEN / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
@@ -111,8 +136,9 @@ def run_again(name: str, backend: str) -> RunResult:
     handles: list[RunHandle] = []
     executors = [echo, nap, pair, flaky, measure, leak, stopper(handles), sender(handles)]
     inputs = {"n": 35} if name == "outputs" else {}
+    registry = Registry.of(*executors, policies=[Remembering()] if name == "cached" else [])
     return virtual_run(
-        load_workflow(GOLDEN / f"{name}.yaml"), inputs, executors=executors, backend=backend, on_start=handles.append
+        load_workflow(GOLDEN / f"{name}.yaml"), inputs, registry=registry, backend=backend, on_start=handles.append
     )
 
 

@@ -73,6 +73,11 @@ DOCUMENTS = [
     },
     {"name": "w", "steps": {"a": {"uses": "x", "timeout": "PT5M", "clients": {"a": "b"}}}, "defaults": {"timeout": "1h 30m"}},
     {"name": "w", "steps": {"a": {"uses": "x"}}, "outputs": {"o": [None]}, "finally": {"f": {"uses": "x"}}, "secrets": ["A"]},
+    {"name": "w", "steps": {"a": {"uses": "x", "cache": {}, "rate_limit": {"limit": 3, "per": "minute", "key": [1]}}}},
+    {
+        "name": "w",
+        "steps": {"a": {"uses": "x", "cache": {"ttl": "1h", "key": {"a": 1}}, "rate_limit": {"limit": 3, "per": "90s"}}},
+    },
 ]
 BROKEN = [
     5,
@@ -84,7 +89,10 @@ BROKEN = [
     {"name": "w", "steps": {"a": {"uses": "x", "as": "i"}}},
     {"name": "w", "steps": {"a": {"uses": "x", "foreach": [], "as": "steps"}}},
     {"name": "w", "steps": {"a": {"uses": "x", "foreach": {}}}},
-    {"name": "w", "steps": {"a": {"uses": "x", "cache": {}}}},
+    {"name": "w", "steps": {"a": {"uses": "x", "cache": {"til": "1h"}}}},
+    {"name": "w", "steps": {"a": {"uses": "x", "cache": {"ttl": -1}}}},
+    {"name": "w", "steps": {"a": {"uses": "x", "rate_limit": {"limit": 0, "per": "minute"}}}},
+    {"name": "w", "steps": {"a": {"uses": "x", "rate_limit": {"limit": 1}}}},
     {"name": "w", "steps": {"a": {"uses": "x", "retry": {"tries": 3}}}},
     {"name": "w", "steps": {"a": {"uses": "x", "timeout": "soon"}}},
     {"name": "w", "steps": {"a": {"uses": "x", "on_error": "fail"}}},

@@ -255,8 +255,6 @@ def test_keys_of_the_workflow_that_are_not_built_yet_are_refused(key: str) -> No
         "on_interrupt",
         "fallback",
         "compensate",
-        "cache",
-        "rate_limit",
         "budget",
         "max_failures",
     ],

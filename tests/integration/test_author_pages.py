@@ -15,8 +15,13 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs" / "how-to"
 PAGES = [
+    "cache-outputs",
     "chain-executors",
     "handle-retries-and-errors",
+    "hide-secrets",
+    "inject-faults",
+    "leave-a-broken-service-alone",
+    "limit-rates",
     "publish-a-plugin",
     "use-secrets",
     "write-a-client",
@@ -109,7 +114,7 @@ def follow(project: Project, page: str) -> int:
     for block in shown:
         if block.language == "sh":
             printed = "".join(project.run(command, code) for command, code in commands(block.text))
-        elif block.language == "text" and not block.file:
+        elif block.language == "text" and not block.file and not block.text.startswith("pip install "):
             missing = [line for line in block.text.splitlines() if line.strip() not in printed]
             assert not missing, f"{page}: {missing} are not in\n{printed}"
             compared += 1

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import collections.abc
 import functools
+import hashlib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Protocol, cast
 
 import attrs
@@ -183,6 +186,15 @@ class BoundExecutor:
             remedy = "define it at the top level of a module, not in a function or a session"
             return f"{self.name} cannot run in a process of its own: another process could not find it", remedy
         return "", ""
+
+    def code_version(self) -> str:
+        """What tells its code from an earlier one's: distribution, version, and a hash of the file that it is in."""
+        place = (self.origin.file or _file_of(self.origin.module)) if self.origin is not None else ""
+        try:
+            digest = hashlib.sha256(Path(place).read_bytes()).hexdigest() if place else ""
+        except OSError:  # it comes from an archive
+            digest = ""
+        return f"{self.distribution} {self.version} {digest}".strip()
 
     # -- inputs
 
@@ -596,6 +608,10 @@ def _output_contract(type_: object) -> Contract:
     if contract.has_sets:
         raise BindError(f"it returns {contract.name}, and a set is not JSON.", "Return a list and declare it.")
     return contract
+
+
+def _file_of(module: str) -> str:
+    return str(getattr(sys.modules.get(module), "__file__", None) or "")
 
 
 def _default(parameter: InputParameter) -> object:

@@ -16,7 +16,17 @@ from treadle._models import DECISIONS, FACTS, Call, Entry, GiveUp, Outcome, Retr
 T = TypeVar("T")
 
 _BY_KIND: Mapping[str, type] = {cast("str", kind.kind): kind for kind in (*FACTS, *DECISIONS)}  # type: ignore[attr-defined]  # each has a kind
-_RECORDS = (models.Issue, models.ErrorInfo, models.RetryPolicy, models.SecretReference, models.SpanRecord, Outcome, Call)
+_RECORDS = (
+    models.Issue,
+    models.ErrorInfo,
+    models.RetryPolicy,
+    models.SecretReference,
+    models.SpanRecord,
+    models.CallCache,
+    models.CallRate,
+    Outcome,
+    Call,
+)
 """From the inside out: a hook is made with those of its parts."""
 
 

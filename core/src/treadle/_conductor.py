@@ -333,10 +333,11 @@ class Conductor:
         assert created is not None, "RunCreated comes first"
         index = start.index
         names = self._names_for(step)
-        if index is not None and not step.inputs.is_constant:
+        if index is not None and (step.keys is not None or not step.inputs.is_constant):
             names = {**names, step.item_name: self._items[start.path][index], "index": index}
         try:
             inputs = step.inputs.render(names)
+            cache, rate = (None, None) if step.keys is None else step.keys.render(names)
             secrets = step.inputs.secret_references(names) if step.inputs.secret_names else ()
             if not isinstance(inputs, dict):
                 kind = "null" if inputs is None else type(inputs).__name__
@@ -363,6 +364,8 @@ class Conductor:
             created.trace_flags,
             at,
             step.limits,
+            cache=cache,
+            rate=rate,
         )
         return Start(start.path, index, start.attempt, start.variant, call)
 

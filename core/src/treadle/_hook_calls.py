@@ -28,6 +28,23 @@ def first_answer(hook: pluggy.HookCaller, names: Sequence[str]) -> Call:
     return call
 
 
+def each(hook: pluggy.HookCaller, names: Sequence[str]) -> Call:
+    """What calling a hook does whose answers nobody asks for."""
+    implementations = hook.get_hookimpls()
+    if any(one.wrapper or one.hookwrapper for one in implementations):
+        return lambda *given: hook(**dict(zip(names, given, strict=True)))
+    calls = [_taking(one, names) for one in reversed(implementations)]
+    return calls[0] if len(calls) == 1 else _every(calls)
+
+
+def _every(calls: Sequence[Call]) -> Call:
+    def call(*given: object) -> None:
+        for one in calls:
+            one(*given)
+
+    return call
+
+
 def _taking(implementation: pluggy.HookImpl, names: Sequence[str]) -> Call:
     """The implementation's function, given all arguments of the hook in order."""
     function, taken = implementation.function, tuple(implementation.argnames)

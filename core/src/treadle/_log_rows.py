@@ -265,7 +265,7 @@ class LogRows:
         step.started_at, step.error = outcome.started_at or entry.at, outcome.error
         self._end_span(step, outcome, entry.at)
         if outcome.status == "completed" and entry.index is not None:
-            self._end(place, step, StepStatus.COMPLETED, entry.at)
+            self._end(place, step, StepStatus.CACHED if outcome.cached else StepStatus.COMPLETED, entry.at)
 
     def _retry_scheduled(self, entry: RetryScheduled) -> None:
         place = (entry.path, entry.index)

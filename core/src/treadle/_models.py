@@ -197,6 +197,43 @@ def retry_timer_id(path: str, index: int | None, attempt: int) -> str:
     return f"retry:{path}:{'' if index is None else index}:{attempt}"
 
 
+@attrs.frozen
+class CallCache:
+    """What a call's step says of keeping its output; for the policy that serves ``cache``.
+
+    Attributes:
+        ttl_s: How old a kept output may be, in seconds; None for any age.
+        key: What tells its calls apart; None: executor, version and inputs.
+        version: What the executor's code is called.
+    """
+
+    ttl_s: float | None = None
+    key: Json = attrs.field(default=None, repr=False)
+    version: str = ""
+
+
+@attrs.frozen
+class CallRate:
+    """How often calls such as this may be made; for the policy that serves ``rate_limit``.
+
+    Attributes:
+        limit: How many calls.
+        per_s: In how many seconds.
+        key: Who shares the rate; None: all calls of the executor.
+    """
+
+    limit: int
+    per_s: float
+    key: Json = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen
+class Cached:
+    """What the work of a policy answers instead of performing a call: the plain output that an earlier call gave."""
+
+    output: Json = attrs.field(repr=False)
+
+
 @record
 class Call:
     """What an executor receives for one attempt of a step; plain data, so it may cross a process border.
@@ -221,6 +258,8 @@ class Call:
         trace_flags: W3C trace flags, 1 when sampled.
         queued_at: When the call was released, seconds since the epoch.
         limits: For a call in a process of its own: what differs there from ``[limits.process]``; None: the runner's process.
+        cache: What the step says of keeping its output; None for nothing.
+        rate: What the step says of how often its calls may be made; None for nothing.
     """
 
     run_id: str
@@ -242,6 +281,8 @@ class Call:
     trace_flags: int = 0
     queued_at: float = 0.0
     limits: Mapping[str, Json] | None = None
+    cache: CallCache | None = None
+    rate: CallRate | None = None
 
     @property
     def idempotency_key(self) -> str:
@@ -337,6 +378,7 @@ class Outcome:
         detached: The executor did not stop when told to; its thread or task may still run.
         spans: Client-call spans of this attempt.
         taken_from: The run whose record it was taken from instead of being made; empty for one that was made.
+        cached: The call was not performed: an earlier one's output is the answer.
     """
 
     status: OutcomeStatus
@@ -348,6 +390,7 @@ class Outcome:
     detached: bool = False
     spans: tuple[SpanRecord, ...] = ()
     taken_from: str = ""
+    cached: bool = False
 
 
 # -- facts: what happened; stamped, applied, recorded --------------------------------------------------------------------

@@ -17,6 +17,7 @@ from treadle._bind import BoundExecutor
 from treadle._expressions import Expression, Reference, Value, compile_value, parse_expression
 from treadle._graph import Graph, Node
 from treadle._models import Json, RetryPolicy
+from treadle._policy_keys import PlannedKeys
 from treadle._waits import PlannedWait
 from treadle._workflow import Step, Workflow
 from treadle.errors import ExpressionError, Fault, TreadleError, WorkflowInvalidError
@@ -37,6 +38,9 @@ class Executors(Protocol):
     def client(self, name: str) -> object:
         """The configured client; raises a PluginError or ConfigError."""
 
+    def policy_gap(self, key: str) -> tuple[str, str]:
+        """Why a key of a step is not served by an active policy, and what to do; empty when it is."""
+
 
 @attrs.frozen
 class PlannedStep:
@@ -56,6 +60,7 @@ class PlannedStep:
         node: What the scheduler knows of it.
         limits: For a step in a process of its own: what it says of the limits; None: the run's process.
         wait: What a step waits for that uses no executor.
+        keys: What it says to policies; None for nothing.
     """
 
     path: str
@@ -71,6 +76,7 @@ class PlannedStep:
     node: Node
     limits: Mapping[str, Json] | None = None
     wait: PlannedWait | None = None
+    keys: PlannedKeys | None = None
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -205,6 +211,7 @@ class _Planner:
             self._steps[planned.path] = self._settled(planned, bound, place)
             self._check_inputs(planned, bound, place)
             self._check_clients(planned, bound, place, registry, found)
+            self._check_policies(planned, bound, place, registry)
 
     def finish(self) -> Plan:
         """The plan, or all faults."""
@@ -249,7 +256,8 @@ class _Planner:
         visible = self._workflow.steps | self._workflow.finally_steps if is_finally else self._workflow.steps
         item_names = (step.as_, "index") if step.foreach is not None else ()
         wait = self._wait(step, f"{place}.wait", visible)
-        asked = (inputs, foreach, when, wait)
+        keys = self._policy_keys(step, place, item_names, visible)
+        asked = (inputs, foreach, when, wait, keys)
         references = [reference for part in asked if part is not None for reference in part.references]
         if inputs.references:
             self._check_references(inputs.references, f"{place}.with", item_names, visible)
@@ -274,8 +282,9 @@ class _Planner:
         )
         timeout_s = step.timeout_s if step.timeout_s is not None else self._workflow.defaults.timeout_s
         self._steps[path] = PlannedStep(
-            path, step.id, step.uses, inputs, when, foreach, step.as_, retry, timeout_s, step.clients, node, wait=wait
-        )
+            path, step.id, step.uses, inputs, when, foreach, step.as_, retry, timeout_s, step.clients, node,
+            wait=wait, keys=keys,
+        )  # fmt: skip
 
     def _wait(self, step: Step, place: str, visible: Collection[str]) -> PlannedWait | None:
         if step.wait is None:
@@ -292,6 +301,38 @@ class _Planner:
                 problem = f"{path!r} waits for the same signal with another schema"
                 self._fault(place, problem, "give one of the two another name")
         return planned
+
+    def _policy_keys(self, step: Step, place: str, item_names: Collection[str], visible: Collection[str]) -> PlannedKeys | None:
+        try:
+            keys = PlannedKeys.compile(step.cache, step.rate_limit, braces=self._braces)
+        except ExpressionError as error:
+            self._fault(place, error.problem, error.remedy)
+            return None
+        if keys is not None and keys.references:
+            self._check_references(keys.references, f"{place}.{keys.names[0]}", item_names, visible)
+        return keys
+
+    def _check_policies(self, planned: PlannedStep, bound: BoundExecutor, place: str, registry: Executors) -> None:
+        """Refuse what no active policy serves, and a cache that would leave out what calls are made for."""
+        keys = planned.keys
+        if keys is None:
+            return
+        for name in keys.names:
+            problem, remedy = registry.policy_gap(name)
+            if problem:
+                self._fault(f"{place}.{name}", problem, remedy)
+        cache = keys.cache
+        if cache is None:
+            return
+        if bound.effects not in ("none", "idempotent") and not cache.allows_effects:
+            said = "is declared unsafe" if bound.effects == "unsafe" else "does not say that it has no effects"
+            remedy = "a cached output leaves them out: write allow_effects: true if that is meant, or take out the cache"
+            self._fault(f"{place}.cache", f"{bound.name} {said}", remedy)
+        if planned.inputs.secret_names and cache.key is None:
+            problem = f"the step takes a secret ({', '.join(sorted(planned.inputs.secret_names))}), which no key may hold"
+            self._fault(f"{place}.cache", problem, "give it a key of its own that says whose outputs these are: {key: ...}")
+        step = self._steps[planned.path]
+        self._steps[planned.path] = attrs.evolve(step, keys=attrs.evolve(keys, version=bound.code_version()))
 
     def _condition(self, source: str | None, path: str) -> Expression | None:
         if source is None:

@@ -21,6 +21,7 @@ from treadle._isolation import ChildPool
 from treadle._keeper import Keeper
 from treadle._log_records import current_call
 from treadle._models import (
+    Cached,
     Call,
     GiveUp,
     Json,
@@ -68,11 +69,13 @@ def key_of(call: Call) -> Key:
 class _CallContext(CallFacts):
     """What the contexts of all calls have in common: ``ports.AnyContext``."""
 
-    __slots__ = ("_keeper", "_log", "_runner", "arguments", "inputs", "is_kept", "is_over", "isolated", "spans", "threads")
+    __slots__ = (
+        "_keeper", "_log", "_runner", "arguments", "inputs", "is_cached", "is_kept", "is_over", "isolated", "spans", "threads",
+    )  # fmt: skip
 
     def __init__(self, call: Call, runner: Runner) -> None:
         super().__init__(call)
-        self.is_kept = self.is_over = False
+        self.is_cached = self.is_kept = self.is_over = False
         self.arguments: tuple[object, ...] = ()
         self.inputs: dict[str, object] = {}
         self.isolated: Work | None = None
@@ -211,7 +214,8 @@ class Runner:
                 output = await self._work(scope, call, context)
                 if context.is_kept and self.keeper is not None:
                     self.keeper.end(context, is_done=True)
-                outcome = Outcome("completed", output, None, None, started_at, self._clock.now(), False, tuple(context.spans))
+                now, spans = self._clock.now(), tuple(context.spans)
+                outcome = Outcome("completed", output, None, None, started_at, now, False, spans, cached=context.is_cached)
             except BaseException as error:  # foreign code is entered here
                 if context.is_kept and self.keeper is not None:
                     await self.keeper.flush(context)
@@ -220,6 +224,8 @@ class Runner:
             context.is_over = True
             if self._redaction is not None:
                 outcome = self._redaction.outcome(outcome)
+            if scope.end_attempt is not None:
+                scope.end_attempt(call, outcome)
             span.end(outcome)
         return outcome
 
@@ -290,7 +296,11 @@ class Runner:
         work = scope.execute(call, cast("Context", context))
         if work is None:
             raise BindError(f"No hook answered for executor {bound.name!r}.", "A policy may have removed it; check [plugins].")
-        output = bound.plain_output(await work())
+        answer = await work()
+        if type(answer) is Cached:
+            context.is_cached, output = True, answer.output
+        else:
+            output = bound.plain_output(answer)
         issues = scope.validate_output(call, output)
         if issues:
             raise OutputInvalidError(bound.name, issues)

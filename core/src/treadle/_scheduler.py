@@ -439,7 +439,7 @@ class Scheduler:
             if step.node.is_map:
                 self._after_item(step)
             else:
-                self._end(step, StepStatus.COMPLETED)
+                self._end(step, StepStatus.CACHED if outcome.cached else StepStatus.COMPLETED)
             return
         step.error = outcome.error
         refusal = why or self._refusal(step, attempt, outcome)

@@ -109,10 +109,12 @@ STEP = _table(
         "isolation",
         "process: in a process of its own, which dies at the deadline; limits for it, like {memory: 512 MiB}; or inline.",
     ),
+    Key("cache", "cache", "Keep the output for later calls: {ttl, key, allow_effects}. The policy cache serves it."),
+    Key("rate_limit", "rate_limit", "How often its calls may be made: {limit, per, key}. The policy limits serves it."),
     Key(
         "on_error", "on_error", "stop or continue; the default is the workflow's. With continue a failed step's output is null."
     ),
-    later="parallel choose workflow needs_rule batch on_interrupt fallback compensate cache rate_limit budget"
+    later="parallel choose workflow needs_rule batch on_interrupt fallback compensate budget"
     " concurrency priority max_failures steps",
     aliases={
         "args": "with",
@@ -248,6 +250,35 @@ _WAIT: JsonSchema = {
 }
 
 
+_CACHE: JsonSchema = {
+    "description": "How the output is kept for later calls.",
+    "type": "object",
+    "properties": {
+        "ttl": {"$ref": "#/$defs/duration", "description": "How old a kept output may be; any age without it."},
+        "key": {"description": "What tells calls apart; by default executor, version and inputs. May hold ${{ }}."},
+        "allow_effects": {
+            "type": "boolean",
+            "description": "Whether it holds although the executor does not declare that running it has no effects.",
+        },
+    },
+    "additionalProperties": False,
+}
+_RATE: JsonSchema = {
+    "description": "How often calls may be made; those that have to wait do so in the order of their arrival.",
+    "type": "object",
+    "properties": {
+        "limit": {"type": "integer", "minimum": 1, "maximum": 1_000_000_000, "description": "How many calls."},
+        "per": {
+            "description": "In which time: second, minute, hour, day, or a duration of whole seconds.",
+            "anyOf": [{"enum": ["second", "minute", "hour", "day"]}, {"$ref": "#/$defs/duration"}],
+        },
+        "key": {"description": "Who shares the rate; by default all calls of the executor. May hold ${{ }}."},
+    },
+    "required": ["limit", "per"],
+    "additionalProperties": False,
+}
+
+
 def _named(values: JsonSchema, spelled: str) -> JsonSchema:
     return {"type": "object", "propertyNames": {"pattern": f"^{spelled}$"}, "additionalProperties": values}
 
@@ -265,6 +296,8 @@ KINDS: dict[str, JsonSchema] = {
     "retry": {"$ref": "#/$defs/retry"},
     "isolation": {"$ref": "#/$defs/isolation"},
     "wait": {"$ref": "#/$defs/wait"},
+    "cache": {"$ref": "#/$defs/cache"},
+    "rate_limit": {"$ref": "#/$defs/rate_limit"},
     "uses": {"type": "string", "pattern": r"^[^\s${}]+$"},
     "condition": {"type": ["string", "boolean"]},
     "item_name": {"type": "string", "pattern": f"^{NAME}$", "not": {"enum": sorted(RESERVED_NAMES)}},
@@ -300,6 +333,8 @@ def workflow_schema() -> JsonSchema:
             "retry": _RETRY,
             "isolation": _ISOLATION,
             "wait": _WAIT,
+            "cache": _CACHE,
+            "rate_limit": _RATE,
         },
     }
 

@@ -13,8 +13,8 @@ import attrs
 import pluggy
 
 from treadle._bind import BoundExecutor
-from treadle._hook_calls import first_answer
-from treadle._models import Call, GiveUp, Issue, Record, RetryAfter, SpanRecord, Work
+from treadle._hook_calls import each, first_answer
+from treadle._models import Call, GiveUp, Issue, Outcome, Record, RetryAfter, SpanRecord, Work
 from treadle._redaction import Redaction
 from treadle.errors import BindError, PolicyFailedError
 from treadle.hookspecs import PROJECT, ExecutorHooks, RunHooks
@@ -22,9 +22,9 @@ from treadle.ports import Context, Redactor, RunSurroundings
 
 _log = logging.getLogger("treadle.hooks")
 
-_GUARDED = {"validate_output", "emit_span", "record_event", "close_run"}
+_GUARDED = {"validate_output", "emit_span", "record_event", "close_run", "end_attempt"}
 _OPENING = {"open_run", "make_redactor"}
-_EXECUTOR_HOOKS = ("execute", "validate_output", "retry_policy")
+_EXECUTOR_HOOKS = ("execute", "validate_output", "retry_policy", "end_attempt")
 _RUN_HOOKS = ("open_run", "close_run", "make_redactor", "emit_span", "record_event")
 
 
@@ -77,6 +77,7 @@ class ExecutorScope:
         # Decided once: where the executor is all that pluggy would ask, it is asked directly.
         self.execute: Callable[[Call, Context], Work | None] = bound.execute
         self.retry_policy: Callable[[Call, Exception], RetryAfter | GiveUp | None] = bound.retry_policy
+        self.end_attempt: Callable[[Call, Outcome], object] | None = None
         self._validate = _only_answer(bound)
         asked = [name for name in _EXECUTOR_HOOKS if any(_implements(policy, name) for policy in policies)]
         if policies:
@@ -86,6 +87,8 @@ class ExecutorScope:
             if "retry_policy" in asked:
                 answer = first_answer(hooks.retry_policy, ("call", "error"))
                 self.retry_policy = cast("Callable[[Call, Exception], RetryAfter | GiveUp | None]", answer)
+            if "end_attempt" in asked:
+                self.end_attempt = each(hooks.end_attempt, ("call", "outcome"))
             if "validate_output" in asked:
                 self._validate = cast("_Answers", hooks.validate_output)
 

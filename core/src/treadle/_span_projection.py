@@ -54,6 +54,8 @@ def attempt_ending(outcome: Outcome, ended_at: float) -> Ending:
     """How ``outcome`` shows on its attempt's span, live or projected."""
     result, status = names.ATTEMPT_RESULTS[outcome.status]
     attributes: dict[str, object] = {names.TASK_RESULT: result}
+    if outcome.cached:
+        attributes[names.ATTEMPT_CACHED] = True
     if status == "unset":
         return Ending(status, "", attributes, ())
     attributes[names.ERROR_TYPE] = error_type(result, outcome.error)

@@ -61,6 +61,7 @@ STEP_CULPRIT: Final = "treadle.step.culprit"
 STEP_COUNT: Final = "treadle.step.count"
 STEP_INDEX: Final = "treadle.step.index"
 EXECUTOR: Final = "treadle.executor"
+ATTEMPT_CACHED: Final = "treadle.attempt.cached"
 ATTEMPT_NUMBER: Final = "treadle.attempt.number"
 ATTEMPT_QUEUED_S: Final = "treadle.attempt.queued_s"
 ATTEMPT_VARIANT: Final = "treadle.attempt.variant"
@@ -97,6 +98,7 @@ ATTRIBUTES: Final = (
     Attribute(STEP_COUNT, "step", "int", "For a `foreach`: the number of items."),
     Attribute(STEP_INDEX, "attempt", "int", "Item of a `foreach`, from 0."),
     Attribute(EXECUTOR, "step; step metrics", "string", "Name of the executor."),
+    Attribute(ATTEMPT_CACHED, "attempt", "boolean", "True when a policy answered with an earlier call's output; else absent."),
     Attribute(ATTEMPT_NUMBER, "attempt; event `retry.scheduled`", "int", "From 1."),
     Attribute(ATTEMPT_QUEUED_S, "attempt", "double", "Seconds from the call's release to its start."),
     Attribute(ATTEMPT_VARIANT, "attempt", "string", "Which executor: `fallback 1`, ...; left out for the primary."),

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from treadle._models import Call, GiveUp, Issue, Record, RetryAfter, SpanRecord, Work
+from treadle._models import Call, GiveUp, Issue, Outcome, Record, RetryAfter, SpanRecord, Work
 from treadle.ports import Context, Redactor, RunSurroundings
 
 __all__ = ["PROJECT", "ExecutorHooks", "HookArgumentWarning", "RunHooks", "hookimpl"]
@@ -69,6 +69,14 @@ class ExecutorHooks:
         *When:* after an attempt failed, unless the file's ``retry_on``/``no_retry_on`` decided already. *Who wins:* the
         first answer that is not None: policies, then the executor, then its family, then core's defaults. The scheduler
         has the last word: no answer exceeds ``max_attempts``. *None:* no opinion. *Raising:* counts as None, logged once.
+        """
+
+    @hookspec
+    def end_attempt(self, call: Call, outcome: Outcome) -> None:
+        """Learn how an attempt ended.
+
+        *When:* once for each ``execute``, when the output was checked, retries were proposed and secrets taken out, before the
+        outcome is recorded. *Who wins:* everybody is called. *Raising:* logged once; the others are still called.
         """
 
 

@@ -13,7 +13,7 @@ import treadle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from treadle import Registry, RunHandle, RunResult, Workflow, executor
-from treadle.errors import ConfigInvalidError
+from treadle.errors import ConfigInvalidError, WorkflowInvalidError
 from treadle.ports import AttemptEnded, RetryScheduled
 from treadle.testing import Recorder, VirtualClock, virtual_run
 from treadle_limits import Limits
@@ -194,6 +194,101 @@ def test_a_wait_is_a_span_of_the_attempt() -> None:
         "treadle.limits.rule": "api.*",
         "treadle.limits.rate": "1 per 1 second",
     }
+
+
+# -- rates that the file says
+
+
+def test_a_step_says_how_often(backend: str) -> None:
+    """``rate_limit`` holds for the step alone, without any rule in the configuration."""
+    workflow = each(5, rate_limit={"limit": 2, "per": "minute"})
+    workflow.step("other", "other.call", foreach=[1, 2, 3], i="${{ item }}")
+
+    result = run(workflow, Limits(), backend=backend)
+
+    assert result.duration_s == pytest.approx(120, abs=0.1)
+    first = min(moment for _, _, moment in started)
+    assert [moment - first < 1 for name, _, moment in started if name == "other.call"] == [True] * 3
+
+
+def test_steps_share_what_they_say_the_same_of() -> None:
+    """Steps of one executor, or with one key, share a rate; another key or another rate is one of its own."""
+    workflow = Workflow("shared", max_parallel=100)
+    minute = {"limit": 1, "per": "minute"}
+    said = {
+        "a": ("api.read", minute),
+        "b": ("api.read", minute),
+        "c": ("api.write", minute),
+        "d": ("api.read", {**minute, "key": "${{ inputs.host }}"}),
+        "e": ("api.write", {**minute, "key": "x"}),
+        "f": ("api.write", {**minute, "key": ["x"]}),
+        "g": ("api.read", {"limit": 1, "per": "hour"}),
+    }
+    workflow.input("host", default="x")
+    for number, (name, (uses, rate)) in enumerate(said.items()):
+        workflow.step(name, uses, i=number, rate_limit=rate)
+
+    run(workflow, Limits())
+
+    first = started[0][2]
+    waited = {list(said)[i]: round(moment - first) for _, i, moment in started}
+    assert sorted((waited["a"], waited["b"])) == [0, 60]
+    assert sorted((waited["d"], waited["e"])) == [0, 60]
+    assert (waited["c"], waited["f"], waited["g"]) == (0, 0, 0)
+
+
+def test_what_the_file_says_comes_on_top() -> None:
+    """A call keeps to the rules of the configuration and to its step's own."""
+    run(each(3, rate_limit={"limit": 1, "per": "second"}), Limits({"api.*": "2/minute"}))
+
+    at = [moment - started[0][2] for _, _, moment in started]
+    assert at == pytest.approx([0, 1, 60], abs=0.01)
+
+
+def test_it_goes_on_in_the_next_run() -> None:
+    """Runs of one process share the windows."""
+    registry, clock = Registry.of(*EXECUTORS, policies=[Limits()]), VirtualClock()
+    workflow = each(1, rate_limit={"limit": 1, "per": "minute"})
+
+    first, second = (virtual_run(workflow, registry=registry, clock=clock) for _ in range(2))
+
+    assert (first.duration_s, second.duration_s) == pytest.approx((0, 60), abs=0.1)
+
+
+def test_the_error_says_where_the_rate_stands() -> None:
+    """In the step, when it is the step's."""
+    workflow = each(2, rate_limit={"limit": 1, "per": "90s"}, retry={"max_attempts": 1}, on_error="continue")
+
+    result = run(workflow, Limits(on_limit="fail"))
+
+    error = result.steps["each"].error
+    assert error is not None
+    assert error.message == "Step 'each[1]' was not called: 'api.read' allows 1 per 90 second."
+    assert error.remedy == "There is room in 90 s. Raise the rate in the step's 'rate_limit', or the step's 'timeout'."
+
+
+def test_rates_that_are_long_unused_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key for each of many hosts does not fill the memory."""
+    monkeypatch.setattr("treadle_limits._MOST_KEYS", 3)
+    limits = Limits()
+    workflow = each(50, rate_limit={"limit": 1, "per": "hour", "key": "${{ item }}"})
+
+    result = run(workflow, limits)
+
+    assert result.duration_s < 1
+    assert len(limits._of_steps) == 3
+    assert len(limits._windows._hits) <= 4
+
+
+def test_a_file_that_asks_for_a_rate_is_refused_without_it(site: Path) -> None:
+    """Nothing is called more often than the file allows only because the policy is not switched on."""
+    (site / "treadle.toml").write_text('[plugins]\nfolder = "executors"\n')
+
+    with pytest.raises(WorkflowInvalidError) as failure:
+        treadle.run(each(1, "site.call", rate_limit={"limit": 1, "per": "second"}))
+
+    assert "'rate_limit' is served by the policy 'limits', which is not active" in str(failure.value)
+    assert 'name it in treadle.toml: [plugins] policies = ["limits"]' in str(failure.value)
 
 
 SITE = """

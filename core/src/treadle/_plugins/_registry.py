@@ -22,6 +22,7 @@ from treadle._plugins._entry_points import GROUPS, KINDS, Claim, MetadataFault, 
 from treadle._plugins._hooks import hook_deprecations, hook_faults
 from treadle._plugins._importing import entered, load
 from treadle._plugins._local import LOCAL, read_folder
+from treadle._policy_keys import POLICIES
 from treadle._secrets import Secret
 from treadle.errors import (
     ConfigInvalidError,
@@ -410,6 +411,19 @@ class Registry:
             PluginError: One is blocked, in conflict or broken; a misspelt hook is broken too.
         """
         return [self.policy(name) for name in self.config.plugins.policies]
+
+    def policy_gap(self, key: str) -> tuple[str, str]:
+        """Why no active policy serves a key of the file, and what to do; empty when one does.
+
+        A policy says in its attribute ``serves`` which keys it serves.
+        """
+        if any(key in getattr(policy, "serves", ()) for policy in self.policies()):
+            return "", ""
+        policy, distribution = POLICIES[key]
+        activate = f'name it in treadle.toml: [plugins] policies = ["{policy}"]'
+        if self.claim("treadle.policies", policy) is None:
+            activate = f"pip install {distribution}, then {activate}"
+        return f"{key!r} is served by the policy {policy!r}, which is not active", activate
 
     def policy(self, name: str) -> object:
         """One policy, active or not, with its settings; errors as for ``policies``."""

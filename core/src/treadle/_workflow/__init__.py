@@ -300,6 +300,8 @@ class Workflow:
         timeout: str | float | None = None,
         retry: Json | None = None,
         isolation: Json | None = None,
+        cache: Mapping[str, object] | None = None,
+        rate_limit: Mapping[str, object] | None = None,
         on_error: str | None = None,
         with_: Mapping[str, object] | Expression | str | None = None,
         **inputs: object,
@@ -318,6 +320,8 @@ class Workflow:
             timeout: Deadline of one attempt: seconds, or a text like ``90s``.
             retry: A mapping as in a file, or a number of attempts.
             isolation: ``process``, limits of a process as in a file, or ``inline``.
+            cache: Keep the output for later calls, as in a file: ``{"ttl": "1h"}``.
+            rate_limit: How often its calls may be made, as in a file: ``{"limit": 30, "per": "minute"}``.
             on_error: ``stop`` or ``continue``.
             with_: Inputs whose names are taken by the arguments above; or one expression for all inputs.
             **inputs: Inputs of the executor; values may hold expressions.
@@ -341,6 +345,8 @@ class Workflow:
                 "timeout": timeout,
                 "retry": retry,
                 "isolation": isolation,
+                "cache": cache,
+                "rate_limit": rate_limit,
                 "on_error": on_error,
             },
         )

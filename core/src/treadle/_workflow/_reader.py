@@ -6,11 +6,13 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 from treadle._durations import parse_duration
 from treadle._expressions import check_text, parse_expression, split_text
 from treadle._limits import LimitsInvalidError, ProcessLimits, read_limits
 from treadle._models import Json, RetryPolicy
+from treadle._policy_keys import StepCache, StepRate, cache_faults, rate_faults
 from treadle._retries import RetryInvalidError, parse_retry
 from treadle._schema import DEFAULTS, INPUT, INPUT_TYPES, NAME, RESERVED_NAMES, STEP, STEP_ID, Table
 from treadle._waits import Wait, wait_faults
@@ -28,7 +30,7 @@ _STEP_ID = re.compile(STEP_ID)
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)%")
 _USES = re.compile(r"[^\s${}]+")
 _OTHER_KINDS = ("parallel", "choose", "wait", "workflow")
-_NOT_OF_WAITS = ("with", "foreach", "as", "max_parallel", "clients", "retry", "timeout", "isolation")
+_NOT_OF_WAITS = ("with", "foreach", "as", "max_parallel", "clients", "retry", "timeout", "isolation", "cache", "rate_limit")
 
 
 class _Refused(ValueError):
@@ -393,6 +395,26 @@ class Reader:
             self.fault(f"{path}.{key}" if key else path, message, remedy)
         return None if found else Wait.read(plain)
 
+    def cache(self, path: str, value: object) -> StepCache | None:
+        """How outputs are kept for later calls."""
+        plain = self._checked(path, value, cache_faults)
+        return None if plain is None else StepCache.read(plain)
+
+    def rate_limit(self, path: str, value: object) -> StepRate | None:
+        """How often calls may be made."""
+        plain = self._checked(path, value, rate_faults)
+        return None if plain is None else StepRate.read(plain)
+
+    def _checked(
+        self, path: str, value: object, find: Callable[[Json], Iterable[tuple[str, str, str]]]
+    ) -> dict[str, Json] | None:
+        """Plain data without faults; None after the first."""
+        plain = self.value(path, value, secrets=False)
+        faults = list(find(plain))
+        for key, message, remedy in faults:
+            self.fault(f"{path}.{key}" if key else path, message, remedy)
+        return None if faults else cast("dict[str, Json]", plain)
+
     def isolation(self, path: str, value: object) -> Json:
         """``inline``, ``process``, or limits of a process."""
         if not isinstance(value, Mapping):
@@ -506,6 +528,8 @@ READERS: Mapping[str, Callable[[Reader, str, object], object]] = {
     "uses": Reader.uses,
     "value": Reader.value,
     "wait": Reader.wait,
+    "cache": Reader.cache,
+    "rate_limit": Reader.rate_limit,
     "with": Reader.with_,
 }
 """Kind of value (see ``_schema.KINDS``) -> what reads it."""

@@ -9,6 +9,7 @@ import attrs
 
 from treadle._durations import format_duration, parse_duration
 from treadle._models import Json, RetryPolicy
+from treadle._policy_keys import StepCache, StepRate
 from treadle._retries import parse_retry
 from treadle._waits import Wait
 
@@ -81,6 +82,8 @@ class Step:
         on_error: None takes the workflow's.
         isolation: ``inline``, ``process``, or limits of a process; None takes the workflow's default, then the executor's.
         wait: What it waits for instead of using an executor.
+        cache: How its outputs are kept for later calls.
+        rate_limit: How often its calls may be made.
     """
 
     id: str
@@ -97,6 +100,8 @@ class Step:
     on_error: OnError | None = None
     isolation: Json = None
     wait: Wait | None = None
+    cache: StepCache | None = None
+    rate_limit: StepRate | None = None
 
     def to_dict(self) -> dict[str, Json]:
         """Plain data that reads back the same, without the id."""
@@ -113,10 +118,13 @@ class Step:
             "retry": None if self.retry is None else retry_data(self.retry),
             "timeout": None if self.timeout_s is None else duration_data(self.timeout_s),
             "isolation": copied(self.isolation),
+            "cache": None if self.cache is None else copied(self.cache.to_data()),
+            "rate_limit": None if self.rate_limit is None else copied(self.rate_limit.to_data()),
             "on_error": self.on_error,
         }
-        # A foreach over an empty list is no step without a foreach.
-        return {key: value for key, value in data.items() if value is not None and (value not in ([], {}) or key == "foreach")}
+        # A foreach over an empty list is no step without a foreach, and an empty cache no step without one.
+        kept = ("foreach", "cache")
+        return {key: value for key, value in data.items() if value is not None and (value not in ([], {}) or key in kept)}
 
 
 def copied(value: Json) -> Json:

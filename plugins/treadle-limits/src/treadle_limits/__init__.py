@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import threading
@@ -9,19 +10,31 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import anyio
 import attrs
 from anyio.lowlevel import RunVar
-from limits import RateLimitItem, parse_many
+from limits import (
+    RateLimitItem,
+    RateLimitItemPerDay,
+    RateLimitItemPerHour,
+    RateLimitItemPerMinute,
+    RateLimitItemPerSecond,
+    parse_many,
+)
 from limits.strategies import MovingWindowRateLimiter
 from treadle import TransientError, hookimpl
-from treadle.ports import Call, Context, RunSurroundings, Work
+from treadle.ports import Call, CallRate, Context, RunSurroundings, Work
 
 from treadle_limits._windows import LoopStorage
 
 __all__ = ["Limits", "RateLimitedError"]
+
+_MOST_KEYS = 10_000
+"""Rates of steps that are kept; of more, the one that was not used for the longest time is forgotten."""
+
+_Rate = tuple[str, int, float]  # whom it is for, calls, seconds
 
 _SHORTEST_S = 0.001  # a wait of less may be lost in the rounding of a loop's clock
 
@@ -40,11 +53,13 @@ class RateLimitedError(TransientError):
 
     refused_by = "limits"
 
-    def __init__(self, item: str, rule: str, rate: str, retry_after_s: float, why: str = "") -> None:
+    def __init__(
+        self, item: str, rule: str, rate: str, retry_after_s: float, why: str = "", where: str = "[policies.limits.rules]"
+    ) -> None:
         self.rule, self.rate = rule, rate
         super().__init__(
             f"Step {item!r} was not called: {rule!r} allows {rate}{why}.",
-            f"There is room in {retry_after_s:.3g} s. Raise the rate in [policies.limits.rules], or the step's 'timeout'.",
+            f"There is room in {retry_after_s:.3g} s. Raise the rate in {where}, or the step's 'timeout'.",
             retry_after_s=retry_after_s,
         )
 
@@ -55,6 +70,7 @@ class _Rule:
 
     pattern: str
     rates: tuple[RateLimitItem, ...]
+    where: str = "[policies.limits.rules]"
     waiting: int = 0
 
     @property
@@ -78,19 +94,37 @@ def _parse(rules: dict[str, str]) -> tuple[_Rule, ...]:
     return tuple(parsed)
 
 
+_PERIODS = (
+    (86_400, RateLimitItemPerDay),
+    (3_600, RateLimitItemPerHour),
+    (60, RateLimitItemPerMinute),
+    (1, RateLimitItemPerSecond),
+)
+
+
+def _rule_of(executor: str, said: CallRate) -> _Rule:
+    """What a step says of its own calls."""
+    name = executor if said.key is None else said.key if isinstance(said.key, str) else json.dumps(said.key, sort_keys=True)
+    seconds, kind = next((seconds, kind) for seconds, kind in _PERIODS if said.per_s % seconds == 0)
+    return _Rule(name, (kind(said.limit, int(said.per_s // seconds), "rate_limit"),), "the step's 'rate_limit'")
+
+
 @attrs.define(eq=False)
 class Limits:
-    """The policy. Its attributes are the table ``[policies.limits]``.
+    """The policy. Its attributes are the table ``[policies.limits]``; steps of a workflow add rates by ``rate_limit``.
 
     Attributes:
         rules: Executor, or pattern like ``http.*``, -> how many calls: ``30/minute``, ``10/second; 500/hour``.
         on_limit: ``wait`` until there is room, first come, first served; ``fail`` at once, to be retried later.
     """
 
-    rules: dict[str, str]
+    serves: ClassVar[tuple[str, ...]] = ("rate_limit",)
+
+    rules: dict[str, str] = attrs.field(factory=dict)
     on_limit: Literal["wait", "fail"] = "wait"
     _parsed: tuple[_Rule, ...] = attrs.field(init=False)
     _matching: dict[str, tuple[_Rule, ...]] = attrs.field(init=False, factory=dict)
+    _of_steps: dict[_Rate, _Rule] = attrs.field(init=False, factory=dict)
     _seconds: dict[str, Callable[[], float]] = attrs.field(init=False, factory=dict)
     _windows: LoopStorage = attrs.field(init=False, factory=LoopStorage)
     _limiter: MovingWindowRateLimiter = attrs.field(init=False)
@@ -118,9 +152,25 @@ class Limits:
         if rules is None:
             rules = tuple(rule for rule in self._parsed if fnmatchcase(call.executor, rule.pattern))
             self._matching[call.executor] = rules
+        if call.rate is not None:
+            rules = (*rules, self._of_step(call.executor, call.rate))
         if work is None or not rules:
             return work
         return partial(self._in_turn, rules, call, ctx, work)
+
+    def _of_step(self, executor: str, said: CallRate) -> _Rule:
+        """The rule that all steps share which say the same; what has not been used for long is forgotten."""
+        made = _rule_of(executor, said)
+        rate = (made.pattern, said.limit, said.per_s)
+        with self._lock:
+            rule = self._of_steps.pop(rate, None)
+            if rule is None and len(self._of_steps) >= _MOST_KEYS:
+                calm = next((key for key, one in self._of_steps.items() if not one.waiting), None)
+                if calm is not None:
+                    forgotten = self._of_steps.pop(calm)
+                    self._windows.clear(forgotten.rates[0].key_for(forgotten.pattern))
+            rule = self._of_steps[rate] = rule or made  # the last one was used last
+        return rule
 
     async def _in_turn(self, rules: Sequence[_Rule], call: Call, ctx: Context, work: Work) -> object:
         for rule in rules:
@@ -155,10 +205,10 @@ class Limits:
     async def _wait(self, rules: Sequence[_Rule], call: Call, ctx: Context) -> None:
         wait_s, rule = self._longest(rules, call, is_queued=False)
         if self.on_limit == "fail":
-            raise RateLimitedError(call.item, rule.pattern, rule.rate, wait_s)
+            raise RateLimitedError(call.item, rule.pattern, rule.rate, wait_s, where=rule.where)
         if wait_s > (math.inf if call.timeout_s is None else call.timeout_s):
             why = f", and its turn would come after its timeout of {call.timeout_s:g} s"
-            raise RateLimitedError(call.item, rule.pattern, rule.rate, wait_s, why)
+            raise RateLimitedError(call.item, rule.pattern, rule.rate, wait_s, why, rule.where)
         _log.info("%s waits about %.3g s: %s allows %s", call.item, wait_s, rule.pattern, rule.rate)
         attributes = {"treadle.policy": "limits", "treadle.limits.rule": rule.pattern, "treadle.limits.rate": rule.rate}
         with ctx.span("wait for rate limit", kind="internal", attributes=attributes), _counted(rules):
