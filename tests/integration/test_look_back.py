@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 
+import anyio
 import pytest
 from kept_project import KeptProject, fitting
+from treadle import Context, Registry, Workflow, executor, run
+from treadle.ports import RunRow, StepRow
+from treadle_sqlite import SqliteStore
 
 
 @pytest.fixture
@@ -280,6 +285,123 @@ def test_a_run_is_done_again_with_what_was_recorded(project: KeptProject) -> Non
     assert {line["path"] for line in asked_anew} == {"prices", "best"}
     assert f"of run {run}" in project("explain", "last").stdout
     assert project("replay", run, "--set", "nothing=1").returncode == 2
+
+
+# -- runs, show, cancel
+
+
+def test_runs_are_listed_in_pages_that_stay_right(project: KeptProject) -> None:
+    """By status and date, the newest first, in pages that no run leaves or enters when others begin (S3-50, S3-52, S3-53)."""
+    for number in range(3):
+        project("run", "shop.yaml", "-q", "-i", f"fail={number}")
+    page = fitting(project("runs", "--limit", "2", "--json").stdout, "runs")
+    project("run", "shop.yaml", "-q")
+    rest = fitting(project("runs", "--limit", "2", "--cursor", str(page["cursor"]), "--json").stdout, "runs")
+    text = project("runs", "--limit", "2")
+
+    def statuses(*words: str) -> list[str]:
+        return [row["status"] for row in fitting(project("runs", "--json", *words).stdout, "runs")["runs"]]  # type: ignore[attr-defined]
+
+    seen = [row["run_id"] for half in (page, rest) for row in half["runs"]]  # type: ignore[attr-defined]
+    assert len(set(seen)) == len(seen) == 3
+    assert seen == sorted(seen, reverse=True)
+    assert rest["cursor"] == ""
+    assert "More: treadle runs --cursor" in text.stderr
+    assert statuses("--status", "failed") == ["failed"]
+    assert statuses("--status", "completed", "--since", "1h", "--until", "2999-01-01") == ["completed"] * 3
+    assert statuses("--until", "1h") == statuses("--workflow", "other") == []
+    assert project("runs", "--since", "yesterday").returncode == 2
+
+
+def test_a_run_is_shown_with_its_steps(project: KeptProject) -> None:
+    """Its state and result, and each step and item with attempts, times and why it ended so (S3-49, S3-51)."""
+    project("run", "shop.yaml", "-q", "-i", "fail=2", "--key", "today")
+
+    told = fitting(project("show", "last", "--json").stdout, "show")
+    text = project("show", "last").stdout
+
+    assert (told["status"], told["key"], told["culprit"]) == ("failed", "today", "best")
+    steps = {(step["path"], step["index"]): step for step in told["steps"]}  # type: ignore[attr-defined]
+    assert list(steps) == [("prices", None), ("prices", 0), ("prices", 1), ("prices", 2), ("best", None), ("gift", None)]
+    best = steps["best", None]
+    assert (best["status"], best["attempt"], best["error_type"]) == ("failed", 2, "TransientError")
+    assert best["queued_at"] <= best["started_at"] <= best["ended_at"]
+    assert steps["gift", None]["status"] == "upstream_failed"
+    assert "cause:   best: the shop is closed" in text
+    assert re.search(r"best +failed +2 +[\d.]+s +TransientError: the shop is closed", text)
+
+
+def test_rows_are_there_while_a_step_runs(tmp_path: Path) -> None:
+    """The run's before its first step, the step's from its start; both change with their end (S3-44, S3-45, S3-46, S3-47)."""
+    store = SqliteStore(path=tmp_path / "runs.db")
+    seen: list[tuple[RunRow | None, StepRow]] = []
+
+    @executor("demo.look")
+    async def look(ctx: Context, /) -> None:
+        (step,) = await store.steps(ctx.run_id)
+        seen.append((await store.run(ctx.run_id), step))
+
+    workflow = Workflow("look")
+    workflow.step("look", "demo.look")
+    result = run(workflow, registry=Registry.of(look), store=store)
+    row = anyio.run(store.run, result.run_id)
+    (step,) = anyio.run(store.steps, result.run_id)
+    store.close()
+
+    ((row_then, step_then),) = seen
+    assert row_then is not None
+    assert row is not None
+    assert (row_then.status, row_then.ended_at, step_then.status, step_then.ended_at) == ("running", None, "running", None)
+    assert (row.status, row.ended_at, step.status, step.attempt) == ("completed", result.ended_at, "completed", 1)
+    assert step.ended_at is not None
+
+
+def test_a_cancel_is_cooperative_then_hard(project: KeptProject) -> None:
+    """What runs is told to stop, and the run is 'cancelling' until it has; a process that does not stop is killed (C38)."""
+    (project.folder / "executors" / "deaf.py").write_text(
+        "import signal, time\nfrom treadle import executor\n\n"
+        "@executor('deaf.sleep')\ndef sleep(mark: str) -> None:\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    open(mark, 'w').close()\n    time.sleep(60)\n",
+        "utf-8",
+    )
+    mark = project.folder / "runs-now"
+    (project.folder / "deaf.yaml").write_text(
+        f"name: deaf\nsteps:\n  deaf: {{uses: deaf.sleep, isolation: process, with: {{mark: {mark}}}}}\n"
+        "  after: {uses: shop.price, needs: [deaf], with: {item: x}}\n"
+        "finally:\n  tidy: {uses: shop.price, with: {item: x}}\n",
+        "utf-8",
+    )
+    run = project.start("run", "deaf.yaml", "-q")
+    while not mark.exists():
+        assert run.poll() is None
+        time.sleep(0.05)
+    asked = fitting(project("cancel", "last", "--json").stdout, "cancel")
+    began = time.monotonic()
+    seen = set()
+    while run.poll() is None and time.monotonic() - began < 40:
+        seen.add(str(fitting(project("show", "last", "--json").stdout, "show")["status"]))
+    waited = fitting(project("cancel", "last", "--wait", "--json").stdout, "cancel")
+    run.communicate()
+    steps = {step["path"]: step["status"] for step in json.loads(project("show", "last", "--json").stdout)["steps"]}
+
+    assert asked["owner"]
+    assert "cancelling" in seen
+    assert waited["status"] == "cancelled"
+    assert run.returncode == 3
+    assert steps == {"deaf": "cancelled", "after": "cancelled", "finally/tidy": "completed"}
+
+
+def test_a_cancel_of_a_run_that_nobody_drives_ends_it(project: KeptProject) -> None:
+    """Its owner was killed: the command ends it, finally steps included, and prints nothing else."""
+    run = started(project, "-i", "seconds=30")
+    run.kill()
+    run.communicate()
+
+    done = project("cancel", "last", "--reason", "no need", "--json")
+
+    assert fitting(done.stdout, "cancel")["status"] == "cancelled"
+    assert done.returncode == 0
+    assert "no need" in project("show", "last").stdout
 
 
 # -- the page

@@ -19,7 +19,6 @@ from treadle._clock import RealClock
 from treadle._config import Config
 from treadle._contracts import contract_for
 from treadle._loader import load_workflow
-from treadle._memory import MemoryStore
 from treadle._models import RULES_VERSION, Entry, Json, RunCreated, RunEnded, StintOpened
 from treadle._owner import is_gone, this_owner
 from treadle._plan import Plan, compile_plan, make_plan
@@ -30,6 +29,7 @@ from treadle._secrets import resolve
 from treadle._sending import make_signal
 from treadle._session import RunHandle, Session
 from treadle._store_records import Signal
+from treadle._stores import open_store
 from treadle._workflow import Workflow
 from treadle.errors import (
     Fault,
@@ -49,7 +49,6 @@ __all__ = [
     "asend_signal",
     "check_inputs",
     "new_run_id",
-    "open_store",
     "resume",
     "run",
     "send_signal",
@@ -380,23 +379,6 @@ def opened(store: Store | None, workflow: Workflow | None, registry: Registry) -
         yield store
     finally:
         store.close()
-
-
-def open_store(registry: Registry, *, wanted: str | None = None, otherwise: str = "memory") -> Store:
-    """A store by name.
-
-    Args:
-        registry: Knows which there are, and their settings.
-        wanted: The name that the workflow says; empty or None for none.
-        otherwise: What it is when neither the workflow nor the configuration says one.
-
-    Raises:
-        PluginNotFoundError: Nothing provides it.
-        PluginError: It cannot be used.
-        StoreUnavailableError: It cannot be opened.
-    """
-    name = wanted or str(registry.config.store.get("use") or otherwise)
-    return MemoryStore() if name == "memory" else cast("Store", registry.make_store(name))
 
 
 def check_engine(workflow: Workflow, config: Config) -> None:

@@ -12,9 +12,9 @@ import click
 
 from treadle._cli._loading import discover
 from treadle._cli._output import spell
-from treadle._cli._run import command_store
 from treadle._plan import Plan, compile_plan
 from treadle._plugins import Registry
+from treadle._stores import open_store
 from treadle._workflow import Workflow
 from treadle.errors import ConfigError, RunNotFoundError, StepNotFoundError
 from treadle.ports import Entry, RunCreated, RunQuery, RunRow, Store
@@ -43,6 +43,12 @@ def kept_runs() -> Iterator[tuple[Store, Registry]]:
         yield store, registry
     finally:
         store.close()
+
+
+def command_store(registry: Registry, workflow: Workflow | None = None) -> Store:
+    """Where the command keeps runs: as asked for, else in SQLite when that is installed, else in memory."""
+    has_sqlite = "sqlite" in registry.names("treadle.stores")
+    return open_store(registry, wanted=workflow.store if workflow else "", otherwise="sqlite" if has_sqlite else "memory")
 
 
 async def find_run(store: Store, run: str) -> RunRow:

@@ -15,29 +15,38 @@ from treadle._cli._ending import leave, open_closed_streams
 
 PLUGIN_GROUP = "treadle.commands"
 
-# Name -> (module below this package, short help). The help is repeated here so that ``treadle --help`` imports no
-# command; a test compares it with what the command says itself.
-COMMANDS = {
-    "run": ("_run", "Run a workflow file."),
-    "resume": ("_runs", "Go on with a run that was interrupted."),
-    "runs": ("_runs", "List the runs that are kept."),
-    "show": ("_runs", "Show a run and its steps."),
-    "watch": ("_watch", "Watch a run that another process drives."),
-    "trace": ("_trace", "Show where the time of a run went: its spans as a tree."),
-    "logs": ("_logs", "Show what the steps of a run logged and printed."),
-    "explain": ("_explain", "Say why a run, or one of its steps, went as it did."),
-    "replay": ("_again", "Do a run again with its recorded outcomes, to look for a fault."),
-    "diff": ("_diff", "Show what differs between two runs."),
-    "cancel": ("_runs", "Cancel a run, wherever it is driven."),
-    "store": ("_store", "Look after the store: back it up, clean it, see what it holds."),
-    "check": ("_inspect", "Say whether a workflow file can run, or all that is wrong with it."),
-    "plan": ("_inspect", "Show what a run would do: order, executors, timeouts, retries."),
-    "graph": ("_inspect", "Print the workflow as a Mermaid diagram."),
-    "schema": ("_inspect", "Print the JSON Schema of workflow files, or contracts of executors."),
-    "plugins": ("_plugins", "List, explain and diagnose installed plugins."),
-    "version": ("_inspect", "Show the versions of treadle, Python and the plugins."),
-    "completion": ("_completion", "Print the script that makes a shell complete treadle's commands."),
+# Name -> (module below this package, short help), under the heads of the help. The help is repeated here so that
+# ``treadle --help`` imports no command; a test compares it with what the command says itself.
+GROUPS = {
+    "Run": {
+        "run": ("_run", "Run a workflow file."),
+        "resume": ("_resume", "Go on with a run that was interrupted."),
+        "cancel": ("_resume", "Cancel a run, wherever it is driven."),
+        "replay": ("_again", "Do a run again with its recorded outcomes, to look for a fault."),
+    },
+    "Look back at runs": {
+        "runs": ("_runs", "List the runs that are kept."),
+        "show": ("_runs", "Show a run and its steps."),
+        "watch": ("_watch", "Watch a run that another process drives."),
+        "logs": ("_logs", "Show what the steps of a run logged and printed."),
+        "trace": ("_trace", "Show where the time of a run went: its spans as a tree."),
+        "explain": ("_explain", "Say why a run, or one of its steps, went as it did."),
+        "diff": ("_diff", "Show what differs between two runs."),
+    },
+    "Look at a workflow file": {
+        "check": ("_inspect", "Say whether a workflow file can run, or all that is wrong with it."),
+        "plan": ("_inspect", "Show what a run would do: order, executors, timeouts, retries."),
+        "graph": ("_inspect", "Print the workflow as a Mermaid diagram."),
+        "schema": ("_inspect", "Print the JSON Schema of workflow files, or contracts of executors."),
+    },
+    "Look after the installation": {
+        "plugins": ("_plugins", "List, explain and diagnose installed plugins."),
+        "store": ("_store", "Look after the store: back it up, clean it, see what it holds."),
+        "version": ("_inspect", "Show the versions of treadle, Python and the plugins."),
+        "completion": ("_completion", "Print the script that makes a shell complete treadle's commands."),
+    },
 }
+COMMANDS = {name: command for commands in GROUPS.values() for name, command in commands.items()}
 
 CANCELLED = 3
 """Exit code of a command that was cancelled, also by a signal."""
@@ -84,8 +93,10 @@ class Root(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing one."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), help_text) for name, (_, help_text) in commands.items()])
         added = [(command.name, f"from {command.distribution}") for command in _added(ctx) if command.is_usable]
         if added:
             with formatter.section("Commands of plugins"):

@@ -16,12 +16,13 @@ from typing import TextIO, TypeVar
 import attrs
 import click
 
-from treadle._app import RunHandle, check_engine, open_store
+from treadle._app import RunHandle, check_engine
 from treadle._app import resume as resume_run
 from treadle._app import run as run_workflow
 from treadle._cli._ending import leave_at_once
 from treadle._cli._failures import CANCELLED, FAILED, error_object
 from treadle._cli._inputs import gather
+from treadle._cli._kept import command_store
 from treadle._cli._loading import FILE, discover, json_option
 from treadle._cli._logging import LogFormat, logging_to
 from treadle._cli._output import clean, is_terminal, say, stdout_kept, write, write_json
@@ -35,7 +36,6 @@ from treadle._plan import Plan, make_plan
 from treadle._plugins import Registry
 from treadle._results import RunResult
 from treadle._secrets import resolve
-from treadle._workflow import Workflow
 from treadle.errors import CallCancelledError, ConfigError, TreadleError
 from treadle.ports import Store, TracingProvider
 
@@ -228,12 +228,6 @@ def _attempt(make: Callable[[], _T], errors: list[TreadleError]) -> _T | None:
     except TreadleError as error:
         errors.append(error)
         return None
-
-
-def command_store(registry: Registry, workflow: Workflow | None = None) -> Store:
-    """Where the command keeps runs: as asked for, else in SQLite when that is installed, else in memory."""
-    has_sqlite = "sqlite" in registry.names("treadle.stores")
-    return open_store(registry, wanted=workflow.store if workflow else "", otherwise="sqlite" if has_sqlite else "memory")
 
 
 def _missing_secrets(plan: Plan, config: Config) -> Iterator[TreadleError]:

@@ -1,4 +1,4 @@
-"""``treadle resume``, ``runs``, ``show``, ``cancel``: what became of the runs that are kept."""
+"""``treadle runs`` and ``show``: what became of the runs that are kept."""
 
 from __future__ import annotations
 
@@ -6,68 +6,22 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import anyio
 import attrs
 import click
 
-from treadle._cli._kept import ENDED, begun, find_run, kept_runs, moment, read_log, took
+from treadle._cli._kept import ENDED, find_run, kept_runs, moment, took
 from treadle._cli._loading import json_option
-from treadle._cli._output import clean, mark, paint, say, spell, stdout_kept, table, write, write_json
-from treadle._cli._run import Options, Session, chosen_backend
+from treadle._cli._output import clean, mark, paint, say, spell, table, write, write_json
 from treadle._durations import parse_duration
-from treadle._plan import make_plan
-from treadle._plugins import Registry
-from treadle._workflow import Workflow
-from treadle.errors import OwnedElsewhereError
 from treadle.ports import (
-    CancelRequest,
-    RunCreated,
     RunQuery,
     RunRow,
     RunStatus,
     StepRow,
     Store,
 )
-
-# -- resume -------------------------------------------------------------------------------------------------------------
-
-
-@click.command(short_help="Go on with a run that was interrupted.")
-@click.argument("run")
-@click.option("--accept-changes", is_flag=True, help="Go on although plugins or the workflow's file have changed.")
-@json_option
-@click.option(
-    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How stderr is written."
-)
-@click.option("-q", "--quiet", is_flag=True, help="Show only the result, and warnings.")
-@click.option("--no-progress", is_flag=True, help="Plain lines instead of a live display, also on a terminal.")
-@click.pass_context
-def resume(ctx: click.Context, /, run: str, **asked: object) -> None:
-    """Drive RUN (an id, the beginning of one, or 'last') to its end.
-
-    Steps that completed are not run again. Those that may have been running are, under the same idempotency key, unless their
-    executor must not run twice. A run that has ended shows its result again.
-
-    The run keeps the workflow that it began with. Exit codes as for run.
-    """
-    with kept_runs() as (store, registry), stdout_kept() as out:
-        options = Options("", (), (), max_parallel=None, strict=False, **asked)  # type: ignore[arg-type]  # click's types
-        session = _session(store, registry, run, options, out)
-        ctx.exit(session.run())
-
-
-def _session(store: Store, registry: Registry, run: str, options: Options, out: object) -> Session:
-    async def look() -> tuple[RunRow, RunCreated]:
-        row = await find_run(store, run)
-        return row, begun(await read_log(store, row.run_id))
-
-    row, created = anyio.run(look)
-    plan = make_plan(Workflow.from_dict(created.workflow, file=row.source), registry)
-    options = attrs.evolve(options, file=row.source or row.workflow)
-    return Session(options, out, plan, {}, registry, chosen_backend(), store, row.run_id)  # type: ignore[arg-type]  # a stream
-
 
 # -- runs ---------------------------------------------------------------------------------------------------------------
 
@@ -203,33 +157,3 @@ def _run_object(row: RunRow) -> dict[str, object]:
 
 def _step_object(row: StepRow) -> dict[str, object]:
     return attrs.asdict(row) | {"status": row.status.value}
-
-
-# -- cancel -------------------------------------------------------------------------------------------------------------
-
-
-@click.command(short_help="Cancel a run, wherever it is driven.")
-@click.argument("run")
-@click.option("--reason", default="cancelled by hand", show_default=True, metavar="TEXT", help="Shown to people.")
-@click.option("--force", is_flag=True, help="Do without the finally steps.")
-@click.pass_context
-def cancel(ctx: click.Context, run: str, reason: str, force: bool) -> None:
-    """Ask whoever drives RUN (an id, the beginning of one, or 'last') to cancel it.
-
-    No step starts any more, what runs is told to stop, and finally steps run. Until that is over the run is 'cancelling'.
-    A run that nobody drives is ended from here.
-    """
-    with kept_runs() as (store, registry):
-        row = anyio.run(find_run, store, run)
-        if row.status.value in ENDED:
-            say(f"Run {row.run_id} has ended already: {row.status.value}.")
-            return
-        anyio.run(partial(store.request_cancel, row.run_id, CancelRequest(reason, force)))
-        options = Options("", (), (), False, None, False, "text", quiet=False, no_progress=True, accept_changes=True)
-        try:
-            with stdout_kept() as out:
-                code = _session(store, registry, row.run_id, options, out).run()
-        except OwnedElsewhereError as error:
-            say(f"Asked {error.owner} to cancel run {row.run_id}.")
-            return
-        ctx.exit(0 if code == 3 else code)
