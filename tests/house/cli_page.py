@@ -35,6 +35,7 @@ line), whatever executors print; its form is in [json/](json/). When a command c
 SCHEMAS = (
     {"run": "run", "resume": "run", "runs": "runs", "show": "show", "logs": "logs", "explain": "explain"}
     | {"watch": "run", "replay": "run", "cancel": "cancel", "trace": "trace", "diff": "diff"}
+    | dict.fromkeys(("signal", "approve", "reject"), "signal")
     | {"check": "check", "plan": "plan", "version": "version"}
     | {f"plugins {name}": f"plugins-{name}" for name in ("list", "info", "doctor", "test")}
     | {f"store {name}": f"store-{name}" for name in ("stats", "backup", "vacuum", "migrate", "clean")}

@@ -15,7 +15,7 @@ from treadle._plan import Plan
 from treadle._store_records import Signal
 from treadle.errors import PayloadInvalidError, SignalNotDeclaredError
 
-__all__ = ["Awaited", "awaited", "make_signal", "new_signal_id"]
+__all__ = ["Awaited", "awaited", "make_signal", "new_signal_id", "schemas_of"]
 
 MAX_PAYLOAD = 1 << 20
 """Most bytes of a payload as JSON."""
@@ -44,6 +44,12 @@ def awaited(plan: Plan) -> list[Awaited]:
     return [Awaited(path, wait.signal, wait.payload_schema, wait.is_approval) for path, wait in waits]
 
 
+def schemas_of(plan: Plan, signal: str) -> list[Mapping[str, Json] | bool]:
+    """What a payload of this signal must fit, for each step that may wait for it."""
+    waits = [step.wait for step in plan.steps.values() if step.wait is not None and step.wait.may_be_for(signal)]
+    return [wait.wait.payload_schema for wait in waits]
+
+
 def new_signal_id() -> str:
     """An id for a signal, at random."""
     return secrets.token_hex(8)
@@ -67,14 +73,13 @@ def make_signal(
         SignalNotDeclaredError: No step waits for such a signal.
         PayloadInvalidError: The payload is no plain JSON, is too large, or does not fit the schema.
     """
-    steps = [step for step in plan.steps.values() if step.wait is not None and step.wait.may_be_for(name)]
-    if not steps:
+    schemas = schemas_of(plan, name)
+    if not schemas:
         raise SignalNotDeclaredError(run_id, name, list(dict.fromkeys(one.signal for one in awaited(plan))))
     plain = _plain(name, payload)
     found: Sequence[Issue] = ()
-    for step in steps:
-        assert step.wait is not None, "chosen by it"
-        issues = payload_issues(step.wait.wait.payload_schema, plain)
+    for schema in schemas:
+        issues = payload_issues(schema, plain)
         if not issues:
             return Signal(name, plain, signal_id or new_signal_id(), at, due)
         found = found or issues

@@ -25,10 +25,13 @@ from treadle.ports import (
     RunEnded,
     RunRow,
     RunStopping,
+    SignalReceived,
     StepEnded,
     StintOpened,
     Store,
     TimerFired,
+    WaitEnded,
+    WaitStarted,
 )
 
 
@@ -66,6 +69,8 @@ def _concerns(entry: Entry, path: str) -> bool:
     return getattr(entry, "path", "") in (path, "") or getattr(entry, "culprit", "") == path
 
 
+_HOW = {"elapsed": "its time has come", "signal": "the signal came", "timeout": "no signal came in time"}
+
 _TELLERS: Mapping[type, Callable[..., str]] = {
     RunCreated: lambda e: f"the run was created by {e.trigger}" + (f" of run {e.replay_of}" if e.replay_of else ""),
     StintOpened: lambda e: f"stint {e.stint} began: {e.owner or 'somebody'} drives the run",
@@ -79,6 +84,12 @@ _TELLERS: Mapping[type, Callable[..., str]] = {
         f" (attempt {e.attempt} of {e.max_attempts} failed): {e.reason or 'no reason given'}"
     ),
     TimerFired: lambda e: f"the wait {e.timer_id} is over",
+    SignalReceived: lambda e: f"the signal {e.name!r} came" + (", to be delivered later" if e.due is not None else ""),
+    WaitStarted: lambda e: (
+        f"{e.path}: waits for {f'the signal {e.signal!r}' if e.signal else 'its time'}"
+        + ("" if e.due is None else f", {'at most ' if e.signal else ''}{spell(e.due - e.at)}")
+    ),
+    WaitEnded: lambda e: f"{e.path}: {_HOW[e.how]}",
     MapStarted: lambda e: f"{e.path}: has {count(e.count, 'item')}",
     ItemEnded: lambda e: f"{item_name(e.path, e.index)}: {e.status.value}: {e.reason}",
     StepEnded: lambda e: f"{e.path}: {e.status.value}" + (f", because {e.reason}" if e.reason else ""),

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from treadle._cli._output import clean, colour, count, mark, spell
 from treadle._cli._progress import stamp
-from treadle._cli._view import Change, RunView, StepView, Wait, items_over
+from treadle._cli._view import Change, RunView, StepView, Wait, items_over, wait_text
 
 _BAR = 20
 _OVERHEAD_LINES = 3
@@ -73,7 +73,7 @@ class LiveDisplay:
         return outer
 
     def _sign(self, step: StepView, now: float) -> Text | str:
-        if step.waiting and not step.active:
+        if step.signal is not None or (step.waiting and not step.active):
             return Text(mark("retrying", self._stream), style=colour("retrying") or "")
         frame = self._spinner.render(now)
         return frame if isinstance(frame, Text) else ""
@@ -91,6 +91,8 @@ class LiveDisplay:
             done, total, message = step.progress
             yield f"{self._bar(done, total)} {done:g}/{total:g}" if total else f"{done:g}"
             yield message
+        if step.signal is not None:
+            yield f"waits for {wait_text(step, now)}"
         if step.waiting:
             yield waiting(step.waiting, now)
 

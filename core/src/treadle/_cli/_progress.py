@@ -36,12 +36,17 @@ class Display(Protocol):
 
 
 class Progress:
-    """The sink of a run and the thread that shows it; a context manager."""
+    """The sink of a run and the thread that shows it; a context manager.
 
-    def __init__(self, display: Display) -> None:
+    Args:
+        display: Where to.
+        is_kept: Whether other commands can reach the run.
+    """
+
+    def __init__(self, display: Display, *, is_kept: bool = False) -> None:
         self._display = display
         self._queue: queue.SimpleQueue[Record | list[Record] | Progressed | str | None] = queue.SimpleQueue()
-        self._view = RunView()
+        self._view = RunView(is_kept)
         self._is_watched = True
         self._thread = threading.Thread(target=self._work, name="treadle-progress", daemon=True)
 

@@ -22,6 +22,9 @@ GROUPS = {
         "run": ("_run", "Run a workflow file."),
         "resume": ("_resume", "Go on with a run that was interrupted."),
         "cancel": ("_resume", "Cancel a run, wherever it is driven."),
+        "signal": ("_signal", "Send a signal to a run that waits for one, or will."),
+        "approve": ("_signal", "Say yes to what a run asks approval for."),
+        "reject": ("_signal", "Say no to what a run asks approval for."),
         "replay": ("_again", "Do a run again with its recorded outcomes, to look for a fault."),
     },
     "Look back at runs": {

@@ -36,6 +36,7 @@ from treadle._plan import Plan, make_plan
 from treadle._plugins import Registry
 from treadle._results import RunResult
 from treadle._secrets import resolve
+from treadle._sending import awaited
 from treadle.errors import CallCancelledError, ConfigError, TreadleError
 from treadle.ports import Store, TracingProvider
 
@@ -93,7 +94,8 @@ def run(ctx: click.Context, /, **asked: object) -> None:
     """Run the workflow in FILE.
 
     Progress goes to stderr, the result to stdout; what steps print goes to stderr too. Ctrl-C once cancels the run
-    gracefully, twice at once. SIGTERM lets what runs end and suspends the run, so that it can be resumed.
+    gracefully, twice at once; a run that only waits is suspended instead, so that it can be resumed. SIGTERM lets what runs
+    end and suspends the run.
 
     An input is read as the type that the workflow declares: text stays text, everything else is JSON.
 
@@ -138,6 +140,8 @@ class Session:
             raise errors[0] if len(errors) == 1 else ExceptionGroup("The run cannot start", errors)
         if not (store.is_durable or workflow.store or config.store.get("use") or options.quiet):
             say("This run is kept in memory, so it cannot be resumed. To keep runs: pip install treadle-sqlite")
+        if not store.is_durable and awaited(plan):
+            say("It waits for signals, and nobody can send one to a run that is kept in memory.")
         return cls(options, out, plan, inputs, registry, backend, store)
 
     def run(self) -> int:
@@ -160,7 +164,9 @@ class Session:
                 yield say
             return
         with (
-            Progress(display_for(plain=self.options.no_progress, log_format=log_format)) as self.progress,
+            Progress(
+                display_for(plain=self.options.no_progress, log_format=log_format), is_kept=self.store.is_durable
+            ) as self.progress,
             logging_to(self.progress.line, log_format=log_format),
         ):
             yield self.progress.line

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import anyio
 import attrs
 import click
 
-from treadle._cli._kept import ENDED, find_run, kept_runs, moment, took
+from treadle._cli._kept import ENDED, find_run, kept_runs, moment, read_log, took
 from treadle._cli._loading import json_option
 from treadle._cli._output import clean, mark, paint, say, spell, table, write, write_json
+from treadle._cli._signal import Open, open_waits
 from treadle._durations import parse_duration
 from treadle.ports import (
     RunQuery,
@@ -21,6 +22,7 @@ from treadle.ports import (
     RunStatus,
     StepRow,
     Store,
+    TimerRow,
 )
 
 # -- runs ---------------------------------------------------------------------------------------------------------------
@@ -108,22 +110,46 @@ def _timegm(moment: time.struct_time) -> int:
 def show(run: str, as_json: bool) -> None:
     """Show how RUN (an id, the beginning of one, or 'last') stands: its state, its steps, what it waits for."""
 
-    async def look(store: Store) -> tuple[RunRow, Sequence[StepRow], list[tuple[str, float]]]:
+    async def look(store: Store) -> tuple[RunRow, Sequence[StepRow], list[Open]]:
         row = await find_run(store, run)
-        timers = [(timer.path, timer.due) for timer in await store.timers(row.run_id) if timer.status == "pending"]
-        return row, await store.steps(row.run_id), timers
+        steps = await store.steps(row.run_id)
+        return row, steps, await _waits(store, row, steps)
 
     with kept_runs() as (store, _):
-        row, steps, timers = anyio.run(look, store)
+        row, steps, waits = anyio.run(look, store)
     if as_json:
-        waits = [{"path": path, "due": due} for path, due in timers]
-        write_json({**_run_object(row), "steps": [_step_object(step) for step in steps], "waits": waits})
+        told = [attrs.asdict(wait) for wait in waits]
+        write_json({**_run_object(row), "steps": [_step_object(step) for step in steps], "waits": told})
         return
-    for line in _shown_run(row, steps, timers):
+    for line in _shown_run(row, steps, waits):
         write(line)
 
 
-def _shown_run(row: RunRow, steps: Sequence[StepRow], timers: Sequence[tuple[str, float]]) -> Iterator[str]:
+async def _waits(store: Store, row: RunRow, steps: Sequence[StepRow]) -> list[Open]:
+    """What a run waits for: next attempts, signals that are to be delivered later, and what its steps wait for."""
+    pending = [timer for timer in await store.timers(row.run_id) if timer.status == "pending"]
+    waits = [Open(timer.path, "", timer.due) for timer in pending if timer.kind == "retry"]
+    waits += [Open("", _name_of(timer), timer.due) for timer in pending if timer.kind == "custom" and not timer.path]
+    if row.ended_at is None and any(step.ended_at is None and not step.executor for step in steps):
+        waits += open_waits(await read_log(store, row.run_id))  # the only place where a signal without a timeout stands
+    return waits
+
+
+def _name_of(timer: TimerRow) -> str:
+    return str(timer.payload.get("signal", "")) if isinstance(timer.payload, Mapping) else ""
+
+
+def _shown_wait(row: RunRow, wait: Open) -> str:
+    until = "" if wait.due is None else f" until {moment(wait.due)}"
+    if not wait.path:
+        return f"the signal {wait.signal!r} is to be delivered at {moment(wait.due)}"
+    if not wait.signal:
+        return f"{wait.path} waits{until}"
+    answer = f"treadle approve {row.run_id} {wait.signal}" if wait.is_approval else f"treadle signal {row.run_id} {wait.signal}"
+    return f"{wait.path} waits for the signal {wait.signal!r}{until}: {answer}"
+
+
+def _shown_run(row: RunRow, steps: Sequence[StepRow], waits: Sequence[Open]) -> Iterator[str]:
     status = row.status.value
     yield paint(f"{mark(status, sys.stdout)} {clean(row.workflow)} {status}", status, sys.stdout)
     yield f"  run:     {row.run_id}" + (f"  trace {row.trace_id}" if row.trace_id else "")
@@ -145,8 +171,8 @@ def _shown_run(row: RunRow, steps: Sequence[StepRow], timers: Sequence[tuple[str
     if rows:
         yield ""
         yield table(["STEP", "STATUS", "ATTEMPTS", "TOOK", "WHY"], rows)
-    for path, due in timers:
-        yield f"  {clean(path)} waits until {moment(due)}"
+    for wait in waits:
+        yield f"  {clean(_shown_wait(row, wait))}"
     if row.status.value not in ENDED and not row.owner:
         yield f"  next:    treadle resume {row.run_id}"
 

@@ -26,6 +26,14 @@ class Cancellable(Protocol):
     def is_durable(self) -> bool:
         """Whether it can be resumed."""
 
+    @property
+    def only_waits(self) -> bool:
+        """Whether nothing runs."""
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+
     def suspend(self, reason: str = ...) -> None:
         """Let go of the run so that it can be resumed."""
 
@@ -46,6 +54,7 @@ class Interrupts:
     def __init__(self, say: Callable[[str], None], give_up: Callable[[], None]) -> None:
         self._say, self._give_up = say, give_up
         self._count = 0
+        self._only_waits = False
         self._handle: Cancellable | None = None
         self._post: Callable[[Callable[[], None]], object] | None = None
         self._forced: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -77,7 +86,7 @@ class Interrupts:
         name = signal.Signals(number).name
         if self._handle is None or self._post is None:
             raise KeyboardInterrupt(name)  # nothing runs yet
-        if number != signal.SIGINT and self._handle.is_durable and self._count <= 2:
+        if self._handle.is_durable and self._count <= 2 and (number != signal.SIGINT or self._is_waiting(self._handle)):
             self._suspend(self._handle, self._post, name)
         elif self._count == 1:
             self._say(f"{name}: cancelling; steps that run are told to stop. Once more stops at once.")
@@ -89,8 +98,16 @@ class Interrupts:
         else:
             self._end()
 
-    def _suspend(self, handle: Cancellable, post: Callable[[Callable[[], None]], object], name: str) -> None:
+    def _is_waiting(self, handle: Cancellable) -> bool:
+        """Whether the run did nothing but wait at the first signal: to stop watching it must not end it."""
         if self._count == 1:
+            self._only_waits = handle.only_waits
+        return self._only_waits
+
+    def _suspend(self, handle: Cancellable, post: Callable[[Callable[[], None]], object], name: str) -> None:
+        if self._count == 1 and self._only_waits:
+            self._say(f"{name}: the run only waits, so it is suspended. To end it instead: treadle cancel {handle.run_id}")
+        elif self._count == 1:
             self._say(f"{name}: suspending; steps that run may end first. Once more stops them.")
         else:
             self._say(f"{name} again: stopping at once.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import attrs
 
 from treadle._cli._output import count, first_line, spell
+from treadle._waits import Wait as DeclaredWait
 from treadle.ports import (
     AttemptEnded,
     AttemptStarted,
@@ -21,6 +22,7 @@ from treadle.ports import (
     RunStopping,
     SignalReceived,
     StepEnded,
+    WaitStarted,
 )
 
 
@@ -72,6 +74,8 @@ class StepView:
         failed: Items that ended otherwise.
         tenths: How far the last line about it was.
         progress: What the executor said last: done, total, message.
+        signal: What it waits for; None when it does not wait, empty for a time alone.
+        due: When that wait is over.
     """
 
     path: str
@@ -84,11 +88,15 @@ class StepView:
     failed: int = 0
     tenths: int = 0
     progress: tuple[float, float | None, str] | None = None
+    signal: str | None = None
+    due: float | None = None
 
 
 @attrs.define
 class RunView:
     """A run under way. Fed with its records in order; touched by one thread only."""
+
+    is_kept: bool = False
 
     run_id: str = ""
     workflow: str = ""
@@ -99,6 +107,7 @@ class RunView:
     steps: dict[str, StepView] = attrs.field(factory=dict)
     stopping: str = ""
     cancelled: str = ""
+    _approvals: set[str] = attrs.field(factory=set)
     _errors: dict[tuple[str, int | None], str] = attrs.field(factory=dict)
 
     def apply(self, record: Record) -> list[Change]:
@@ -106,6 +115,8 @@ class RunView:
         match record.entry:
             case RunCreated() as entry:
                 return self._created(entry)
+            case WaitStarted() as entry:
+                return self._wait_started(entry)
             case MapStarted() as entry:
                 self._step(entry.path, entry.at).total = entry.count
                 items = count(entry.count, "item")
@@ -145,10 +156,19 @@ class RunView:
     def _created(self, entry: RunCreated) -> list[Change]:
         self.started_at, self.trace_id, self.run_id = entry.at, entry.trace_id, entry.run_id
         self.workflow = str(entry.workflow.get("name") or "")
+        self._approvals = set(_approvals(entry.workflow))
         self.steps_total = sum(_size(entry.workflow.get(part)) for part in ("steps", "finally"))
         trace = f", trace {entry.trace_id}" if entry.trace_id else ""
         text = f"run {entry.run_id} of {self.workflow or 'the workflow'}: {count(self.steps_total, 'step')}{trace}"
         return [Change(entry.at, "run_started", "running", text, scrolls=True)]
+
+    def _wait_started(self, entry: WaitStarted) -> list[Change]:
+        step = self._step(entry.path, entry.at)
+        step.signal, step.due = entry.signal, entry.due
+        text = f"{entry.path}: waits for {wait_text(step, entry.at)}"
+        if self.is_kept and entry.signal:
+            text += f": treadle {'approve' if entry.path in self._approvals else 'signal'} {self.run_id} {entry.signal}"
+        return [Change(entry.at, "wait_started", "running", text, entry.path, scrolls=bool(entry.signal))]
 
     def _attempt_started(self, entry: AttemptStarted) -> list[Change]:
         step = self._step(entry.path, entry.at)
@@ -207,7 +227,7 @@ class RunView:
         step = self.steps.pop(entry.path, None)
         self.ended[entry.status] = self.ended.get(entry.status, 0) + 1
         details = []
-        if step is not None and entry.attempts:
+        if step is not None and (entry.attempts or step.signal is not None):
             details.append(spell(entry.at - step.started_at))
         if step is not None and step.total is not None:
             details.append(items_over(step))
@@ -234,6 +254,14 @@ def items_over(step: StepView) -> str:
     return f"{step.done + step.failed}/{step.total} items" + (f", {step.failed} failed" if step.failed else "")
 
 
+def wait_text(step: StepView, now: float) -> str:
+    """What a step waits for: ``the signal 'go', at most 2h``, ``5m``."""
+    left = "" if step.due is None else spell(max(0.0, step.due - now))
+    if not step.signal:
+        return left
+    return f"the signal {step.signal!r}" + (f", at most {left}" if left else "")
+
+
 def told(error: ErrorInfo | None) -> str:
     """An error in a line: type and first line of its message, with the last when the first only leads to it; empty for none."""
     if error is None:
@@ -257,6 +285,16 @@ def _item(path: str, index: int | None) -> str:
 
 def _attempt(attempt: int, most: int) -> str:
     return f"attempt {attempt}/{most}" if most else f"attempt {attempt}"
+
+
+def _approvals(workflow: Mapping[str, object]) -> Iterator[str]:
+    """The steps that wait for a yes or no."""
+    for section, prefix in (("steps", ""), ("finally", "finally/")):
+        steps = workflow.get(section)
+        for name, step in steps.items() if isinstance(steps, Mapping) else ():
+            wait = step.get("wait") if isinstance(step, Mapping) else None
+            if wait is not None and DeclaredWait.read(wait).is_approval:
+                yield f"{prefix}{name}"
 
 
 def _size(part: object) -> int:

@@ -40,7 +40,7 @@ def watch(ctx: click.Context, run: str, as_json: bool, quiet: bool, no_progress:
     Ctrl-C ends the watching, not the run. Exit codes as for run; 3 also when nobody drives the run.
     """
     with kept_runs() as (store, _):
-        progress = None if quiet else Progress(display_for(plain=no_progress))
+        progress = None if quiet else Progress(display_for(plain=no_progress), is_kept=True)
         with progress or nullcontext():
             result = anyio.run(partial(_watch, store, run, progress))
     _show(result, as_json=as_json)
