@@ -119,8 +119,12 @@ def backends(session: nox.Session, backend: str) -> None:
 
 @nox.session(venv_backend="none")
 def chaos(session: nox.Session) -> None:
-    """All kills and power cuts: 1,000 kills, 100 runs whose resume is killed again and again, 1,350 power cuts."""
+    """All kills and power cuts: 1,000 kills, 100 runs whose resume is killed again and again, 1,350 power cuts.
+
+    And 12 kills of runs whose 100,000 spans nobody takes until they have ended.
+    """
     environ = {"TREADLE_KILLS": "1000", "TREADLE_RELENTLESS": "100", "TREADLE_POWER_CUTS": "1350"}
+    environ |= {"TREADLE_SPAN_KILLS": "12", "TREADLE_SPAN_ITEMS": "1000"}
     session.env.update(environ)
     dev(session, "pytest", "-s", "tests/chaos", "plugins/treadle-sqlite/tests/test_power_cuts.py", *session.posargs)
 

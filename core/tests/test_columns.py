@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import attrs
 import pytest
 from treadle.errors import StoreUnavailableError
 from treadle.ports import (
@@ -124,3 +125,25 @@ def test_filters_are_those_that_were_asked_for() -> None:
         "prefix": ("r", "r\U0010ffff"),
         "key": ("k",),
     }
+
+
+def test_an_execution_says_what_ran_and_how_it_went() -> None:
+    """The fields of an execution, from its start (``running``, no end) to its end, come back as they were written (S0-30)."""
+    begun = SpanRow("s" * 16, "t" * 32, "p" * 16, "http.request", "each[3]", "run-1", 1, 1, AT)
+    ended = attrs.evolve(
+        begun,
+        ended_at=AT + 1.5,
+        status="failed",
+        output_keys=("a", "b"),
+        validation_issues=("$.a is missing",),
+        error="it broke",
+    )
+
+    assert {field.name for field in attrs.fields(SpanRow)} >= {
+        *("executor_type", "task_id", "workflow_execution_id", "started_at", "ended_at", "status"),
+        *("output_keys", "validation_issues", "error"),
+    }
+    assert (begun.status, begun.ended_at, begun.duration_ms) == ("running", None, None)
+    assert ended.duration_ms == 1500
+    for row in (begun, ended):
+        assert SPAN_TABLE.row(SPAN_TABLE.values(row)) == row

@@ -37,6 +37,7 @@ SCHEMAS = (
     | {"watch": "run", "replay": "run", "cancel": "cancel", "trace": "trace", "diff": "diff"}
     | dict.fromkeys(("signal", "approve", "reject"), "signal")
     | {"check": "check", "plan": "plan", "version": "version"}
+    | {f"spans {name}": f"spans-{name}" for name in ("export", "status")}
     | {f"plugins {name}": f"plugins-{name}" for name in ("list", "info", "doctor", "test")}
     | {f"store {name}": f"store-{name}" for name in ("stats", "backup", "vacuum", "migrate", "clean")}
 )

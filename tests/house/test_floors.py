@@ -32,7 +32,7 @@ FLOORS = [
     "_loader _plan _schema _workflow",
     "_conductor _isolated_child _isolation _keeper _run_settings _scheduler _supervisor",
     "_runner",
-    "_driver _heart _memory _orphans _recorded _results _run_log _sending _stores",
+    "_driver _heart _memory _orphans _outbox _recorded _results _run_log _sending _stores",
     "_session",
     "_app",
     "_again _pipeline",

@@ -179,7 +179,7 @@ async def command(folder: Path, *arguments: str, **environ: str) -> CompletedPro
         return await anyio.run_process(
             [sys.executable, "-m", "treadle._cli", *arguments],
             cwd=folder,
-            env=inherited | {"OTEL_METRICS_EXPORTER": "none"} | environ,
+            env=inherited | {"OTEL_METRICS_EXPORTER": "none", "XDG_STATE_HOME": str(folder / "state")} | environ,
             check=False,
             stderr=PIPE,
         )
@@ -187,7 +187,7 @@ async def command(folder: Path, *arguments: str, **environ: str) -> CompletedPro
 
 def steps_in_every_place(url: str) -> dict[str, object]:
     """A workflow whose steps reach out from the loop, from a thread, from a subprocess, and through another run."""
-    passed = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_METRICS_EXPORTER"]
+    passed = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_METRICS_EXPORTER", "XDG_STATE_HOME"]
     return {
         "name": "outer",
         "steps": {

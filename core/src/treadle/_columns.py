@@ -12,10 +12,11 @@ import attrs
 
 from treadle._codec import dump_entry, dump_line, load_line
 from treadle._models import Entry, RunStatus, StepStatus
-from treadle._store_records import NO_INDEX, Commit, LogLine, RunRow, SpanRow, StepRow, TimerRow
+from treadle._store_records import NO_INDEX, Commit, LogLine, RunRow, SpanExport, SpanLetter, SpanRow, StepRow, TimerRow
 from treadle.errors import StoreUnavailableError
 
 __all__ = [
+    "EXPORT_TABLE",
     "LINE_TABLE",
     "LONG_OVER",
     "MOST_BYTES",
@@ -322,6 +323,17 @@ def _line_row(values: Sequence[object]) -> LogLine:
     return LogLine(*fields)  # type: ignore[arg-type]  # the columns in the order of the fields, then the seq
 
 
+def _export_values(row: SpanExport) -> Values:
+    letters = dump_value([attrs.astuple(letter) for letter in row.letters])
+    return (row.run_id, row.seq, row.is_open, row.sent, row.refused, letters, row.reason, row.changed_at)
+
+
+def _export_row(values: Sequence[object]) -> SpanExport:
+    run_id, seq, is_open, sent, _, letters, *rest = values
+    told = tuple([SpanLetter(*letter) for letter in json.loads(cast("str", letters))])
+    return SpanExport(run_id, seq, bool(is_open), sent, told, *rest)  # type: ignore[arg-type]  # the columns in the order of the fields
+
+
 RUN_TABLE: Table[RunRow] = Table(
     "runs",
     (
@@ -368,4 +380,11 @@ LINE_TABLE: Table[LogLine] = Table(
     ("seq",),
     _line_values,
     _line_row,
+)
+EXPORT_TABLE: Table[SpanExport] = Table(
+    "span_exports",
+    ("run_id", "seq", "is_open", "sent", "refused", "letters", "reason", "changed_at"),
+    ("run_id",),
+    _export_values,
+    _export_row,
 )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from operator import attrgetter
+from typing import Literal
 
 import attrs
 
@@ -32,6 +33,7 @@ from treadle._store_records import (
     RunQuery,
     RunRow,
     Signal,
+    SpanExport,
     SpanRow,
     StepRow,
     TimerRow,
@@ -95,6 +97,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self._runs: dict[str, _Run] = {}
         self._keys: dict[str, str] = {}
+        self._exports: dict[str, SpanExport] = {}
+        self._leads: dict[str, tuple[str, float]] = {}
         self._lock = threading.Lock()  # beats come from other threads
 
     # -- writing
@@ -271,6 +275,55 @@ class MemoryStore:
         run = self._runs.get(run_id)
         return sorted(run.beats, key=attrgetter("at")) if run is not None else []
 
+    # -- spans that are to be exported
+
+    async def open_spans(self, run_id: str, seq: int | None = None) -> SpanExport:
+        """Note that a run's spans are to be exported."""
+        with self._lock:
+            self._found(run_id)
+            known = self._exports.get(run_id) or SpanExport(run_id)
+            again = attrs.evolve(known, is_open=True, changed_at=time.time())
+            self._exports[run_id] = again if seq is None else attrs.evolve(again, seq=seq, letters=())
+            return self._export(self._exports[run_id])
+
+    async def put_spans(self, exports: Sequence[SpanExport]) -> None:
+        """Note how far some exports are."""
+        with self._lock:
+            for export in exports:
+                known = self._exports.get(export.run_id)
+                if known is not None and export.seq >= known.seq:
+                    self._exports[export.run_id] = export
+
+    async def span_exports(
+        self, which: Literal["open", "refused"] = "open", *, run_id: str = "", limit: int = 1000
+    ) -> Sequence[SpanExport]:
+        """Exports, the oldest run first."""
+        with self._lock:
+            found = [
+                self._export(export)
+                for export in sorted(self._exports.values(), key=attrgetter("run_id"))
+                if not run_id or export.run_id == run_id
+            ]
+        if not run_id:
+            found = [each for each in found if (each.is_open and each.seq < each.count if which == "open" else each.letters)]
+        return found[:limit]
+
+    def _export(self, export: SpanExport) -> SpanExport:
+        run = self._runs.get(export.run_id)
+        if run is None:
+            return export
+        is_held = run.owner and time.monotonic() < run.lease_until
+        return attrs.evolve(export, count=len(run.entries), owner=run.owner if is_held else "")
+
+    async def lead(self, what: str, owner: str, lease_s: float, is_gone: Callable[[str], bool]) -> bool:
+        """Whether ``owner`` is the one that does ``what`` for all."""
+        with self._lock:
+            holder, until = self._leads.get(what, ("", 0.0))
+            if holder not in ("", owner) and time.monotonic() < until and not is_gone(holder):
+                return False
+            self._leads[what] = (owner, time.monotonic() + lease_s)
+            return True
+
     def close(self) -> None:
         """Nothing to let go of: what was kept stays as long as the store does."""
 
@@ -282,6 +335,7 @@ class MemoryStore:
     def forget(self, run_id: str) -> None:
         """Free a run."""
         run = self._runs.pop(run_id, None)
+        self._exports.pop(run_id, None)
         if run is not None and run.key:
             del self._keys[run.key]
 

@@ -28,7 +28,7 @@ from treadle._span_projection import attempt_ending, call_attributes
 from treadle._trace_parent import TraceParent
 from treadle._version import __version__
 
-__all__ = ["SdkProvider"]
+__all__ = ["CarrierProvider", "SdkProvider"]
 
 Attributes = Mapping[str, object]
 
@@ -297,6 +297,44 @@ class SdkProvider:
         if self._parent is not None and span.parent_id == self._parent.span_id:
             return _span_of(self._parent)
         return self._carrier(span.trace_id, span.parent_id, span.trace_flags)
+
+
+class CarrierProvider(SdkProvider):
+    """Asks the process's sampler and lends spans their context, but sends none: they leave from the log."""
+
+    def attempt(self, call: Call, started_at: float | None) -> AttemptSpan:
+        """An AttemptSpan that is only a parent."""
+        return _CarriedAttempt(self.carry(call, call.span_id)) if call.trace_id else NO_SPAN
+
+    def client(
+        self, call: Call, name: str, kind: SpanKind, span_id: str, started_at: float, attributes: Attributes
+    ) -> LiveSpan:
+        """Make the span of a client call the parent of what is made inside."""
+        return _LiveSpan(self.carry(call, span_id), started_at)
+
+    def emit(self, span: SpanRecord) -> None:
+        """Nothing: it is in the log."""
+
+    def carry(self, call: Call, span_id: str) -> NonRecordingSpan:
+        """What stands for a span in the context."""
+        flags = TraceFlags(call.trace_flags)
+        return NonRecordingSpan(SpanContext(self._number(call.trace_id), int(span_id, 16), False, flags, self._tracestate))
+
+
+class _CarriedAttempt(AttemptSpan):
+    """An attempt's span that is nothing but the parent of others."""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, span: NonRecordingSpan) -> None:
+        self._span = span
+
+    def __enter__(self) -> AttemptSpan:
+        self._token = otel_context.attach(trace.set_span_in_context(self._span))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None) -> None:
+        otel_context.detach(self._token)
 
 
 class _LiveSpan:

@@ -24,6 +24,7 @@ from treadle._log_rows import LogRows
 from treadle._loop import loop_poster
 from treadle._models import Call, CancelRequested, Entry, Fact, Json, Outcome, Record, RunCreated, SignalReceived, StintOpened
 from treadle._orphans import end_orphans
+from treadle._outbox import Outbox
 from treadle._owner import shown, this_owner
 from treadle._plan import Plan
 from treadle._plugins import Registry
@@ -170,7 +171,7 @@ class Session:
         self._check_backend()
         with self._scoped(run_id) as scopes:
             owner = this_owner()
-            tracing = RunTracing(now=self.clock.now, worker=shown(owner))
+            tracing = self._tracing(owner)
             created = self._creation(run_id, inputs, tracing, trigger)
             conductor = Conductor(self.plan, scopes.redaction)
             entries = conductor.apply(created).records
@@ -192,7 +193,7 @@ class Session:
             try:
                 self._check_backend()
                 scopes = stack.enter_context(self._scoped(claim.run_id))
-                tracing = RunTracing(now=self.clock.now, worker=shown(claim.owner))
+                tracing = self._tracing(claim.owner)
                 conductor = Conductor(self.plan, scopes.redaction)
                 conductor.replay(entries)
                 if conductor.status is not None:
@@ -251,7 +252,10 @@ class Session:
         readers.read(len(earlier) + 1, fresh)
         created = readers.entries[0]
         assert isinstance(created, RunCreated), "a log begins with it"
+        outbox = self._outbox
         try:
+            if outbox is not None:
+                await outbox.follow(claim.run_id, readers.entries)
             is_isolated = any(step.limits is not None for step in self.plan.steps.values())
             children = ChildPool(self.registry.config, is_expected=is_isolated)
             settings = self.settings
@@ -315,7 +319,17 @@ class Session:
             raise
         finally:
             readers.close()
+            if outbox is not None:
+                outbox.leave(claim.run_id)
         return summarise(readers.entries)
+
+    @property
+    def _outbox(self) -> Outbox | None:
+        """What sends the spans of this run out of its log; None when they go to the process's provider, if to anybody."""
+        return next((sink for sink in self.sinks if isinstance(sink, Outbox) and self.store.is_durable), None)
+
+    def _tracing(self, owner: str) -> RunTracing:
+        return RunTracing(now=self.clock.now, worker=shown(owner), are_spans_kept=self._outbox is not None)
 
     async def _release(self, claim: Claim, suspended: LogRows | None = None, entries: Sequence[Entry] = ()) -> None:
         """Let go of the claim, so that the run can be resumed at once; the lease runs out anyway."""

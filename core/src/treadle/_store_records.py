@@ -194,6 +194,57 @@ class SpanRow:
         return None if self.ended_at is None else max(0, round((self.ended_at - self.started_at) * 1000))
 
 
+@attrs.frozen
+class SpanLetter:
+    """Spans that the backend refused for good: they are kept in the log, and sent again only when somebody asks.
+
+    Attributes:
+        first: The first entry of the log that finished one of them.
+        last: The last.
+        spans: How many.
+        reason: What the backend said.
+        at: When, seconds since the epoch.
+    """
+
+    first: int
+    last: int
+    spans: int
+    reason: str
+    at: float
+
+
+@attrs.frozen
+class SpanExport:
+    """How far the spans of a run were exported. The spans themselves are a projection of its log.
+
+    Attributes:
+        run_id: The run.
+        seq: The spans that entries up to this one finished have been delivered or refused; 0 for none.
+        is_open: Whether there is more to send, or will be.
+        sent: Spans that were delivered.
+        letters: Those that were refused.
+        reason: Why the last attempt did not deliver; empty when it did.
+        changed_at: Seconds since the epoch.
+        count: Entries of the log; kept by the store.
+        owner: Who drives the run, empty when nobody's claim holds; kept by the store (see ``Store.claim``).
+    """
+
+    run_id: str
+    seq: int = 0
+    is_open: bool = True
+    sent: int = 0
+    letters: tuple[SpanLetter, ...] = ()
+    reason: str = ""
+    changed_at: float = 0.0
+    count: int = 0
+    owner: str = ""
+
+    @property
+    def refused(self) -> int:
+        """Spans that were refused."""
+        return sum(letter.spans for letter in self.letters)
+
+
 Place = tuple[str, int | None]
 """A step or one of its items: path and index."""
 

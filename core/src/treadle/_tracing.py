@@ -71,6 +71,8 @@ class RunTracing:
         random: Where new ids come from.
         worker: ``host:pid`` of this process, for ``cicd.worker.id``.
         provider: A tracer provider; None takes the process's, when an SDK has set one.
+        are_spans_kept: Whether treadle's own spans leave by another road, from the log: then the provider gets none of them,
+            and what calls make is still a child of theirs.
     """
 
     def __init__(
@@ -80,14 +82,16 @@ class RunTracing:
         random: Bits = random,
         worker: str = "",
         provider: object | None = None,
+        are_spans_kept: bool = False,
     ) -> None:
-        self._stamps = Stamps(now, random, worker)
-        self._provider = _road(provider if provider is not None else _process_provider(), self._stamps)
+        self._stamps, self._are_spans_kept = Stamps(now, random, worker), are_spans_kept
+        process = provider if provider is not None else _process_provider()
+        self._provider = _road(process, self._stamps, are_spans_kept=are_spans_kept)
 
     @property
     def is_live(self) -> bool:
         """Whether the process has an SDK's provider that the spans go to."""
-        return self._provider is not None
+        return self._provider is not None and not self._are_spans_kept
 
     def begin(
         self,
@@ -207,14 +211,14 @@ def _process_provider() -> object | None:
     return None if type(provider).__module__.startswith("opentelemetry.trace") else provider
 
 
-def _road(provider: object | None, stamps: Stamps) -> Provider | None:
+def _road(provider: object | None, stamps: Stamps, *, are_spans_kept: bool = False) -> Provider | None:
     """The road to ``provider``, when it is an SDK's."""
     if provider is None:
         return None
     if hasattr(provider, "sampler") and hasattr(provider, "id_generator"):
-        from treadle._sdk_spans import SdkProvider  # imports the SDK, which this provider has imported
+        from treadle._sdk_spans import CarrierProvider, SdkProvider  # import the SDK, which this provider has imported
 
-        return SdkProvider.of(provider, stamps)
+        return (CarrierProvider if are_spans_kept else SdkProvider).of(provider, stamps)
     _warn_of(type(provider).__qualname__)
     return None
 

@@ -6,10 +6,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
+
+import attrs
 
 from treadle._codec import dump_line, load_line
 from treadle._columns import (
+    EXPORT_TABLE,
     LINE_TABLE,
     PACK_OVER,
     RUN_TABLE,
@@ -98,6 +101,8 @@ from treadle._store_records import (
     RunQuery,
     RunRow,
     Signal,
+    SpanExport,
+    SpanLetter,
     SpanRow,
     StepRow,
     StoreStats,
@@ -110,6 +115,7 @@ from treadle._store_records import (
 __all__ = [
     "BEAT_S",
     "DECISIONS",
+    "EXPORT_TABLE",
     "FACTS",
     "KEY_KEPT_S",
     "LEASE_S",
@@ -141,6 +147,7 @@ __all__ = [
     "Context",
     "Creation",
     "Decision",
+    "Delivery",
     "DispatchEngine",
     "Entry",
     "EntryColumns",
@@ -177,9 +184,13 @@ __all__ = [
     "SetTimer",
     "Signal",
     "SignalReceived",
+    "SpanBatch",
+    "SpanExport",
     "SpanKind",
+    "SpanLetter",
     "SpanRecord",
     "SpanRow",
+    "SpanSender",
     "Start",
     "StepEnded",
     "StepResult",
@@ -569,6 +580,43 @@ class Store(Protocol):
     async def heartbeats(self, run_id: str) -> Sequence[BeatRow]:
         """What steps of a run said of themselves, by time."""
 
+    # -- spans that are to be exported: they are in the logs, and here stands how far each log was
+
+    async def open_spans(self, run_id: str, seq: int | None = None) -> SpanExport:
+        """Note that a run's spans are to be exported, until ``put_spans`` says that they were; answers how far they are.
+
+        Args:
+            run_id: The run.
+            seq: Which entry to begin after, whatever was sent or refused before; None goes on where the last export stopped.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+        """
+
+    async def put_spans(self, exports: Sequence[SpanExport]) -> None:
+        """Note how far some exports are; one that would go back is passed over, as is one that nobody opened."""
+
+    async def span_exports(
+        self, which: Literal["open", "refused"] = "open", *, run_id: str = "", limit: int = 1000
+    ) -> Sequence[SpanExport]:
+        """Exports, the oldest run first.
+
+        Args:
+            which: Those that are open and have more to send, or those with spans that were refused.
+            run_id: That of this run alone, whichever it is.
+            limit: At most so many.
+        """
+
+    async def lead(self, what: str, owner: str, lease_s: float, is_gone: Callable[[str], bool]) -> bool:
+        """Whether ``owner`` is the one that does ``what`` for all; holds for ``lease_s``, and is asked again to keep it.
+
+        Args:
+            what: A name.
+            owner: Who asks, as for ``claim``; one that has it keeps it. With a ``lease_s`` of 0 it is given back.
+            lease_s: Seconds.
+            is_gone: As for ``claim``.
+        """
+
     def close(self) -> None:
         """Let go of files and connections once what was begun is done; afterwards every method raises StoreUnavailableError."""
 
@@ -630,8 +678,59 @@ class DispatchEngine(Protocol):
         """Perform one call and return how it ended; cancelling the await cancels the call."""
 
 
+@attrs.frozen
+class SpanBatch:
+    """Spans to send in one request.
+
+    Attributes:
+        spans: Finished spans of treadle; of several runs, perhaps.
+        scope: Name of the instrumentation scope that they belong to.
+        version: Of the scope.
+        schema_url: Of the conventions that they follow.
+    """
+
+    spans: Sequence[SpanRecord]
+    scope: str
+    version: str
+    schema_url: str
+
+
+@attrs.frozen
+class Delivery:
+    """How a batch of spans fared.
+
+    Attributes:
+        outcome: ``delivered``; ``later``: not now, the same batch may be sent again; ``too_large``: it may be sent in parts;
+            ``refused``: these spans will never be taken; ``denied``: nothing is taken from here (an unknown key, a wrong
+            address) until somebody changes the settings.
+        reason: Why it was not delivered, short; or what the backend remarked.
+        retry_after_s: How long the backend asks not to be bothered; None when it does not say.
+        rejected: Spans of a delivered batch that it did not take.
+    """
+
+    outcome: Literal["delivered", "later", "too_large", "refused", "denied"]
+    reason: str = ""
+    retry_after_s: float | None = None
+    rejected: int = 0
+
+
+class SpanSender(Protocol):
+    """Sends spans that a store keeps, one batch after another, from one thread."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where to, for people."""
+
+    def send(self, batch: SpanBatch, timeout_s: float) -> Delivery:
+        """Send a batch and wait for the answer; never raises, never tries twice."""
+
+
 class TracingProvider(Protocol):
     """What an entry point of group ``treadle.tracing`` answers: a pipeline that it set up and must be closed."""
+
+    @property
+    def sender(self) -> SpanSender | None:
+        """Takes the spans of runs that a durable store keeps, which then do not go through the provider; None: they do."""
 
     def shutdown(self, timeout_s: float) -> str:
         """Deliver what is left within ``timeout_s``; answer one line about what was not delivered, or an empty text."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -71,19 +72,34 @@ class HttpCollector(Received):
         status: What it answers.
         fail_first: How many requests are answered 503 before that.
         delay_s: How long it thinks.
+        answer: What it writes.
+        more: Headers of its answers.
     """
 
-    def __init__(self, *, status: int = 200, fail_first: int = 0, delay_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        status: int = 200,
+        fail_first: int = 0,
+        delay_s: float = 0.0,
+        answer: bytes = b"",
+        more: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
         self.status, self.fail_first, self.delay_s = status, fail_first, delay_s
+        self.answer, self.more = answer, more or {}
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 self.send_response(collector.take(self.path, body, dict(self.headers)))
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(collector.answer)))
+                for name, value in collector.more.items():
+                    self.send_header(name, value)
                 self.end_headers()
+                if collector.answer:
+                    self.wfile.write(collector.answer)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Quiet."""
@@ -98,6 +114,8 @@ class HttpCollector(Received):
         time.sleep(self.delay_s)
         if self.requests <= self.fail_first:
             return 503
+        if headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
         if self.status == 200:
             self.headers = {name.lower(): value for name, value in headers.items()}
             if path == "/v1/traces":

@@ -45,6 +45,7 @@ GROUPS = {
     "Look after the installation": {
         "plugins": ("_plugins", "List, explain and diagnose installed plugins."),
         "store": ("_store", "Look after the store: back it up, clean it, see what it holds."),
+        "spans": ("_spans", "Send spans that were not delivered yet, or say which there are."),
         "version": ("_inspect", "Show the versions of treadle, Python and the plugins."),
         "completion": ("_completion", "Print the script that makes a shell complete treadle's commands."),
     },

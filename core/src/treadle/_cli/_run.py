@@ -29,9 +29,10 @@ from treadle._cli._output import clean, is_terminal, say, stdout_kept, write, wr
 from treadle._cli._progress import Display, JsonDisplay, PlainDisplay, Progress
 from treadle._cli._signals import Interrupts
 from treadle._cli._summary import summarize
-from treadle._cli._tracing_setup import set_up_tracing, shut_down
+from treadle._cli._tracing_setup import make_outbox, set_up_tracing, shut_down
 from treadle._config import Config
 from treadle._loader import load_workflow
+from treadle._outbox import Outbox
 from treadle._plan import Plan, make_plan
 from treadle._plugins import Registry
 from treadle._results import RunResult
@@ -121,6 +122,7 @@ class Session:
     run_id: str = ""  # of the run that is resumed
     act: Callable[..., RunResult] | None = None  # what to do instead of running or resuming
     provider: TracingProvider | None = None
+    outbox: Outbox | None = None
     progress: Progress | None = None
 
     @classmethod
@@ -148,6 +150,7 @@ class Session:
         """Run, show how it ended, answer the exit code."""
         try:
             self.provider = set_up_tracing(self.registry, is_strict=self.options.strict)
+            self.outbox = make_outbox(self.provider, self.store)
             with self._watched() as line, Interrupts(line, self._give_up) as interrupts:
                 result = self._perform(interrupts)
         finally:
@@ -181,7 +184,7 @@ class Session:
             registry=self.registry,
             config=self.registry.config,
             store=self.store,
-            sinks=[self.progress] if self.progress else [],
+            sinks=[sink for sink in (self.progress, self.outbox) if sink is not None],
             on_start=started,
             on_stuck=self._leave_behind,
         )
@@ -210,7 +213,7 @@ class Session:
 
     def _end_tracing(self) -> None:
         provider, self.provider = self.provider, None
-        shut_down(provider)
+        shut_down(provider, self.outbox)
 
     def _show(self, result: RunResult) -> int:
         """Print how the run ended; answer the exit code."""

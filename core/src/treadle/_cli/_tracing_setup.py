@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Mapping
 
 from treadle._cli._failures import describe
-from treadle._cli._output import say
+from treadle._cli._output import count, say
+from treadle._outbox import Outbox, Report
 from treadle._plugins import Registry
 from treadle.errors import ConfigError, TreadleError
-from treadle.ports import TracingProvider
+from treadle.ports import Store, TracingProvider
 
 _PLUGIN = "otlp"
 _SHUTDOWN_S = 2.0
@@ -69,13 +71,47 @@ def is_wanted(environ: Mapping[str, str]) -> bool:
     return any(name.startswith("OTEL_EXPORTER_OTLP_") and value for name, value in environ.items())
 
 
-def shut_down(provider: TracingProvider | None) -> None:
-    """Deliver what is left; one line says what was not delivered."""
+def make_outbox(provider: TracingProvider | None, store: Store) -> Outbox | None:
+    """What sends the spans of the runs that ``store`` keeps; None when they go through the provider, if anywhere."""
+    sender = provider.sender if provider is not None and store.is_durable else None
+    return None if sender is None else Outbox(store, sender)
+
+
+def shut_down(provider: TracingProvider | None, outbox: Outbox | None = None) -> None:
+    """Deliver what is left, both at once, in two seconds; one line says what was not delivered."""
     if provider is None:
         return
-    try:
-        undelivered = provider.shutdown(_SHUTDOWN_S)
-    except Exception as error:  # foreign code: a plugin's shutdown
-        undelivered = f"Traces may be lost: {type(error).__name__}: {error}"
-    if undelivered:
-        say(undelivered)
+    lines: list[str] = []
+
+    def close() -> None:
+        try:
+            lines.append(provider.shutdown(_SHUTDOWN_S))
+        except Exception as error:  # foreign code: a plugin's shutdown
+            lines.append(f"Traces may be lost: {type(error).__name__}: {error}")
+
+    thread = threading.Thread(target=close, name="treadle-tracing-close", daemon=True)
+    thread.start()
+    if outbox is not None and provider.sender is not None:
+        lines.append(undelivered(outbox.close(_SHUTDOWN_S), provider.sender.endpoint))
+    thread.join(_SHUTDOWN_S + 0.5)
+    if any(lines):
+        say("; ".join(filter(None, lines)))
+
+
+def undelivered(report: Report, endpoint: str) -> str:
+    """What a report says that people should know, in a line; empty when everything was delivered."""
+    said = []
+    if report.left or report.runs_left:
+        what = [count(report.left, "span")] if report.left else []
+        what += [f"the spans of {count(report.runs_left, 'earlier run')}"] if report.runs_left else []
+        verb = "was" if report.left == 1 and not report.runs_left else "were"
+        said.append(
+            f"{' and '.join(what)} {verb} not delivered to {endpoint}: {report.reason}."
+            " The store keeps them; the next run sends them, or treadle spans export"
+        )
+    if report.refused:
+        said.append(
+            f"{count(report.refused, 'span')} {'was' if report.refused == 1 else 'were'} refused by {endpoint}:"
+            f" {report.refusal}. The store keeps them: treadle spans status"
+        )
+    return "; ".join(said)

@@ -55,6 +55,8 @@ from treadle._store_records import (
     Rows,
     RunQuery,
     Signal,
+    SpanExport,
+    SpanLetter,
 )
 from treadle.errors import (
     LeaseLostError,
@@ -978,6 +980,105 @@ class StoreContract:
             assert found.rows["records"] == len(await store.read("r1")) + len(await store.read("r2"))
             assert found.checkpoint_bytes >= 1000
             assert found.oldest_run_at == _AT
+
+    # -- exports of spans
+
+    def test_an_export_is_open_until_it_is_done(self, backend: str, tmp_path: Path) -> None:
+        """How far the spans of a run were sent is kept beside its log, which goes on meanwhile; it never goes back."""
+
+        async def act(store: Store) -> None:
+            for name in ("r2", "r1", "r3"):
+                await _Writer(store, name).create()
+            writer = _Writer(store, "r4")
+            await writer.create()
+            assert [await store.open_spans(name) for name in ("r2", "r1")] != []
+            opened = await store.open_spans("r4")
+            assert (opened.seq, opened.is_open, opened.count, opened.owner) == (0, True, 1, _FIRST)
+            await writer.write(_story("r4")[0])
+            assert [(export.run_id, export.count) for export in await store.span_exports()] == [("r1", 1), ("r2", 1), ("r4", 3)]
+            assert [export.run_id for export in await store.span_exports(limit=1)] == ["r1"]
+
+            done = attrs.evolve(opened, seq=3, is_open=False, sent=7, reason="", changed_at=_AT)
+            waiting = SpanExport("r1", 0, reason="connection refused", changed_at=_AT)
+            caught_up = SpanExport("r2", 1, sent=1, changed_at=_AT)
+            await store.put_spans([done, waiting, caught_up, SpanExport("r3", 9), SpanExport("nobody", 1)])
+            await store.put_spans([attrs.evolve(done, seq=2, is_open=True)])
+
+            (kept,) = await store.span_exports(run_id="r4")
+            assert kept == attrs.evolve(done, count=3)
+            open_ones = await store.span_exports()
+            assert [(export.run_id, export.seq, export.reason) for export in open_ones] == [("r1", 0, "connection refused")]
+            assert list(await store.span_exports(run_id="r3")) == []
+            again = await store.open_spans("r4")
+            assert (again.seq, again.is_open, again.sent) == (3, True, 7)
+            with _raises(RunNotFoundError):
+                await store.open_spans("nobody")
+
+        self._run(backend, tmp_path, act)
+
+    def test_refused_spans_are_kept_until_they_are_sent_again(self, backend: str, tmp_path: Path) -> None:
+        """What a backend refused is found with its reason, also anew, until the export begins before it."""
+        letters = (SpanLetter(2, 4, 3, "400 Bad Request", _AT), SpanLetter(9, 9, 1, "400 grüße\nagain", _AT + 1))
+
+        async def act(store: Store) -> None:
+            for name in ("r1", "r2"):
+                await _Writer(store, name).create()
+                await store.open_spans(name)
+            await store.put_spans([SpanExport("r2", 9, is_open=False, sent=5, letters=letters, changed_at=_AT)])
+            (refused,) = await store.span_exports("refused")
+            assert (refused.run_id, refused.letters, refused.refused) == ("r2", letters, 4)
+            assert [export.run_id for export in await store.span_exports()] == ["r1"]
+
+        async def act_again(store: Store) -> None:
+            if not store.is_durable:
+                return
+            (refused,) = await store.span_exports("refused")
+            assert refused.letters == letters
+            again = await store.open_spans("r2", 1)
+            assert (again.seq, again.letters, again.is_open, again.sent) == (1, (), True, 5)
+            assert list(await store.span_exports("refused")) == []
+
+        self._run(backend, tmp_path, act)
+        self._run(backend, tmp_path, act_again)
+
+    def test_an_export_tells_who_drives_the_run(self, backend: str, tmp_path: Path) -> None:
+        """While a claim holds, its owner is named; afterwards the spans belong to whoever sends them."""
+
+        async def act(store: Store) -> None:
+            writer = _Writer(store, "r1")
+            await writer.create(lease_s=_SHORT_S)
+            await store.open_spans("r1")
+            await anyio.sleep(2 * _SHORT_S)
+            (export,) = await store.span_exports()
+            assert export.owner == ""
+            await store.claim("r1", _SECOND, _LONG_S, _nobody_is_gone)
+            (export,) = await store.span_exports()
+            assert export.owner == _SECOND
+
+        self._run(backend, tmp_path, act)
+
+    def test_one_of_many_leads(self, backend: str, tmp_path: Path) -> None:
+        """One at a time does what is done for all: until it gives it back, its time is over, or its process has gone."""
+
+        async def act(store: Store) -> None:
+            won: list[str] = []
+
+            async def ask(owner: str) -> None:
+                if await store.lead("spans", owner, _LONG_S, _nobody_is_gone):
+                    won.append(owner)
+
+            async with anyio.create_task_group() as group:
+                for number in range(8):
+                    group.start_soon(ask, f"host:{number}@x")
+            (holder,) = won
+            assert await store.lead("spans", holder, _LONG_S, _nobody_is_gone)
+            assert not await store.lead("spans", "other", _LONG_S, _nobody_is_gone)
+            assert await store.lead("something else", "other", _LONG_S, _nobody_is_gone)
+            assert await store.lead("spans", holder, 0.0, _nobody_is_gone)
+            assert await store.lead("spans", "other", _SHORT_S, _nobody_is_gone)
+            await anyio.sleep(2 * _SHORT_S)
+            assert await store.lead("spans", "third", _LONG_S, _nobody_is_gone)
+            assert await store.lead("spans", "fourth", _LONG_S, lambda owner: owner == "third")
 
         self._run(backend, tmp_path, act)
 

@@ -14,10 +14,11 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from treadle.ports import TracingProvider
+from treadle.ports import SpanSender, TracingProvider
 
 from treadle_otlp._exporters import metric_exporters, span_exporters
-from treadle_otlp._settings import Settings, read_limits, read_settings
+from treadle_otlp._senders import make_sender
+from treadle_otlp._settings import Settings, read_connection, read_limits, read_settings
 from treadle_otlp._span_queue import SpanQueue
 from treadle_otlp._trouble import ExportTrouble
 
@@ -52,7 +53,10 @@ class NothingToClose:
 
     Attributes:
         note: Why, in a sentence.
+        sender: None: spans go to whatever provider there is.
     """
+
+    sender: SpanSender | None = None
 
     def __init__(self, note: str) -> None:
         self.note = note
@@ -66,6 +70,9 @@ class NothingToClose:
 class Pipeline:
     """Providers that were set up for this process, and how to close them.
 
+    Attributes:
+        sender: Sends the spans of runs that a store keeps; None when something else than OTLP was asked for.
+
     Args:
         service_name: ``service.name`` unless the environment names one.
         environ: The standard variables; the SDK reads them from the process as well.
@@ -75,6 +82,7 @@ class Pipeline:
         self._traces, self._metrics = read_settings("traces", environ), read_settings("metrics", environ)
         self._trouble = ExportTrouble()
         self._resource = Resource.create(_service(service_name, environ))
+        self.sender = self._make_sender(environ)
         self._queues = self._set_up_traces(environ)
         self._meters = self._set_up_metrics()
         self._answer: str | None = None
@@ -87,6 +95,13 @@ class Pipeline:
             atexit.unregister(self._at_exit)
             self._answer = self._close(timeout_s)
         return self._answer
+
+    def _make_sender(self, environ: Mapping[str, str]) -> SpanSender | None:
+        """Of spans that are kept; only for OTLP alone, which says what became of a batch."""
+        connection = read_connection(environ)
+        if self._traces.exporters != ("otlp",) or connection is None:
+            return None
+        return make_sender(self._traces, connection, self._resource)
 
     def _set_up_traces(self, environ: Mapping[str, str]) -> list[SpanQueue]:
         trouble, limits = self._trouble, read_limits(environ)

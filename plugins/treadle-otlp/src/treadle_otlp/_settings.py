@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Literal
 
 import attrs
+from opentelemetry.util.re import parse_env_headers
 from treadle.errors import ConfigError
 
-__all__ = ["Limits", "Settings", "Signal", "read_limits", "read_settings"]
+__all__ = ["Connection", "Limits", "Settings", "Signal", "read_connection", "read_limits", "read_settings"]
 
 Signal = Literal["traces", "metrics"]
 Protocol = Literal["grpc", "http/protobuf"]
@@ -29,6 +30,29 @@ class Settings:
     exporters: tuple[str, ...]
     protocol: Protocol
     endpoint: str
+
+
+@attrs.frozen
+class Connection:
+    """How the endpoint of traces is spoken to.
+
+    Attributes:
+        headers: Sent with every request; names in lower case. Never in repr.
+        timeout_s: Longest wait for an answer.
+        compression: ``gzip``, ``deflate`` or empty.
+        certificate: File of the authorities that the server's certificate is checked against; empty for the usual ones.
+        client_certificate: File of this process's own certificate; empty for none.
+        client_key: File of its key.
+        insecure: Whether gRPC goes without TLS, when the endpoint does not say.
+    """
+
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    timeout_s: float = 10.0
+    compression: str = ""
+    certificate: str = ""
+    client_certificate: str = ""
+    client_key: str = ""
+    insecure: bool = False
 
 
 @attrs.frozen
@@ -94,6 +118,31 @@ def _endpoint(signal: Signal, protocol: Protocol, environ: Mapping[str, str]) ->
         return own
     base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip() or _DEFAULT_ENDPOINTS[protocol]
     return base if protocol == "grpc" else f"{base.rstrip('/')}/v1/{signal}"
+
+
+def read_connection(environ: Mapping[str, str]) -> Connection | None:
+    """How traces are sent; None when a part of it is known to OpenTelemetry's own exporter alone (a credential provider)."""
+    if any(name.startswith("OTEL_PYTHON_EXPORTER_OTLP_") and "CREDENTIAL_PROVIDER" in name for name in environ):
+        return None
+
+    def said(name: str) -> str:
+        both = (environ.get(f"OTEL_EXPORTER_OTLP_{prefix}{name}", "").strip() for prefix in ("TRACES_", ""))
+        return next(filter(None, both), "")
+
+    compression = said("COMPRESSION").lower()
+    try:
+        timeout_s = float(said("TIMEOUT") or 10)
+    except ValueError:
+        timeout_s = 10.0
+    return Connection(
+        headers=parse_env_headers(said("HEADERS"), liberal=True),
+        timeout_s=timeout_s,
+        compression=compression if compression in ("gzip", "deflate") else "",
+        certificate=said("CERTIFICATE"),
+        client_certificate=said("CLIENT_CERTIFICATE"),
+        client_key=said("CLIENT_KEY"),
+        insecure=said("INSECURE").lower() == "true",
+    )
 
 
 def read_limits(environ: Mapping[str, str]) -> Limits:

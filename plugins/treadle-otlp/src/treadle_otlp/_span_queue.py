@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from treadle_otlp._settings import Limits
 
-__all__ = ["SpanQueue"]
+__all__ = ["SUPPRESS_INSTRUMENTATION", "SpanQueue"]
 
 
 class SpanQueue(SpanProcessor):

@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 
-__all__ = ["ExportTrouble"]
+__all__ = ["ExportTrouble", "plain", "short"]
 
 _ROOT = "opentelemetry"
 
@@ -60,7 +60,7 @@ class ExportTrouble(logging.Handler):
         """Remember what an exporter raised: it may get through the next time."""
         text = f"{type(error).__name__}: {error}"
         with self._guard:
-            self._reasons[signal], self._is_final[signal] = _plain(text) or _short(text), False
+            self._reasons[signal], self._is_final[signal] = plain(text) or short(text), False
 
     def reason(self, signal: str) -> str:
         """The last reason, short; empty when there was none."""
@@ -84,22 +84,24 @@ def _reason(message: str) -> tuple[str, bool] | None:
         return f"{http[1]} {http[2]}".strip(), True
     if grpc := _GRPC.search(message):
         details = (grpc[2] or "").strip()
-        return _plain(details) or f"{grpc[1]} {details}".strip(), grpc[1] not in _GRPC_RETRYABLE
+        return plain(details) or f"{grpc[1]} {details}".strip(), grpc[1] not in _GRPC_RETRYABLE
     if transient := _TRANSIENT.search(message):
         text = transient[2] or transient[1]
-        return _plain(text) or _short(text), False
+        return plain(text) or short(text), False
     if message.startswith(("Failed to export", "Exception while exporting")):
-        plain = _plain(message)
-        return (plain, False) if plain else None
+        found = plain(message)
+        return (found, False) if found else None
     if "exceeds max_request_size" in message or message.startswith("Failed to encode"):
-        return _short(message), True
+        return short(message), True
     return None
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A common trouble in a few words; empty when it is none."""
     return next((words for pattern, words in _PLAIN if pattern.search(text)), "")
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A text on one line of 160 characters at most."""
     line = " ".join(text.split())
     return line if len(line) <= 160 else line[:157] + "..."

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TypeVar
 
-from treadle.ports import KEY_KEPT_S, LINE_TABLE, RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Table
+from treadle.ports import EXPORT_TABLE, KEY_KEPT_S, LINE_TABLE, RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Table
 
 R = TypeVar("R")
 
@@ -230,6 +230,25 @@ SIZE = (
     "SELECT coalesce(sum(pg_total_relation_size(pg_class.oid)), 0)::bigint FROM pg_class"
     " JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1 AND relkind = 'r'"
 )
+OPEN_SPANS = (
+    "INSERT INTO span_exports (run_id, seq, is_open, sent, refused, letters, reason, changed_at)"
+    f" SELECT run_id, coalesce($2::bigint, 0), true, 0, 0, '[]', '', {NOW} FROM runs WHERE run_id = $1"
+    " ON CONFLICT (run_id) DO UPDATE SET is_open = true, changed_at = excluded.changed_at,"
+    " seq = coalesce($2::bigint, span_exports.seq),"
+    " refused = CASE WHEN $2::bigint IS NULL THEN span_exports.refused ELSE 0 END,"
+    " letters = CASE WHEN $2::bigint IS NULL THEN span_exports.letters ELSE '[]' END"
+)
+PUT_SPANS = (
+    "UPDATE span_exports SET seq = $2::bigint, is_open = $3::boolean, sent = $4::bigint, refused = $5::bigint, letters = $6,"
+    " reason = $7, changed_at = $8::double precision WHERE run_id = $1 AND seq <= $2::bigint"
+)
+FIND_LEAD = f"SELECT owner, lease_until > {NOW} FROM leads WHERE what = $1"
+LEAD = (
+    f"INSERT INTO leads (what, owner, lease_until) VALUES ($1, $2, {NOW} + $3::double precision) ON CONFLICT (what)"
+    " DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until"
+    f" WHERE leads.owner = $2 OR leads.owner = $4 OR leads.lease_until <= {NOW} RETURNING what"
+)
+"""Values: what, owner, lease, and the owner that is known to be gone."""
 
 # -- reading
 
@@ -258,6 +277,19 @@ CHECKPOINT_STATISTICS = "SELECT count(*), coalesce(sum(size_bytes), 0)::bigint F
 PROCESSES = "SELECT path, item_index, pid, started, machine FROM processes WHERE run_id = $1 ORDER BY path, item_index, pid"
 HEARTBEATS = "SELECT path, item_index, attempt, at FROM heartbeats WHERE run_id = $1 ORDER BY at"
 CANCEL_REQUEST = "SELECT cancel_reason, cancel_force, signal_count FROM runs WHERE run_id = $1"
+
+
+_EXPORTS = (
+    f"SELECT {', '.join(f'span_exports.{name}' for name in EXPORT_TABLE.columns)}, runs.entry_count,"
+    f" CASE WHEN runs.lease_until > {NOW} THEN runs.owner ELSE '' END"
+    " FROM span_exports JOIN runs ON runs.run_id = span_exports.run_id"
+)
+OPEN_EXPORTS = (
+    f"{_EXPORTS} WHERE span_exports.is_open AND span_exports.seq < runs.entry_count"
+    " ORDER BY span_exports.run_id LIMIT $1::bigint"
+)
+REFUSED_EXPORTS = f"{_EXPORTS} WHERE span_exports.refused > 0 ORDER BY span_exports.run_id LIMIT $1::bigint"
+EXPORT = f"{_EXPORTS} WHERE span_exports.run_id = $1"
 
 
 _FILTERS = {

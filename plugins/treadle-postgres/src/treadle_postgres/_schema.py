@@ -206,6 +206,25 @@ CREATE TABLE execution_spans (
 CREATE INDEX execution_spans_executor ON execution_spans (executor_type, status, started_at DESC);
 CREATE INDEX execution_spans_workflow ON execution_spans (workflow_execution_id);
 
+CREATE TABLE span_exports (
+    run_id TEXT COLLATE "C" NOT NULL PRIMARY KEY REFERENCES runs (run_id) ON DELETE CASCADE,
+    seq BIGINT NOT NULL,
+    is_open BOOLEAN NOT NULL,
+    sent BIGINT NOT NULL,
+    refused BIGINT NOT NULL,
+    letters TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    changed_at DOUBLE PRECISION NOT NULL
+) WITH (fillfactor = 80);
+CREATE INDEX span_exports_open ON span_exports (run_id) WHERE is_open;
+CREATE INDEX span_exports_refused ON span_exports (run_id) WHERE refused > 0;
+
+CREATE TABLE leads (
+    what TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    owner TEXT NOT NULL,
+    lease_until DOUBLE PRECISION NOT NULL
+);
+
 CREATE VIEW active_tasks AS
 SELECT steps.run_id, runs.workflow, steps.path, nullif(steps.item_index, -1) AS item_index, steps.phase, steps.executor,
     steps.status, steps.attempt, steps.worker, steps.queued_at, runs.heartbeat_at,

@@ -21,6 +21,7 @@ from treadle.errors import (
     StoreUnavailableError,
 )
 from treadle.ports import (
+    EXPORT_TABLE,
     LINE_TABLE,
     RUN_TABLE,
     SPAN_TABLE,
@@ -44,6 +45,7 @@ from treadle.ports import (
     RunQuery,
     RunRow,
     Signal,
+    SpanExport,
     SpanRow,
     StepRow,
     StoreStats,
@@ -392,6 +394,54 @@ class PostgresStore:
         """What steps of a run said of themselves."""
         rows = await self._all(sql.HEARTBEATS, (run_id,))
         return [BeatRow(path, item_of(index), *rest) for path, index, *rest in rows]  # type: ignore[arg-type]  # in order
+
+    # -- spans that are to be exported
+
+    async def open_spans(self, run_id: str, seq: int | None = None) -> SpanExport:
+        """Note that a run's spans are to be exported."""
+
+        def work(connection: Connection, is_again: bool) -> SpanExport:
+            connection.execute(sql.OPEN_SPANS, (run_id, seq))
+            row = connection.execute(sql.EXPORT, (run_id,)).fetchone()
+            if row is None:
+                raise RunNotFoundError(run_id)
+            return EXPORT_TABLE.row(row)
+
+        return await self._write().ask(work)
+
+    async def put_spans(self, exports: Sequence[SpanExport]) -> None:
+        """Note how far some exports are; each is right by itself, so they need not be kept together."""
+        values = [
+            tuple(clean(value) if isinstance(value, str) else value for value in EXPORT_TABLE.values(export))
+            for export in exports
+        ]
+
+        def work(connection: Connection, is_again: bool) -> None:
+            for row in values:
+                connection.execute(sql.PUT_SPANS, row)
+
+        await self._write().ask(work)
+
+    async def span_exports(
+        self, which: Literal["open", "refused"] = "open", *, run_id: str = "", limit: int = 1000
+    ) -> Sequence[SpanExport]:
+        """Exports, the oldest run first."""
+        if run_id:
+            rows = await self._all(sql.EXPORT, (run_id,))
+        else:
+            rows = await self._all(sql.OPEN_EXPORTS if which == "open" else sql.REFUSED_EXPORTS, (limit,))
+        return [EXPORT_TABLE.row(row) for row in rows]
+
+    async def lead(self, what: str, owner: str, lease_s: float, is_gone: Callable[[str], bool]) -> bool:
+        """Whether ``owner`` is the one that does ``what`` for all."""
+
+        def work(connection: Connection, is_again: bool) -> bool:
+            found = connection.execute(sql.FIND_LEAD, (what,)).fetchone()
+            holder = cast("str", found[0]) if found is not None and found[1] else ""
+            gone = holder if holder and is_gone(holder) else owner
+            return connection.execute(sql.LEAD, (what, owner, lease_s, gone)).fetchone() is not None
+
+        return await self._write().ask(work)
 
     def close(self) -> None:
         """Finish what was begun and let go of the connections."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
-from treadle.ports import LINE_TABLE, RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Table
+from treadle.ports import EXPORT_TABLE, LINE_TABLE, RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Table
 
 R = TypeVar("R")
 
@@ -124,6 +124,19 @@ DROP_OLD_TIMERS = (
 )
 SET_FACT = "INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 DROP_FACT = "DELETE FROM facts WHERE name = ?"
+_EXPORT_COLUMNS = EXPORT_TABLE.columns
+OPEN_SPANS = (
+    "INSERT INTO span_exports (run_id, seq, is_open, sent, refused, letters, reason, changed_at)"
+    " SELECT run_id, 0, 1, 0, 0, '[]', '', ? FROM runs WHERE run_id = ?"
+    " ON CONFLICT (run_id) DO UPDATE SET is_open = 1, changed_at = excluded.changed_at"
+)
+BEGIN_SPANS_AT = "UPDATE span_exports SET seq = ?, refused = 0, letters = '[]' WHERE run_id = ?"
+PUT_SPANS = f"UPDATE span_exports SET {', '.join(f'{name} = ?' for name in _EXPORT_COLUMNS[1:])} WHERE run_id = ? AND seq <= ?"
+FIND_LEAD = "SELECT owner, lease_until, boot_id FROM leads WHERE what = ?"
+LEAD = (
+    "INSERT INTO leads (what, owner, lease_until, boot_id) VALUES (?, ?, ?, ?) ON CONFLICT (what)"
+    " DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until, boot_id = excluded.boot_id"
+)
 
 # -- reading
 
@@ -158,6 +171,17 @@ CHECKPOINT_STATISTICS = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM chec
 PROCESSES = "SELECT path, item_index, pid, started, machine FROM processes WHERE run_id = ? ORDER BY path, item_index, pid"
 HEARTBEATS = "SELECT path, item_index, attempt, at FROM heartbeats WHERE run_id = ? ORDER BY at"
 CANCEL_REQUEST = "SELECT cancel_reason, cancel_force FROM runs WHERE run_id = ?"
+
+
+_EXPORTS = (
+    f"SELECT {', '.join(f'span_exports.{name}' for name in _EXPORT_COLUMNS)}, runs.entry_count, runs.owner,"
+    " runs.lease_until, runs.boot_id FROM span_exports JOIN runs ON runs.run_id = span_exports.run_id"
+)
+OPEN_EXPORTS = (
+    f"{_EXPORTS} WHERE span_exports.is_open = 1 AND span_exports.seq < runs.entry_count ORDER BY span_exports.run_id LIMIT ?"
+)
+REFUSED_EXPORTS = f"{_EXPORTS} WHERE span_exports.refused > 0 ORDER BY span_exports.run_id LIMIT ?"
+EXPORT = f"{_EXPORTS} WHERE span_exports.run_id = ?"
 
 
 _FILTERS = {

@@ -202,6 +202,26 @@ CREATE TABLE execution_spans (
 CREATE INDEX execution_spans_executor ON execution_spans (executor_type, status, started_at DESC);
 CREATE INDEX execution_spans_workflow ON execution_spans (workflow_execution_id);
 
+CREATE TABLE span_exports (
+    run_id TEXT NOT NULL PRIMARY KEY REFERENCES runs (run_id) ON DELETE CASCADE,
+    seq INTEGER NOT NULL,
+    is_open INTEGER NOT NULL,
+    sent INTEGER NOT NULL,
+    refused INTEGER NOT NULL,
+    letters TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    changed_at REAL NOT NULL
+);
+CREATE INDEX span_exports_open ON span_exports (run_id) WHERE is_open = 1;
+CREATE INDEX span_exports_refused ON span_exports (run_id) WHERE refused > 0;
+
+CREATE TABLE leads (
+    what TEXT NOT NULL PRIMARY KEY,
+    owner TEXT NOT NULL,
+    lease_until REAL NOT NULL,
+    boot_id TEXT NOT NULL
+);
+
 CREATE VIEW active_tasks AS
 SELECT steps.run_id, runs.workflow, steps.path, nullif(steps.item_index, -1) AS item_index, steps.phase, steps.executor,
     steps.status, steps.attempt, steps.worker, steps.queued_at, runs.heartbeat_at,

@@ -17,6 +17,7 @@ import attrs
 from anyio import to_thread
 from treadle.errors import RunEndedError, RunKeyConflictError, RunNotFoundError, StoreUnavailableError
 from treadle.ports import (
+    EXPORT_TABLE,
     LINE_TABLE,
     RUN_TABLE,
     SPAN_TABLE,
@@ -41,6 +42,7 @@ from treadle.ports import (
     RunQuery,
     RunRow,
     Signal,
+    SpanExport,
     SpanRow,
     StepRow,
     StoreStats,
@@ -361,6 +363,60 @@ class SqliteStore:
         """What steps of a run said of themselves."""
         rows = await self._all(sql.HEARTBEATS, (run_id,))
         return [BeatRow(path, item_of(index), *rest) for path, index, *rest in rows]  # type: ignore[arg-type]  # in order
+
+    # -- spans that are to be exported
+
+    async def open_spans(self, run_id: str, seq: int | None = None) -> SpanExport:
+        """Note that a run's spans are to be exported."""
+
+        def work(connection: apsw.Connection) -> SpanExport:
+            connection.execute(sql.OPEN_SPANS, (time.time(), run_id))
+            if seq is not None:
+                connection.execute(sql.BEGIN_SPANS_AT, (seq, run_id))
+            row = connection.execute(sql.EXPORT, (run_id,)).fetchone()
+            if row is None:
+                raise RunNotFoundError(run_id)
+            return self._export(row)
+
+        return await self._write().ask(work)
+
+    async def put_spans(self, exports: Sequence[SpanExport]) -> None:
+        """Note how far some exports are."""
+
+        def work(connection: apsw.Connection) -> None:
+            for export in exports:
+                _put(connection, sql.PUT_SPANS, (*EXPORT_TABLE.values(export)[1:], export.run_id, export.seq))
+
+        await self._write().ask(work)
+
+    async def span_exports(
+        self, which: Literal["open", "refused"] = "open", *, run_id: str = "", limit: int = 1000
+    ) -> Sequence[SpanExport]:
+        """Exports, the oldest run first."""
+        if run_id:
+            rows = await self._all(sql.EXPORT, (run_id,))
+        else:
+            rows = await self._all(sql.OPEN_EXPORTS if which == "open" else sql.REFUSED_EXPORTS, (limit,))
+        return [self._export(row) for row in rows]
+
+    def _export(self, row: Sequence[object]) -> SpanExport:
+        *values, owner, until, boot = row
+        is_held = boot == self._boot and _monotonic() < cast("float", until)
+        return EXPORT_TABLE.row((*values, owner if is_held else ""))
+
+    async def lead(self, what: str, owner: str, lease_s: float, is_gone: Callable[[str], bool]) -> bool:
+        """Whether ``owner`` is the one that does ``what`` for all."""
+
+        def work(connection: apsw.Connection) -> bool:
+            found = connection.execute(sql.FIND_LEAD, (what,)).fetchone()
+            if found is not None:
+                holder, until, boot = cast("tuple[str, float, str]", found)
+                if holder != owner and boot == self._boot and _monotonic() < until and not is_gone(holder):
+                    return False
+            connection.execute(sql.LEAD, (what, owner, self._until(lease_s), self._boot))
+            return True
+
+        return await self._write().ask(work)
 
     def close(self) -> None:
         """Finish what was begun and let go of the file."""

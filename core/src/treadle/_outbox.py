@@ -1,0 +1,454 @@
+"""The road of treadle's own spans when a durable store keeps the runs: out of their logs, past a cursor, at least once.
+
+Nothing is written while a run goes on. A thread reads the log that the run has in memory, makes the spans of what is new, sends
+them in batches, and notes in the store how far it got. What this process could not send, a later one reads from the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import anyio
+import attrs
+
+from treadle import _telemetry as names
+from treadle._models import Entry, RunCreated, RunEnded, SpanRecord
+from treadle._owner import is_gone, this_owner
+from treadle._span_projection import SpanProjection
+from treadle._store_records import SpanExport, SpanLetter
+from treadle._version import __version__
+from treadle.ports import Delivery, SpanBatch, SpanSender, Store
+
+__all__ = ["Outbox", "Report", "spans_waiting"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("treadle.spans")
+
+BATCH = 512
+"""Most spans of a request."""
+
+DELAY_S = 1.0
+"""How often the logs of runs that go on are looked at."""
+
+NOTE_S = 5.0
+"""How often it is noted how far the export of a run that goes on has come."""
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+SEND_S = 10.0
+"""How long a request may take."""
+
+LOOK_S = 60.0
+"""How often a process looks for what others left behind."""
+
+MOST_RUNS = 1000
+"""How many runs it looks at in one go."""
+
+LEAD, LEAD_S = "spans", 30.0
+"""Of the processes that share a store, one sends what others left behind."""
+
+MOST_PARTS = 24
+"""Most requests in which a batch is sent whose spans are refused, to find the one that is to blame."""
+
+
+class _Item(NamedTuple):
+    """A span that is to be sent.
+
+    Attributes:
+        source: Of the run.
+        seq: The entry that finished it.
+        is_last: Whether that entry finished no other after it.
+        span: The span.
+    """
+
+    source: _Source
+    seq: int
+    is_last: bool
+    span: SpanRecord
+
+
+class _Source:
+    """The spans of one run, in order.
+
+    Args:
+        export: How far they were exported.
+        entries: The log, which may grow.
+    """
+
+    def __init__(self, export: SpanExport, entries: Sequence[Entry]) -> None:
+        self.export, self.entries = export, entries
+        self.is_noted = True
+        self._projection = SpanProjection()
+        self._read = 0
+        self._waiting: deque[tuple[int, bool, SpanRecord]] = deque()
+        self._settled = export.seq
+        self._sent, self._letters = export.sent, list(export.letters)
+
+    def take(self, most: int) -> list[_Item]:
+        """The next spans, at most so many."""
+        entries = self.entries
+        while len(self._waiting) < most and self._read < len(entries):
+            entry = entries[self._read]
+            self._read += 1
+            spans = self._projection.apply(entry)
+            if self._read > self.export.seq:
+                self._waiting.extend((self._read, span is spans[-1], span) for span in spans)
+        return [_Item(self, *self._waiting.popleft()) for _ in range(min(most, len(self._waiting)))]
+
+    def put_back(self, item: _Item) -> None:
+        """The next spans begin with this one after all."""
+        self._waiting.appendleft((item.seq, item.is_last, item.span))
+
+    def settle(self, item: _Item, reason: str = "") -> None:
+        """A span was delivered, or refused for a reason."""
+        self._settled = item.seq if item.is_last else item.seq - 1
+        self.is_noted = False
+        if not reason:
+            self._sent += 1
+            return
+        self.refuse(item.seq, 1, reason)
+
+    def refuse(self, seq: int, count: int, reason: str) -> None:
+        """The backend did not take spans that this entry finished."""
+        last = self._letters[-1] if self._letters else None
+        if last is not None and last.reason == reason and last.last <= seq <= last.last + 1_000:
+            self._letters[-1] = attrs.evolve(last, last=seq, spans=last.spans + count)
+        else:
+            self._letters.append(SpanLetter(seq, seq, count, reason, time.time()))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything that the log holds so far is settled."""
+        return not self._waiting and self._read == len(self.entries)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing can follow."""
+        return bool(self.entries) and isinstance(self.entries[-1], RunEnded)
+
+    def count_left(self) -> int:
+        """Spans that are not settled; any thread may ask."""
+        return 0 if self.is_done else spans_waiting(self._settled, self.entries)
+
+    def note(self, reason: str) -> SpanExport:
+        """How far it is, for the store."""
+        self.is_noted = True
+        # Entries that finish no span need nothing sent.
+        seq = self._read if self.is_done else self._settled
+        return SpanExport(
+            self.export.run_id,
+            max(self.export.seq, seq),
+            not (self.is_done and self.has_ended),
+            self._sent,
+            tuple(self._letters),
+            reason,
+            time.time(),
+        )
+
+
+@attrs.frozen
+class Report:
+    """What became of the spans that an outbox had to send.
+
+    Attributes:
+        sent: Spans that were delivered.
+        refused: Spans that were refused for good; they are kept.
+        left: Spans that were not delivered yet; they are kept.
+        runs_left: Runs with such spans that were not looked at.
+        reason: Why they were not.
+        refusal: Why the others were refused.
+    """
+
+    sent: int = 0
+    refused: int = 0
+    left: int = 0
+    runs_left: int = 0
+    reason: str = ""
+    refusal: str = ""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything was delivered."""
+        return not (self.refused or self.left or self.runs_left)
+
+
+class Outbox:
+    """Sends the spans of runs that a store keeps; one for a process and a store.
+
+    Args:
+        store: Where the runs are.
+        sender: Takes the spans.
+    """
+
+    def __init__(self, store: Store, sender: SpanSender) -> None:
+        self._store, self._sender = store, sender
+        self._owner = this_owner()
+        self._changed = threading.Condition()
+        self._live: dict[str, _Source] = {}
+        self._backlog: deque[SpanExport] = deque()
+        self._drained: list[_Source] = []
+        self._only = ""
+        self._is_patient = False
+        self._thread: threading.Thread | None = None
+        self._closing_at: float | None = None
+        self._is_over = self._has_delivered = self._is_leading = self._is_denied = False
+        self._led_at = self._noted_at = 0.0
+        self._looked_at = -LOOK_S
+        self._not_before, self._is_asked_to_wait = 0.0, False
+        self._wait_s = FIRST_WAIT_S
+        self._sent = self._refused = self._elsewhere = 0
+        self._reason = self._refusal = ""
+
+    # -- for the process
+
+    async def follow(self, run_id: str, entries: Sequence[Entry]) -> None:
+        """Send the spans of a run that this process drives.
+
+        Args:
+            run_id: The run.
+            entries: Its log; what is appended to it is followed.
+        """
+        created = entries[0]
+        if not (isinstance(created, RunCreated) and created.trace_flags & 1):
+            return
+        export = await self._store.open_spans(run_id)
+        with self._changed:
+            self._live[run_id] = _Source(export, entries)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="treadle-spans", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def leave(self, run_id: str) -> None:
+        """This process does not drive the run any more; what its log holds is still sent."""
+        with self._changed:
+            source = self._live.pop(run_id, None)
+            if source is not None:
+                self._drained.append(source)
+
+    def close(self, timeout_s: float) -> Report:
+        """Send what is left within ``timeout_s``, and say what became of it all. A backend that is away is left alone."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            self._closing_at = deadline
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return self._report()
+
+    def drain(self, timeout_s: float, *, only: str = "") -> Report:
+        """Send what runs left behind, in this thread, and say what became of it.
+
+        Args:
+            timeout_s: How long to try; a backend that asks to wait is waited for.
+            only: That of this run alone.
+        """
+        self._closing_at, self._is_patient, self._only = time.monotonic() + timeout_s, True, only
+        self._work()
+        return self._report()
+
+    def _report(self) -> Report:
+        with self._changed:
+            self._is_over = True
+            left = sum(source.count_left() for source in [*self._live.values(), *self._drained])
+            runs_left = len(self._backlog) + self._elsewhere
+            reason = "another process sends them" if self._elsewhere else self._reason or "no answer in time"
+            reason = reason if left or runs_left else ""
+            return Report(self._sent, self._refused, left, runs_left, reason, self._refusal)
+
+    # -- the thread
+
+    def _work(self) -> None:
+        try:
+            while not self._is_over:
+                batch = self._gather()
+                if batch:
+                    self._deliver(batch)
+                self._note()
+                if not self._may_go_on(is_idle=len(batch) < BATCH):
+                    break
+            self._note(is_last=True)
+            if self._is_leading:
+                self._ask(lambda: self._store.lead(LEAD, self._owner, 0.0, is_gone))
+        except Exception as error:  # what is not noted is sent again by a later process: the run goes on
+            self._reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            _log.warning("Spans are not exported any more: %s. The store keeps them.", self._reason)
+
+    def _may_go_on(self, *, is_idle: bool) -> bool:
+        """Wait until there may be something to do; False when it is time to end."""
+        now = time.monotonic()
+        with self._changed:
+            wait_s = self._not_before - now
+            if self._closing_at is not None:
+                if self._is_denied or now > self._closing_at or self._is_empty():
+                    return False
+                if wait_s > 0 and (not self._is_patient or now + wait_s > self._closing_at):
+                    return False
+            elif wait_s <= 0 and is_idle:
+                wait_s = DELAY_S
+            if wait_s > 0:
+                self._changed.wait_for(lambda: self._closing_at is not None and not self._is_patient, wait_s)
+                if self._closing_at is not None and not self._is_asked_to_wait:
+                    self._not_before = 0.0  # one last try
+            return True
+
+    def _is_empty(self) -> bool:
+        return not self._backlog and all(source.is_done for source in [*self._live.values(), *self._drained])
+
+    def _gather(self) -> list[_Item]:
+        """The next batch: of runs that go on, then of those that were left behind."""
+        if self._is_denied or self._not_before > time.monotonic():
+            return []
+        batch: list[_Item] = []
+        for source in list(self._live.values()):
+            batch += source.take(BATCH - len(batch))
+        if len(batch) < BATCH:
+            self._look_back()
+            for source in self._behind():
+                batch += source.take(BATCH - len(batch))
+                if len(batch) >= BATCH:
+                    break
+        return batch
+
+    def _look_back(self) -> None:
+        """Look, from time to time, for what others left behind; one of all processes sends it."""
+        now = time.monotonic()
+        if self._is_leading and self._backlog and now - self._led_at > LEAD_S / 3:
+            self._take_the_lead()
+        if self._backlog or now - self._looked_at < LOOK_S:
+            return
+        exports = self._ask(partial(self._store.span_exports, run_id=self._only, limit=MOST_RUNS))
+        self._looked_at = now if len(exports) < MOST_RUNS else -LOOK_S
+        with self._changed:
+            known = {*self._live, *(source.export.run_id for source in self._drained)}
+            behind = [export for export in exports if export.run_id not in known and _is_left_behind(export)]
+        if behind:
+            self._take_the_lead()
+            if self._is_leading:
+                self._backlog.extend(behind)
+            self._elsewhere = 0 if self._is_leading else len(behind)
+
+    def _take_the_lead(self) -> None:
+        self._led_at = time.monotonic()
+        self._is_leading = self._ask(lambda: self._store.lead(LEAD, self._owner, LEAD_S, is_gone))
+        if not self._is_leading:
+            self._backlog.clear()
+
+    def _behind(self) -> Iterator[_Source]:
+        yield from list(self._drained)
+        while self._backlog:
+            export = self._backlog[0]
+            records = self._ask(partial(self._store.read, export.run_id))
+            source = _Source(export, [record.entry for record in records])
+            with self._changed:
+                self._backlog.popleft()
+                self._drained.append(source)
+            yield source
+
+    # -- sending
+
+    def _deliver(self, batch: list[_Item]) -> None:
+        parts, budget = deque([batch]), MOST_PARTS
+        while parts:
+            items = parts.popleft()
+            delivery = self._send(items)
+            if delivery.outcome == "delivered":
+                self._accept(items, delivery)
+            elif delivery.outcome in ("later", "denied"):
+                parts.appendleft(items)
+                self._put_off([item for part in parts for item in part], delivery)
+                return
+            elif len(items) > 1 and (delivery.outcome == "too_large" or (self._has_delivered and budget > 0)):
+                budget -= delivery.outcome == "refused"
+                middle = len(items) // 2
+                parts.extendleft((items[middle:], items[:middle]))
+            else:
+                self._refuse(items, delivery)
+
+    def _send(self, items: Sequence[_Item]) -> Delivery:
+        timeout_s = SEND_S
+        if self._closing_at is not None:
+            timeout_s = min(timeout_s, self._closing_at - time.monotonic())
+        if timeout_s <= 0:
+            return Delivery("later", self._reason or "no answer in time")
+        batch = SpanBatch([item.span for item in items], names.SCOPE, __version__, names.SCHEMA_URL)
+        return self._sender.send(batch, timeout_s)
+
+    def _accept(self, items: Sequence[_Item], delivery: Delivery) -> None:
+        for item in items:
+            item.source.settle(item)
+        if delivery.rejected:
+            items[-1].source.refuse(items[-1].seq, delivery.rejected, delivery.reason)
+            self._complain(delivery.rejected, delivery.reason)
+        self._sent += len(items) - delivery.rejected
+        self._reason, self._wait_s, self._has_delivered = "", FIRST_WAIT_S, True
+
+    def _put_off(self, items: Sequence[_Item], delivery: Delivery) -> None:
+        for item in reversed(items):
+            item.source.put_back(item)
+            item.source.is_noted = False
+        self._reason, self._is_denied = delivery.reason, delivery.outcome == "denied"
+        asked_s = delivery.retry_after_s
+        self._is_asked_to_wait = asked_s is not None
+        self._not_before = time.monotonic() + (self._wait_s * random.uniform(0.8, 1.2) if asked_s is None else asked_s)
+        self._wait_s = min(self._wait_s * 2, LONGEST_WAIT_S)
+        if self._is_denied:
+            self._warn("not taken", delivery.reason)
+
+    def _refuse(self, items: Sequence[_Item], delivery: Delivery) -> None:
+        for item in items:
+            item.source.settle(item, delivery.reason)
+        self._complain(len(items), delivery.reason)
+
+    def _complain(self, count: int, reason: str) -> None:
+        if not self._refused:
+            self._warn("refused", reason)
+        self._refused += count
+        self._refusal = reason
+
+    def _warn(self, what: str, reason: str) -> None:
+        """Say it while the process goes on; at its end there is the report."""
+        if self._closing_at is None:
+            _log.warning("Spans were %s by %s: %s. The store keeps them.", what, self._sender.endpoint, reason)
+
+    # -- what is kept of it
+
+    def _note(self, *, is_last: bool = False) -> None:
+        """Tell the store how far it is: at once of runs that are through, of the others from time to time."""
+        now = time.monotonic()
+        is_time = is_last or now - self._noted_at >= NOTE_S
+        with self._changed:
+            through = [source for source in self._drained if source.is_done]
+            through += [source for source in self._live.values() if source.is_done and source.has_ended]
+            self._drained = [source for source in self._drained if source not in through]
+            self._live = {run_id: source for run_id, source in self._live.items() if source not in through}
+            others = [*self._live.values(), *self._drained] if is_time else []
+        notes = [source.note(self._reason) for source in (*through, *others) if source in through or not source.is_noted]
+        if notes:
+            self._ask(partial(self._store.put_spans, notes))
+        if is_time:
+            self._noted_at = now
+
+    def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """What the store answers."""
+        return anyio.run(question)
+
+
+def _is_left_behind(export: SpanExport) -> bool:
+    """Whether there is more to send, and nobody alive drives the run, which would send it."""
+    return export.seq < export.count and not (export.owner and not is_gone(export.owner))
+
+
+def spans_waiting(after: int, entries: Sequence[Entry]) -> int:
+    """How many spans the entries of a log finish that come after the given one."""
+    projection = SpanProjection()
+    finished = [len(projection.apply(entry)) for entry in entries]
+    return sum(finished[after:])

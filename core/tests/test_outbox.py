@@ -1,0 +1,341 @@
+"""The outbox: spans leave from the log of a run, at least once, whatever the backend does and whenever the process ends."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from treadle import Registry, RunResult, TransientError, Workflow, executor, run
+from treadle._memory import MemoryStore
+from treadle._models import Entry
+from treadle._outbox import BATCH, Outbox, Report, spans_waiting
+from treadle._owner import this_owner
+from treadle._span_projection import SpanProjection
+from treadle.ports import Context, Delivery, SpanBatch, SpanRecord
+
+failed_once: set[str] = set()
+
+
+@executor("demo.look")
+async def look(ctx: Context, /, n: int) -> int:
+    """Fails the first time, and calls a service."""
+    with ctx.span("GET", attributes={"n": n}):
+        if n == 1 and ctx.attempt == 1:
+            raise TransientError("not yet")
+    return n
+
+
+REGISTRY = Registry.of(look)
+DELIVERED = Delivery("delivered")
+
+
+class Kept(MemoryStore):
+    """A store that is as durable as the test."""
+
+    is_durable = True
+
+
+class Backend:
+    """Takes spans, or answers what it is told to.
+
+    Args:
+        answer: Asked with each batch.
+    """
+
+    endpoint = "http://backend"
+
+    def __init__(self, answer: Callable[[Sequence[SpanRecord]], Delivery] = lambda spans: DELIVERED) -> None:
+        self.answer = answer
+        self.batches: list[Sequence[SpanRecord]] = []
+        self.spans: list[SpanRecord] = []
+
+    def send(self, batch: SpanBatch, timeout_s: float) -> Delivery:
+        """Take a batch."""
+        assert batch.scope == "treadle"
+        assert 0 < len(batch.spans) <= BATCH
+        self.batches.append(batch.spans)
+        delivery = self.answer(batch.spans)
+        if delivery.outcome == "delivered":
+            self.spans += batch.spans
+        return delivery
+
+
+def away(spans: Sequence[SpanRecord]) -> Delivery:
+    return Delivery("later", "connection refused")
+
+
+def flow(steps: int = 3) -> Workflow:
+    workflow = Workflow("flow")
+    for n in range(steps):
+        workflow.step(f"s{n}", "demo.look", n=n, needs=[f"s{n - 1}"] if n else [], retry={"base": "1ms"})
+    return workflow
+
+
+def perform(store: Kept, outbox: Outbox | None, steps: int = 3) -> RunResult:
+    return run(flow(steps), registry=REGISTRY, store=store, sinks=[outbox] if outbox is not None else []).check()
+
+
+def projected(entries: Sequence[Entry]) -> list[SpanRecord]:
+    projection = SpanProjection()
+    return [span for entry in entries for span in projection.apply(entry)]
+
+
+def ids(spans: Sequence[SpanRecord]) -> list[str]:
+    return [span.span_id for span in spans]
+
+
+def test_every_span_of_a_run_leaves_once() -> None:
+    """Run, steps, attempts and the calls that they make: what the log says, in its order, in one trace (S0-51)."""
+    store, backend = Kept(), Backend()
+    outbox = Outbox(store, backend)
+
+    result = perform(store, outbox)
+    report = outbox.close(5)
+
+    assert report == Report(sent=len(backend.spans))
+    assert backend.spans == projected(store.entries(result.run_id))
+    assert {span.trace_id for span in backend.spans} == {result.trace_id}
+    assert sorted(span.name for span in backend.spans) == sorted(
+        ["RUN flow", *["GET"] * 4, *(f"s{n}" for n in range(3)), "attempt s0", *["attempt s1"] * 2, "attempt s2"]
+    )
+    (export,) = anyio.run(lambda: store.span_exports(run_id=result.run_id))
+    assert (export.is_open, export.seq, export.sent) == (False, export.count, len(backend.spans))
+
+
+def test_a_store_that_forgets_has_no_outbox() -> None:
+    """Runs in memory go by the provider: their spans are nowhere else once the process has ended."""
+    store, backend = MemoryStore(), Backend()
+    outbox = Outbox(store, backend)
+
+    run(flow(), registry=REGISTRY, store=store, sinks=[outbox]).check()
+
+    assert outbox.close(1) == Report()
+    assert backend.batches == []
+
+
+def test_what_was_not_delivered_is_sent_by_the_next_process() -> None:
+    """With the backend away a run is the same, and its end is not held up; afterwards everything arrives."""
+    store, down = Kept(), Backend(away)
+    first = Outbox(store, down)
+    runs = [perform(store, first), perform(store, first)]
+    began = time.monotonic()
+    report = first.close(30)
+    promised = [span for result in runs for span in projected(store.entries(result.run_id))]
+    assert time.monotonic() - began < 20, "it does not wait for a backend that is away"
+    assert (report.sent, report.left, report.reason) == (0, len(promised), "connection refused")
+
+    up = Backend()
+    second = Outbox(store, up)
+    third = perform(store, second)
+    assert second.close(30).is_done
+
+    promised += projected(store.entries(third.run_id))
+    assert sorted(ids(up.spans)) == sorted(ids(promised))
+    assert list(anyio.run(store.span_exports)) == []
+
+
+def test_a_long_run_is_sent_while_it_goes_on() -> None:
+    """More spans than fit a request leave in several, and a run that grows is followed."""
+    store, backend = Kept(), Backend()
+    outbox = Outbox(store, backend)
+
+    result = perform(store, outbox, steps=400)
+    assert outbox.close(20).is_done
+
+    assert ids(backend.spans) == ids(projected(store.entries(result.run_id)))
+    assert len(backend.batches) >= 3
+
+
+def test_a_backend_that_asks_for_patience_gets_it() -> None:
+    """A ``Retry-After`` is waited for, by nobody whose process ends; when it is over, everything arrives."""
+    asked: list[float] = []
+
+    def busy(spans: Sequence[SpanRecord]) -> Delivery:
+        asked.append(time.monotonic())
+        return Delivery("later", "503 Service Unavailable", 1.5) if len(asked) == 1 else DELIVERED
+
+    store, backend = Kept(), Backend(busy)
+    outbox = Outbox(store, backend)
+    perform(store, outbox)
+    while not asked:
+        time.sleep(0.01)
+    report = outbox.close(30)
+    assert len(asked) == 1, "it is not asked again before"
+    assert (report.left, report.reason) == (12, "503 Service Unavailable")
+
+    asked.clear()
+    assert Outbox(store, backend).drain(30).sent == 12
+    assert asked[1] - asked[0] >= 1.5
+
+
+def test_a_batch_that_is_too_large_goes_in_parts() -> None:
+    """A 413 is answered by halves; a single span that is still too large is refused, and the others arrive."""
+
+    def picky(spans: Sequence[SpanRecord]) -> Delivery:
+        if len(spans) > 2 or any(span.name == "s1" for span in spans):
+            return Delivery("too_large", "413 Content Too Large")
+        return DELIVERED
+
+    store, backend = Kept(), Backend(picky)
+    outbox = Outbox(store, backend)
+    result = perform(store, outbox)
+    report = outbox.close(10)
+
+    everything = projected(store.entries(result.run_id))
+    assert ids(backend.spans) == [span.span_id for span in everything if span.name != "s1"]
+    assert (report.sent, report.refused, report.refusal) == (len(everything) - 1, 1, "413 Content Too Large")
+
+
+def test_refused_spans_are_kept_and_sent_when_somebody_asks() -> None:
+    """A 400 is never tried again by itself and never forgotten: reason and place are kept, and the log has the spans."""
+    store, backend = Kept(), Backend(lambda spans: Delivery("refused", "400 Bad Request"))
+    outbox = Outbox(store, backend)
+    result = perform(store, outbox)
+    report = outbox.close(10)
+    everything = projected(store.entries(result.run_id))
+    assert (report.sent, report.left, report.refused) == (0, 0, len(everything))
+    (export,) = anyio.run(store.span_exports, "refused")
+    assert (export.refused, {letter.reason for letter in export.letters}) == (len(everything), {"400 Bad Request"})
+    assert Outbox(store, Backend()).drain(5).sent == 0
+
+    backend.answer = lambda spans: DELIVERED
+    anyio.run(store.open_spans, result.run_id, min(letter.first for letter in export.letters) - 1)
+    assert Outbox(store, backend).drain(5).sent == len(everything)
+    assert ids(backend.spans) == ids(everything)
+    assert list(anyio.run(store.span_exports, "refused")) == []
+
+
+def test_one_bad_span_does_not_take_others_along() -> None:
+    """A backend that took spans before and refuses a batch is asked for its parts, until the guilty span is alone."""
+
+    def strict(spans: Sequence[SpanRecord]) -> Delivery:
+        return Delivery("refused", "400 bad name") if any(span.name == "s300" for span in spans) else DELIVERED
+
+    store, backend = Kept(), Backend(strict)
+    outbox = Outbox(store, backend)
+    result = perform(store, outbox, steps=400)
+    report = outbox.close(20)
+
+    everything = projected(store.entries(result.run_id))
+    assert (report.refused, len(backend.spans)) == (1, len(everything) - 1)
+    (export,) = anyio.run(store.span_exports, "refused")
+    (letter,) = export.letters
+    assert letter.first == letter.last
+
+
+def test_a_backend_that_lets_nobody_in_is_asked_once() -> None:
+    """An unknown key is no fault of the spans: they wait until it is corrected."""
+    store, backend = Kept(), Backend(lambda spans: Delivery("denied", "401 Unauthorized"))
+    outbox = Outbox(store, backend)
+    perform(store, outbox)
+    report = outbox.close(10)
+    assert (report.refused, report.left, report.reason, len(backend.batches)) == (0, 12, "401 Unauthorized", 1)
+
+    assert Outbox(store, Backend()).drain(5) == Report(sent=12)
+
+
+def test_spans_that_a_backend_takes_only_in_part_are_told() -> None:
+    """What is rejected of a batch that was taken is counted as refused, with the backend's words."""
+    store, backend = Kept(), Backend(lambda spans: Delivery("delivered", "2 spans are too old", rejected=2))
+    outbox = Outbox(store, backend)
+    perform(store, outbox)
+
+    assert outbox.close(10) == Report(sent=10, refused=2, refusal="2 spans are too old")
+
+
+def test_an_unsampled_run_is_not_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sampler's decision holds for this road, too; the rows are there all the same (S0-31)."""
+    monkeypatch.setenv("TRACEPARENT", "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-00")
+    store, backend = Kept(), Backend()
+    outbox = Outbox(store, backend)
+    result = perform(store, outbox)
+
+    assert outbox.close(5) == Report()
+    assert anyio.run(lambda: store.span_exports(run_id=result.run_id)) == []
+    rows = anyio.run(store.spans, result.run_id)
+    assert len(rows) == sum(step.attempts for step in result.steps.values()) == 4
+
+
+def test_one_process_sends_what_was_left_behind() -> None:
+    """While another one does it, a second leaves it alone, and says so."""
+    store = Kept()
+    first = Outbox(store, Backend(away))
+    perform(store, first)
+    first.close(5)
+    anyio.run(store.lead, "spans", this_owner(), 60.0, lambda owner: False)
+
+    report = Outbox(store, Backend()).drain(5)
+
+    assert (report.sent, report.runs_left, report.reason) == (0, 1, "another process sends them")
+
+
+def test_the_run_of_a_living_process_is_left_to_it() -> None:
+    """Only what nobody drives is sent by others."""
+    store, backend = Kept(), Backend()
+    seen: list[Report] = []
+
+    @executor("demo.peek")
+    async def peek() -> None:
+        """Another process looks for what was left behind, in the middle of the run."""
+        seen.append(await anyio.to_thread.run_sync(lambda: Outbox(store, backend).drain(5)))
+
+    outbox = Outbox(store, Backend(away))
+    workflow = Workflow("flow")
+    workflow.step("peek", "demo.peek")
+    run(workflow, registry=Registry.of(peek), store=store, sinks=[outbox]).check()
+
+    assert seen == [Report()]
+    assert backend.batches == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 1_000_000))
+def test_whatever_happens_every_span_arrives(seed: int) -> None:
+    """Backends that answer anything, and processes that vanish without noting how far they were: in the end all is there."""
+    chance = random.Random(seed)
+    store = Kept()
+    results = [perform(store, None, steps=chance.choice((1, 5, 120))) for _ in range(3)]
+    for result in results:
+        anyio.run(store.open_spans, result.run_id)
+    taken: set[str] = set()
+    outcomes = ("delivered", "delivered", "later", "too_large", "denied")
+
+    def answer(spans: Sequence[SpanRecord]) -> Delivery:
+        outcome = chance.choice(outcomes)
+        if outcome == "too_large" and len(spans) == 1:
+            outcome = "later"
+        if outcome == "delivered":
+            taken.update(ids(spans))
+        return Delivery(outcome)  # type: ignore[arg-type]  # one of them
+
+    class Vanished(Exception):
+        """The process is no more."""
+
+    class Mortal(Outbox):
+        def _note(self, *, is_last: bool = False) -> None:
+            if chance.random() < 0.4:
+                raise Vanished
+            super()._note(is_last=is_last)
+
+    for _ in range(4):
+        Mortal(store, Backend(answer)).drain(0.05)
+        anyio.run(store.lead, "spans", "the dead", 0.0, lambda owner: True)
+    last = Outbox(store, Backend(lambda spans: taken.update(ids(spans)) or DELIVERED))  # type: ignore[func-returns-value]
+    assert last.drain(20).is_done
+
+    assert taken == {span.span_id for result in results for span in projected(store.entries(result.run_id))}
+
+
+def test_waiting_spans_are_counted() -> None:
+    """Counted from an entry on, without being sent."""
+    store = Kept()
+    entries = store.entries(perform(store, None).run_id)
+
+    assert spans_waiting(0, entries) == len(projected(entries)) == 12
+    assert spans_waiting(len(entries) - 1, entries) == 1
+    assert spans_waiting(len(entries), entries) == 0
