@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 
@@ -66,7 +67,7 @@ class KeptProject:
         return [words[2:] for words in lines if words[:2] == ["$", "treadle"]]
 
 
-def fitting(text: str, name: str) -> dict[str, object]:
+def fitting(text: str, name: str) -> dict[str, Any]:
     """One JSON object, held against a schema of the reference."""
     schema = json.loads((REFERENCE / f"{name}.schema.json").read_text("utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)

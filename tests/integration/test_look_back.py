@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -22,7 +23,7 @@ def project(tmp_path: Path) -> KeptProject:
     return KeptProject(tmp_path, "how-to/look-back-at-a-run.md")
 
 
-def lines(text: str) -> list[dict[str, object]]:
+def lines(text: str) -> list[dict[str, Any]]:
     return [fitting(line, "logs") for line in text.splitlines()]
 
 
@@ -184,7 +185,6 @@ def test_spans_are_a_tree(project: KeptProject) -> None:
     drawn = project("trace", "last").stdout
     told = fitting(project("trace", "last", "--json").stdout, "trace")
     spans = told["spans"]
-    assert isinstance(spans, list)
 
     assert [re.sub(r"\s+[\d.]+s\s+[█ ]+", " ", line).rstrip() for line in drawn.splitlines()] == [
         "✓ shop completed",
@@ -216,7 +216,7 @@ def test_what_goes_on_is_in_the_tree(project: KeptProject) -> None:
     assert re.search(r"▶ shop +[\d.]+s\+ .* running\n", drawn)
     assert re.search(r"▶ best +[\d.]+s\+ ", drawn)
     assert told["status"] == "running"
-    assert [span["duration_s"] for span in told["spans"] if span["name"] == "best"] == [None, None]  # type: ignore[attr-defined]
+    assert [span["duration_s"] for span in told["spans"] if span["name"] == "best"] == [None, None]
 
 
 # -- diff
@@ -240,11 +240,11 @@ def test_what_differs_between_two_runs(project: KeptProject) -> None:
         {"path": "$.items[2]", "before": "fig"},
         {"path": "$.fail", "before": 2, "after": 1},
     ]
-    assert [line for line in told["workflow"] if line[1:].strip().startswith('"item"')] == [  # type: ignore[attr-defined]
+    assert [line for line in told["workflow"] if line[1:].strip().startswith('"item"')] == [
         '-        "item": "melon",',
         '+        "item": "kiwi",',
     ]
-    steps = {step["path"]: step for step in told["steps"]}  # type: ignore[attr-defined]
+    steps = {step["path"]: step for step in told["steps"]}
     assert (steps["best"]["before"]["status"], steps["best"]["after"]["status"]) == ("failed", "completed")
     assert steps["best"]["before"]["error"] == "TransientError: the shop is closed"
     assert steps["prices"]["outputs"] == [{"path": "$[2]", "before": 3}]
@@ -276,7 +276,7 @@ def test_a_run_is_done_again_with_what_was_recorded(project: KeptProject) -> Non
     assert checked["ok"] is True
     assert again.returncode == 1
     failed = fitting(again.stdout, "run")
-    assert failed["error"]["message"] == "the shop is closed"  # type: ignore[index]  # plain data
+    assert failed["error"]["message"] == "the shop is closed"
     assert lines_again == "No lines.\n", "nothing was called"
     assert mended.returncode == 0, mended.stderr
     assert fitting(mended.stdout, "run")["outputs"] == {"best": 5}
@@ -300,9 +300,9 @@ def test_runs_are_listed_in_pages_that_stay_right(project: KeptProject) -> None:
     text = project("runs", "--limit", "2")
 
     def statuses(*words: str) -> list[str]:
-        return [row["status"] for row in fitting(project("runs", "--json", *words).stdout, "runs")["runs"]]  # type: ignore[attr-defined]
+        return [row["status"] for row in fitting(project("runs", "--json", *words).stdout, "runs")["runs"]]
 
-    seen = [row["run_id"] for half in (page, rest) for row in half["runs"]]  # type: ignore[attr-defined]
+    seen = [row["run_id"] for half in (page, rest) for row in half["runs"]]
     assert len(set(seen)) == len(seen) == 3
     assert seen == sorted(seen, reverse=True)
     assert rest["cursor"] == ""
@@ -321,7 +321,7 @@ def test_a_run_is_shown_with_its_steps(project: KeptProject) -> None:
     text = project("show", "last").stdout
 
     assert (told["status"], told["key"], told["culprit"]) == ("failed", "today", "best")
-    steps = {(step["path"], step["index"]): step for step in told["steps"]}  # type: ignore[attr-defined]
+    steps = {(step["path"], step["index"]): step for step in told["steps"]}
     assert list(steps) == [("prices", None), ("prices", 0), ("prices", 1), ("prices", 2), ("best", None), ("gift", None)]
     best = steps["best", None]
     assert (best["status"], best["attempt"], best["error_type"]) == ("failed", 2, "TransientError")
@@ -402,6 +402,50 @@ def test_a_cancel_of_a_run_that_nobody_drives_ends_it(project: KeptProject) -> N
     assert fitting(done.stdout, "cancel")["status"] == "cancelled"
     assert done.returncode == 0
     assert "no need" in project("show", "last").stdout
+
+
+# -- plan
+
+
+def test_a_plan_knows_what_earlier_runs_took(project: KeptProject) -> None:
+    """The median of completed runs, else the timeout, else nothing; and the chain of steps that decides the time."""
+    file = project.folder / "shop.yaml"
+    before = fitting(project("plan", "shop.yaml", "--json").stdout, "plan")
+    for seconds in (0.2, 0.5, 0.8):
+        project("run", "shop.yaml", "-q", "-i", f"seconds={seconds}", "-i", "fail=0")
+    project("run", "shop.yaml", "-q", "-i", "fail=2")
+    file.write_text(file.read_text("utf-8") + "finally:\n  tidy: {uses: shop.price, timeout: 90s, with: {item: x}}\n", "utf-8")
+    after = fitting(project("plan", "shop.yaml", "--json").stdout, "plan")
+    blind = fitting(project("plan", "shop.yaml", "--no-history", "--json").stdout, "plan")
+    text = project("plan", "shop.yaml").stdout
+
+    assert before["critical_path"]["unknown"] == ["prices", "best", "gift"]
+    steps = after["steps"]
+    assert (steps["best"]["expected_from"], steps["best"]["expected_runs"]) == ("recorded", 3)
+    assert 0.5 <= steps["best"]["expected_s"] < 0.8
+    assert (steps["finally/tidy"]["expected_from"], steps["finally/tidy"]["expected_s"]) == ("timeout", 90.0)
+    critical = after["critical_path"]
+    assert critical["steps"] == ["prices", "best", "gift", "finally/tidy"]
+    assert critical["unknown"] == ["gift"]
+    assert 90.5 < critical["duration_s"] < 92
+    assert blind["critical_path"]["duration_s"] == 90.0
+    assert re.search(r"critical path: prices -> best -> gift -> finally/tidy  \(1m3\ds, from 3 runs; 1 step unknown\)", text)
+    assert re.search(r"finally/tidy +shop.price .* at most 1m30s\n", text)
+
+
+def test_a_plan_says_what_cannot_be_had(project: KeptProject) -> None:
+    """A wait that ends with the process is a warning, and with --strict an error; an unknown engine is one at once."""
+    (project.folder / "wait.yaml").write_text("name: w\nsteps:\n  nap: {wait: 90m}\n", "utf-8")
+    memory = {"TREADLE_STORE__USE": "memory"}
+    warned = project("plan", "wait.yaml", "--json", **memory)
+    strict = project("plan", "wait.yaml", "--strict", **memory)
+
+    (warning,) = fitting(warned.stdout, "plan")["warnings"]
+    assert warning["message"] == "the waits of nap end with the process: runs are kept in memory"
+    assert strict.returncode == 2
+    assert "the waits of nap end with the process" in strict.stderr
+    assert project("plan", "wait.yaml", "--strict").returncode == 0
+    assert "No installed plugin provides engine 'nope'" in project("plan", "shop.yaml", "--engine", "nope").stderr
 
 
 # -- the page

@@ -267,6 +267,64 @@ def test_graph_draws_steps_arrows_and_finally(treadle: Treadle, flow: str) -> No
     assert lines.index("subgraph finally") < lines.index("s3 --> s4") < lines.index("end")
 
 
+GRAPH = """
+name: release
+inputs: {ok: {type: boolean, default: true}}
+steps:
+  fetch: {uses: demo.echo}
+  lint: {uses: demo.echo, needs: [fetch]}
+  test: {uses: demo.echo, needs: [fetch], foreach: [1, 2], as: version}
+  docs: {uses: demo.echo, needs: [fetch]}
+  approve: {wait: {signal: go}, needs: [lint, test]}
+  publish: {uses: demo.echo, needs: [approve, docs], when: inputs.ok}
+  "alone": {uses: demo.echo}
+finally:
+  tidy: {uses: demo.echo}
+  report: {uses: demo.echo, needs: [tidy]}
+"""
+
+DRAWN = """\
+release
+● fetch  demo.echo
+├─● lint  demo.echo
+├─┼─◉ test  demo.echo  for each version
+│ ╰─┴─◷ approve  wait for go
+│     │
+●     │ docs  demo.echo
+╰─────┴─◆ publish  demo.echo  when inputs.ok
+●       │ alone  demo.echo
+╰───────┴─▣ finally
+             ● tidy  demo.echo
+             │
+             ● report  demo.echo
+"""
+
+
+def test_graph_draws_in_the_terminal(treadle: Treadle) -> None:
+    """A line per step after all that it needs, a lane for each step that is waited for; in ASCII where nothing else shows."""
+    file = treadle.write("w.yaml", GRAPH)
+    drawn = treadle("graph", file, "--format", "terminal")
+    plain = treadle("graph", file, "--format", "terminal", PYTHONIOENCODING="ascii")
+
+    assert drawn.stdout == DRAWN
+    assert plain.stdout == DRAWN.translate(dict(zip(map(ord, "●◉◷◆▣│├╰─┼┴"), "o@~?#|+`-++", strict=True)))
+
+
+def test_graph_draws_for_graphviz(treadle: Treadle) -> None:
+    """A node per step, a cluster for ``finally``, whose edge ends at its border."""
+    drawn = treadle("graph", treadle.write("w.yaml", GRAPH), "--format", "dot").stdout
+
+    lines = [line.strip() for line in drawn.splitlines()]
+    assert lines[0] == 'digraph "release" {'
+    assert '"publish" [label="publish\\ndemo.echo\\nwhen inputs.ok", shape=hexagon];' in lines
+    assert '"approve" -> "publish";' in lines
+    assert '"publish" -> "finally/tidy" [lhead="cluster finally", style=dashed];' in lines
+    assert lines.index('subgraph "cluster finally" {') < lines.index(
+        '"finally/tidy" [label="tidy\\ndemo.echo", shape=box, style="rounded"];'
+    )
+    assert drawn.count("{") == drawn.count("}") == 2
+
+
 def test_graph_needs_no_plugin(treadle: Treadle) -> None:
     """A file can be drawn where its executors are not installed."""
     done = treadle("graph", treadle.write("w.yaml", "name: w\nsteps: {a: {uses: not.here}}"))

@@ -12,12 +12,15 @@ import attrs
 import click
 
 from treadle._cli import _schema_check
+from treadle._cli._dot import dot
+from treadle._cli._drawing import draw
 from treadle._cli._failures import FAILED, USAGE
+from treadle._cli._lanes import lanes
 from treadle._cli._loading import FILE, discover, json_option, planned
 from treadle._cli._mermaid import mermaid
-from treadle._cli._output import count, mark, paint, say, spell, table, write, write_json
+from treadle._cli._output import count, encodes, mark, paint, say, write, write_json
 from treadle._loader import load_workflow
-from treadle._plan import Plan, PlannedStep, compile_plan
+from treadle._plan import Plan, compile_plan
 from treadle._schema import workflow_schema
 from treadle.errors import Fault, TreadleError, WorkflowInvalidError
 
@@ -41,7 +44,7 @@ def check(ctx: click.Context, file: str, as_json: bool) -> None:
     if as_json:
         write_json(_verdict(file, plan.workflow.name, len(plan.steps), (), plan.warnings))
         return
-    _warn(plan)
+    warn(plan)
     sizes = [count(len(plan.steps), "step"), count(len(plan.executors), "executor"), count(len(plan.levels), "level")]
     ok = paint(f"{mark('ok', sys.stdout)} ok", "ok", sys.stdout)
     write(f"{ok}: {plan.workflow.name or file} ({', '.join(sizes)})")
@@ -53,88 +56,32 @@ def _verdict(file: str, name: str, steps: int, faults: tuple[Fault, ...], warnin
     return {**told, **{kind: [attrs.asdict(fault) for fault in some] for kind, some in listed.items()}}
 
 
-def _warn(plan: Plan) -> None:
+def warn(plan: Plan) -> None:
     for warning in plan.warnings:
         say(f"warning: {warning}")
 
 
-@click.command(short_help="Show what a run would do: order, executors, timeouts, retries.")
-@click.argument("file", type=FILE)
-@json_option
-def plan(file: str, as_json: bool) -> None:
-    """Show the order in which the steps of FILE can run, and what runs them.
-
-    Steps of one level wait only for steps of earlier levels; each starts the moment its own needs are done.
-    """
-    workflow, made = planned(file)
-    steps = {path: _step_object(made, path) for path in made.order}
-    if as_json:
-        head = {"workflow": workflow.name, "hash": workflow.hash, "file": file, "max_parallel": workflow.max_parallel}
-        write_json({**head, "order": made.order, "levels": made.levels, "steps": steps})
-        return
-    _warn(made)
-    write(f"{workflow.name or file}: {count(len(made.steps), 'step')} in {count(len(made.levels), 'level')}\n")
-    rows = [[str(level), *_row(made, path)] for level, paths in enumerate(made.levels, 1) for path in paths]
-    write(table(["level", "step", "uses", "from", "needs", "condition", "timeout", "attempts"], rows))
-
-
-def _step_object(made: Plan, path: str) -> dict[str, object]:
-    step, executor = made.step(path), made.executors[made.step(path).executor]
-    return {
-        "uses": step.executor,
-        "distribution": executor.distribution,
-        "version": executor.version,
-        "family": executor.family,
-        "effects": executor.effects,
-        "needs": list(made.needs(path)),
-        "when": step.when.source if step.when else None,
-        "foreach": step.foreach is not None,
-        "max_parallel": step.node.max_parallel,
-        "timeout_s": step.timeout_s,
-        "isolation": "inline" if step.limits is None else "process",
-        "retry": {
-            "max_attempts": step.retry.max_attempts,
-            "base_s": step.retry.base_s,
-            "factor": step.retry.factor,
-            "max_delay_s": step.retry.max_delay_s,
-            "jitter": step.retry.jitter,
-            "delays_s": list(step.retry.delays_s) if step.retry.delays_s is not None else None,
-            "only_transient": not step.retry.explicit,
-        },
-        "clients": dict(step.clients),
-    }
-
-
-def _row(made: Plan, path: str) -> list[str]:
-    step, executor = made.step(path), made.executors[made.step(path).executor]
-    source = f"{executor.distribution} {executor.version}".strip() or "-"
-    needs = ", ".join(made.needs(path)) or "-"
-    timeout = spell(step.timeout_s) if step.timeout_s is not None else "-"
-    return [path, step.executor, source, needs, _condition(step), timeout, _attempts(step)]
-
-
-def _condition(step: PlannedStep) -> str:
-    parts = [f"for each {step.item_name}"] if step.foreach is not None else []
-    parts += [f"when {step.when.source}"] if step.when is not None else []
-    return ", ".join(parts) or "-"
-
-
-def _attempts(step: PlannedStep) -> str:
-    return str(step.retry.max_attempts) if step.retry.explicit else f"{step.retry.max_attempts} if transient"
-
-
-@click.command(short_help="Print the workflow as a Mermaid diagram.")
+@click.command(short_help="Draw the workflow: Mermaid, Graphviz or text.")
 @click.argument("file", type=FILE)
 @click.option(
-    "--format", "format_", type=click.Choice(["mermaid"]), default="mermaid", show_default=True, help="What to print."
+    "--format",
+    "format_",
+    type=click.Choice(["mermaid", "dot", "terminal"]),
+    default="mermaid",
+    show_default=True,
+    help="Mermaid text, the language of Graphviz, or a picture of text.",
 )
 def graph(file: str, format_: str) -> None:
     """Print the steps of FILE and what they wait for as a diagram.
 
-    The executors need not be installed. GitHub, GitLab and most editors draw Mermaid text in Markdown.
+    The executors need not be installed. GitHub, GitLab and most editors draw Mermaid text in Markdown; `dot -Tsvg` draws the
+    language of Graphviz.
     """
-    del format_  # one so far; click has refused any other
-    write(mermaid(compile_plan(load_workflow(file))))
+    picture = draw(compile_plan(load_workflow(file)))
+    if format_ == "terminal":
+        write(lanes(picture, plain=not encodes(sys.stdout, "●◉◆◷▣│├╰─┼┴")))
+    else:
+        write(dot(picture) if format_ == "dot" else mermaid(picture))
 
 
 @click.command(short_help="Print the JSON Schema of workflow files, or contracts of executors.")

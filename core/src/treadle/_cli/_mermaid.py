@@ -1,56 +1,63 @@
-"""A workflow as a Mermaid flowchart."""
+"""A picture as a Mermaid flowchart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from treadle._plan import Plan, PlannedStep
+from treadle._cli._drawing import Arrow, Box, Picture, short
 
 _ESCAPES = {ord(char): f"#{ord(char)};" for char in '#"<>&`'} | {ord("\n"): "<br/>", ord("\r"): None}
-_SHOWN = 60
+_BRACKETS = {
+    "step": ("[", "]"),
+    "map": ("[[", "]]"),
+    "condition": ("{{", "}}"),
+    "wait": ("([", "])"),
+    "group": ("[", "]"),
+}
 
 
-def mermaid(plan: Plan) -> str:
-    """Mermaid text: a node per step, an arrow per need, ``finally`` in a box of its own."""
-    ids = {path: f"s{number}" for number, path in enumerate(plan.steps)}
-    main = [step for step in plan.steps.values() if not step.node.is_finally]
-    last = [step for step in plan.steps.values() if step.node.is_finally]
-    lines = ["flowchart TD", *(f"    {_node(ids[step.path], step)}" for step in main)]
-    lines += [f"    {arrow}" for arrow in _arrows(plan, main, ids)]
-    if last:
-        lines += ["    subgraph finally", *(f"        {_node(ids[step.path], step)}" for step in last)]
-        lines += [f"        {arrow}" for arrow in _arrows(plan, last, ids, within=True)]
-        lines += ["    end", *(f"    {arrow}" for arrow in _arrows(plan, last, ids, within=False))]
-        lines += [f"    {ids[path]} -.-> finally" for path in _ends(plan, main)]
-    return "\n".join(lines)
+def mermaid(picture: Picture) -> str:
+    """Mermaid text: a node per step, a subgraph per group, an arrow per need; each arrow in the group that holds both ends."""
+    boxes = [*picture.all()]
+    ids = {box.path: f"s{number}" for number, box in enumerate(box for box in boxes if not box.inner)}
+    ids |= {box.path: f"g{number}" for number, box in enumerate(box for box in boxes if box.inner)}
+    ids |= {"finally": "finally"}
+    lines = [f"    {line}" for line in _within(picture.boxes, picture.arrows, ids)]
+    return "\n".join(["flowchart TD", *lines])
 
 
-def _node(id_: str, step: PlannedStep) -> str:
-    """A step's node: several boxes for a ``foreach``, a diamond's edges for a condition."""
-    parts = [f"<b>{_label(step.id)}</b>", _label(step.executor)]
-    if step.foreach is not None:
-        parts.append(f"for each {_label(step.item_name)}")
-    if step.when is not None:
-        parts.append(f"when {_label(step.when.source)}")
-    left, right = ("{{", "}}") if step.when is not None else ("[[", "]]") if step.foreach is not None else ("[", "]")
-    return f'{id_}{left}"{"<br/>".join(parts)}"{right}'
+def _within(boxes: tuple[Box, ...], arrows: tuple[Arrow, ...], ids: dict[str, str]) -> Iterator[str]:
+    """What stands in a group, or in the picture: boxes, then the arrows between those that are not deeper together."""
+    inner = {box.path: {each.path for each in box.all()} for box in boxes}
+    for box in boxes:
+        if not box.inner:
+            yield _node(ids[box.path], box)
+            continue
+        yield f"subgraph {_head(ids[box.path], box)}"
+        yield from (f"    {line}" for line in _within(box.inner, _inside(arrows, inner[box.path]), ids))
+        yield "end"
+    for arrow in arrows:
+        if not any({arrow.source, arrow.target} <= paths and len(paths) > 1 for paths in inner.values()):
+            yield f"{ids[arrow.source]} {'-.->' if arrow.is_loose else '-->'} {ids[arrow.target]}"
+
+
+def _inside(arrows: tuple[Arrow, ...], paths: set[str]) -> tuple[Arrow, ...]:
+    return tuple(arrow for arrow in arrows if {arrow.source, arrow.target} <= paths)
+
+
+def _head(id_: str, box: Box) -> str:
+    return id_ if id_ == box.title and not box.notes else f'{id_}["{_text(box)}"]'
+
+
+def _node(id_: str, box: Box) -> str:
+    left, right = _BRACKETS[box.shape]
+    return f'{id_}{left}"{_text(box)}"{right}'
+
+
+def _text(box: Box) -> str:
+    return "<br/>".join([f"<b>{_label(box.title)}</b>", *map(_label, box.notes)])
 
 
 def _label(text: str) -> str:
     """Text that Mermaid shows as it is: every character that means something to it or to HTML is written as a number."""
-    short = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
-    return short.translate(_ESCAPES)
-
-
-def _arrows(plan: Plan, steps: list[PlannedStep], ids: dict[str, str], *, within: bool | None = None) -> Iterator[str]:
-    paths = {step.path for step in steps}
-    for step in steps:
-        for need in plan.needs(step.path):
-            if within is None or (need in paths) is within:
-                yield f"{ids[need]} --> {ids[step.path]}"
-
-
-def _ends(plan: Plan, main: list[PlannedStep]) -> list[str]:
-    """The steps that no other step waits for."""
-    needed = {need for step in main for need in plan.needs(step.path)}
-    return [step.path for step in main if step.path not in needed]
+    return short(text).translate(_ESCAPES)

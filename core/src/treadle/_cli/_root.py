@@ -38,8 +38,8 @@ GROUPS = {
     },
     "Look at a workflow file": {
         "check": ("_inspect", "Say whether a workflow file can run, or all that is wrong with it."),
-        "plan": ("_inspect", "Show what a run would do: order, executors, timeouts, retries."),
-        "graph": ("_inspect", "Print the workflow as a Mermaid diagram."),
+        "plan": ("_planning", "Show what a run would do: order, executors, timeouts, retries."),
+        "graph": ("_inspect", "Draw the workflow: Mermaid, Graphviz or text."),
         "schema": ("_inspect", "Print the JSON Schema of workflow files, or contracts of executors."),
     },
     "Look after the installation": {
