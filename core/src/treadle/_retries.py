@@ -8,6 +8,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from http import HTTPStatus
 from random import random as _random
 from typing import cast
@@ -61,8 +62,12 @@ PRESETS: Mapping[str, RetryPolicy] = {
 # -- the decision --------------------------------------------------------------------------------------------------------
 
 
+chance: ContextVar[Random] = ContextVar("treadle_chance", default=_random)
+"""Where the jitter of waits comes from; a simulation puts in a source of its own."""
+
+
 def propose(
-    call: Call, error: Exception, hook: Hook, *, effects: str | None = None, random: Random = _random
+    call: Call, error: Exception, hook: Hook, *, effects: str | None = None, random: Random | None = None
 ) -> RetryAfter | GiveUp:
     """Whether to try again after ``error``, and when.
 
@@ -74,7 +79,7 @@ def propose(
         error: What it failed with.
         hook: Asks the hooks; an exception in it counts as no opinion.
         effects: What the executor declares.
-        random: For the jitter.
+        random: For the jitter; ``chance`` when None.
 
     Returns:
         RetryAfter with its delay set, or GiveUp; both with the reason. ``max_attempts`` is the scheduler's business.
@@ -91,7 +96,7 @@ def propose(
         or _by_words(error)
         or GiveUp(f"nothing says that {type(error).__name__} is temporary; 'retry_on: [{type(error).__name__}]' would retry it")
     )
-    return verdict if isinstance(verdict, GiveUp) else _with_delay(call, error, verdict, random)
+    return verdict if isinstance(verdict, GiveUp) else _with_delay(call, error, verdict, random or chance.get())
 
 
 def is_transient(error: Exception) -> bool:

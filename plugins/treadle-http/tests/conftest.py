@@ -7,75 +7,22 @@ import functools
 import gzip
 import hashlib
 import json
-import logging
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
-import attrs
 import brotli
 import pytest
-from treadle.ports import Call, SpanKind
+from treadle.testing import FakeContext
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
-
-
-@attrs.define
-class OneCall:
-    """The context of a single call, for executors that are called as plain functions."""
-
-    call: Call
-    spans: list[dict[str, object]] = attrs.field(factory=list)
-
-    @property
-    def run_id(self) -> str:
-        return self.call.run_id
-
-    @property
-    def step(self) -> str:
-        return self.call.path
-
-    @property
-    def index(self) -> int | None:
-        return self.call.index
-
-    @property
-    def attempt(self) -> int:
-        return self.call.attempt
-
-    @property
-    def variant(self) -> str:
-        return self.call.variant
-
-    @property
-    def idempotency_key(self) -> str:
-        return self.call.idempotency_key
-
-    @property
-    def traceparent(self) -> str:
-        return self.call.traceparent
-
-    @property
-    def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        return logging.LoggerAdapter(logging.getLogger("test"))
-
-    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
-        self.log.info("%s of %s %s", done, total, message)
-
-    @contextlib.contextmanager
-    def span(
-        self, name: str, *, kind: SpanKind = "client", attributes: Mapping[str, object] | None = None
-    ) -> Iterator[dict[str, object]]:
-        seen = {"name": name, "kind": kind, **(attributes or {})}
-        self.spans.append(seen)
-        yield seen
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -84,20 +31,18 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def ctx() -> OneCall:
-    return OneCall(
-        Call(
-            run_id="run-1",
-            workflow="demo",
-            path="build/compile",
-            executor="http.request",
-            inputs={},
-            index=3,
-            attempt=2,
-            trace_id="0af7651916cd43dd8448eb211c80319c",
-            root_span_id="b7ad6b7169203331",
-            trace_flags=1,
-        )
+def ctx() -> FakeContext:
+    return FakeContext(
+        run_id="run-1",
+        workflow="demo",
+        path="build/compile",
+        executor="http.request",
+        inputs={},
+        index=3,
+        attempt=2,
+        trace_id="0af7651916cd43dd8448eb211c80319c",
+        root_span_id="b7ad6b7169203331",
+        trace_flags=1,
     )
 
 

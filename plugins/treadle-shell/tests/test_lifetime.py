@@ -180,15 +180,14 @@ ENGINE = """
 import logging, sys
 import anyio
 sys.path[:0] = {path!r}
-from conftest import OneCall
-from treadle.ports import Call
+from treadle.testing import FakeContext
 from treadle_shell import ShellSettings, run
 
 SHELL = ShellSettings("", {{}})
 {before}
 
 async def main():
-    ctx = OneCall(Call(run_id="r", workflow="w", path="s", executor="shell.run", inputs={{}}))
+    ctx = FakeContext(executor="shell.run")
     {body}
 
 anyio.run(main, backend={backend!r})

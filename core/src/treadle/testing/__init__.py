@@ -1,9 +1,26 @@
 """For tests of workflows, executors and plugins: time that jumps, a sink that keeps what it is told, and the kits."""
 
 from treadle.testing._executor_contract import ExecutorContract
+from treadle.testing._fake_context import FakeContext, FakeSyncContext
 from treadle.testing._fakes import Asked, FakeClient
 from treadle.testing._recorder import Recorder
+from treadle.testing._simulation import After, SimulatedCall, SimulatedFault, Simulation, simulate
 from treadle.testing._store_contract import StoreContract
 from treadle.testing._virtual_time import VirtualClock, virtual_run
 
-__all__ = ["Asked", "ExecutorContract", "FakeClient", "Recorder", "StoreContract", "VirtualClock", "virtual_run"]
+__all__ = [
+    "After",
+    "Asked",
+    "ExecutorContract",
+    "FakeClient",
+    "FakeContext",
+    "FakeSyncContext",
+    "Recorder",
+    "SimulatedCall",
+    "SimulatedFault",
+    "Simulation",
+    "StoreContract",
+    "VirtualClock",
+    "simulate",
+    "virtual_run",
+]
