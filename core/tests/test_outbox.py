@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from treadle import Registry, RunResult, TransientError, Workflow, executor, run
 from treadle._memory import MemoryStore
 from treadle._models import Entry
-from treadle._outbox import BATCH, Outbox, Report, spans_waiting
+from treadle._outbox import BATCH, Outbox, SpanReport, spans_waiting
 from treadle._owner import this_owner
 from treadle._span_projection import SpanProjection
 from treadle.ports import Context, Delivery, SpanBatch, SpanRecord
@@ -97,7 +97,7 @@ def test_every_span_of_a_run_leaves_once() -> None:
     result = perform(store, outbox)
     report = outbox.close(5)
 
-    assert report == Report(sent=len(backend.spans))
+    assert report == SpanReport(sent=len(backend.spans))
     assert backend.spans == projected(store.entries(result.run_id))
     assert {span.trace_id for span in backend.spans} == {result.trace_id}
     assert sorted(span.name for span in backend.spans) == sorted(
@@ -114,8 +114,18 @@ def test_a_store_that_forgets_has_no_outbox() -> None:
 
     run(flow(), registry=REGISTRY, store=store, sinks=[outbox]).check()
 
-    assert outbox.close(1) == Report()
+    assert outbox.close(1) == SpanReport()
     assert backend.batches == []
+
+
+def test_without_a_backend_there_is_nothing_to_do() -> None:
+    """A program may pass what ``setup()`` answered, also when no backend was named."""
+    store = Kept()
+    outbox = Outbox(store, None)
+    result = perform(store, outbox)
+
+    assert outbox.close(1) == SpanReport()
+    assert anyio.run(lambda: store.span_exports(run_id=result.run_id)) == []
 
 
 def test_what_was_not_delivered_is_sent_by_the_next_process() -> None:
@@ -236,7 +246,7 @@ def test_a_backend_that_lets_nobody_in_is_asked_once() -> None:
     report = outbox.close(10)
     assert (report.refused, report.left, report.reason, len(backend.batches)) == (0, 12, "401 Unauthorized", 1)
 
-    assert Outbox(store, Backend()).drain(5) == Report(sent=12)
+    assert Outbox(store, Backend()).drain(5) == SpanReport(sent=12)
 
 
 def test_spans_that_a_backend_takes_only_in_part_are_told() -> None:
@@ -245,7 +255,7 @@ def test_spans_that_a_backend_takes_only_in_part_are_told() -> None:
     outbox = Outbox(store, backend)
     perform(store, outbox)
 
-    assert outbox.close(10) == Report(sent=10, refused=2, refusal="2 spans are too old")
+    assert outbox.close(10) == SpanReport(sent=10, refused=2, refusal="2 spans are too old")
 
 
 def test_an_unsampled_run_is_not_exported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +265,7 @@ def test_an_unsampled_run_is_not_exported(monkeypatch: pytest.MonkeyPatch) -> No
     outbox = Outbox(store, backend)
     result = perform(store, outbox)
 
-    assert outbox.close(5) == Report()
+    assert outbox.close(5) == SpanReport()
     assert anyio.run(lambda: store.span_exports(run_id=result.run_id)) == []
     rows = anyio.run(store.spans, result.run_id)
     assert len(rows) == sum(step.attempts for step in result.steps.values()) == 4
@@ -277,7 +287,7 @@ def test_one_process_sends_what_was_left_behind() -> None:
 def test_the_run_of_a_living_process_is_left_to_it() -> None:
     """Only what nobody drives is sent by others."""
     store, backend = Kept(), Backend()
-    seen: list[Report] = []
+    seen: list[SpanReport] = []
 
     @executor("demo.peek")
     async def peek() -> None:
@@ -289,7 +299,7 @@ def test_the_run_of_a_living_process_is_left_to_it() -> None:
     workflow.step("peek", "demo.peek")
     run(workflow, registry=Registry.of(peek), store=store, sinks=[outbox]).check()
 
-    assert seen == [Report()]
+    assert seen == [SpanReport()]
     assert backend.batches == []
 
 

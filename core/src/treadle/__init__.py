@@ -19,6 +19,7 @@ __all__ = [
     "JsonLogFormatter",
     "KeyOverwrittenWarning",
     "OperationLog",
+    "Outbox",
     "PermanentError",
     "Pipeline",
     "PipelineResult",
@@ -28,6 +29,7 @@ __all__ = [
     "RunHandle",
     "RunResult",
     "Secret",
+    "SpanReport",
     "SyncContext",
     "TransientError",
     "TreadleError",
@@ -60,6 +62,7 @@ _HOMES = {
     "JsonLogFormatter": "treadle._log_records",
     "KeyOverwrittenWarning": "treadle._pipeline",
     "OperationLog": "treadle._operation_log",
+    "Outbox": "treadle._outbox",
     "PermanentError": "treadle.errors",
     "Pipeline": "treadle._pipeline",
     "PipelineResult": "treadle._pipeline",
@@ -69,6 +72,7 @@ _HOMES = {
     "RunHandle": "treadle._app",
     "RunResult": "treadle._results",
     "Secret": "treadle._secrets",
+    "SpanReport": "treadle._outbox",
     "SyncContext": "treadle.ports",
     "TransientError": "treadle.errors",
     "TreadleError": "treadle.errors",
@@ -97,6 +101,7 @@ if TYPE_CHECKING:
     from treadle._log_records import CorrelationFilter, JsonLogFormatter
     from treadle._models import GiveUp, Issue, RetryAfter
     from treadle._operation_log import OperationLog
+    from treadle._outbox import Outbox, SpanReport
     from treadle._pipeline import KeyOverwrittenWarning, Pipeline, PipelineResult
     from treadle._plan import Plan, make_plan
     from treadle._plugins import Registry

@@ -26,7 +26,7 @@ from treadle._store_records import SpanExport, SpanLetter
 from treadle._version import __version__
 from treadle.ports import Delivery, SpanBatch, SpanSender, Store
 
-__all__ = ["Outbox", "Report", "spans_waiting"]
+__all__ = ["Outbox", "SpanReport", "spans_waiting"]
 
 T = TypeVar("T")
 
@@ -56,6 +56,16 @@ LEAD, LEAD_S = "spans", 30.0
 
 MOST_PARTS = 24
 """Most requests in which a batch is sent whose spans are refused, to find the one that is to blame."""
+
+
+class _Nobody:
+    """Sends nothing."""
+
+    endpoint = ""
+
+    def send(self, batch: SpanBatch, timeout_s: float) -> Delivery:
+        """Nobody is there."""
+        return Delivery("denied", "no backend is named")
 
 
 class _Item(NamedTuple):
@@ -154,7 +164,7 @@ class _Source:
 
 
 @attrs.frozen
-class Report:
+class SpanReport:
     """What became of the spans that an outbox had to send.
 
     Attributes:
@@ -180,15 +190,20 @@ class Report:
 
 
 class Outbox:
-    """Sends the spans of runs that a store keeps; one for a process and a store.
+    """A sink that sends the spans of runs that a durable store keeps, from a thread of its own; one for each such store.
+
+    Pass it as one of the ``sinks`` of every run and resume in this store, and close it at the end. treadle's own spans then
+    take this road alone. The ``treadle`` command does so by itself.
 
     Args:
-        store: Where the runs are.
-        sender: Takes the spans.
+        store: Where the runs are; the one that is given to ``run``.
+        sender: Takes the spans: the ``sender`` of what ``treadle_otlp.setup()`` answers. With None nothing is sent from here,
+            and spans go to the process's provider, if there is one.
     """
 
-    def __init__(self, store: Store, sender: SpanSender) -> None:
-        self._store, self._sender = store, sender
+    def __init__(self, store: Store, sender: SpanSender | None) -> None:
+        self.is_road = sender is not None and store.is_durable
+        self._store, self._sender = store, sender or _Nobody()
         self._owner = this_owner()
         self._changed = threading.Condition()
         self._live: dict[str, _Source] = {}
@@ -233,7 +248,7 @@ class Outbox:
             if source is not None:
                 self._drained.append(source)
 
-    def close(self, timeout_s: float) -> Report:
+    def close(self, timeout_s: float) -> SpanReport:
         """Send what is left within ``timeout_s``, and say what became of it all. A backend that is away is left alone."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
@@ -244,7 +259,7 @@ class Outbox:
             thread.join(max(0.0, deadline - time.monotonic()))
         return self._report()
 
-    def drain(self, timeout_s: float, *, only: str = "") -> Report:
+    def drain(self, timeout_s: float, *, only: str = "") -> SpanReport:
         """Send what runs left behind, in this thread, and say what became of it.
 
         Args:
@@ -255,14 +270,14 @@ class Outbox:
         self._work()
         return self._report()
 
-    def _report(self) -> Report:
+    def _report(self) -> SpanReport:
         with self._changed:
             self._is_over = True
             left = sum(source.count_left() for source in [*self._live.values(), *self._drained])
             runs_left = len(self._backlog) + self._elsewhere
             reason = "another process sends them" if self._elsewhere else self._reason or "no answer in time"
             reason = reason if left or runs_left else ""
-            return Report(self._sent, self._refused, left, runs_left, reason, self._refusal)
+            return SpanReport(self._sent, self._refused, left, runs_left, reason, self._refusal)
 
     # -- the thread
 

@@ -326,7 +326,7 @@ class Session:
     @property
     def _outbox(self) -> Outbox | None:
         """What sends the spans of this run out of its log; None when they go to the process's provider, if to anybody."""
-        return next((sink for sink in self.sinks if isinstance(sink, Outbox) and self.store.is_durable), None)
+        return next((sink for sink in self.sinks if isinstance(sink, Outbox) and sink.is_road), None)
 
     def _tracing(self, owner: str) -> RunTracing:
         return RunTracing(now=self.clock.now, worker=shown(owner), are_spans_kept=self._outbox is not None)

@@ -14,7 +14,7 @@ from treadle._cli._loading import json_option
 from treadle._cli._output import count, say, table, write, write_json
 from treadle._cli._tracing_setup import make_outbox, set_up_tracing, shut_down, undelivered
 from treadle._durations import parse_duration
-from treadle._outbox import Report, spans_waiting
+from treadle._outbox import SpanReport, spans_waiting
 from treadle._owner import is_gone, shown
 from treadle._plugins import Registry
 from treadle.errors import ConfigError
@@ -91,7 +91,7 @@ async def _open(store: Store, run: str, again: bool) -> str:
     return row.run_id
 
 
-def _tell(report: Report, endpoint: str, *, as_json: bool) -> None:
+def _tell(report: SpanReport, endpoint: str, *, as_json: bool) -> None:
     if as_json:
         write_json({"endpoint": endpoint, **attrs.asdict(report)})
         return

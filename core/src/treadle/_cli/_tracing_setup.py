@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from treadle._cli._failures import describe
 from treadle._cli._output import count, say
-from treadle._outbox import Outbox, Report
+from treadle._outbox import Outbox, SpanReport
 from treadle._plugins import Registry
 from treadle.errors import ConfigError, TreadleError
 from treadle.ports import Store, TracingProvider
@@ -98,7 +98,7 @@ def shut_down(provider: TracingProvider | None, outbox: Outbox | None = None) ->
         say("; ".join(filter(None, lines)))
 
 
-def undelivered(report: Report, endpoint: str) -> str:
+def undelivered(report: SpanReport, endpoint: str) -> str:
     """What a report says that people should know, in a line; empty when everything was delivered."""
     said = []
     if report.left or report.runs_left:

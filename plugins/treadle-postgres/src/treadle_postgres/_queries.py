@@ -187,7 +187,10 @@ REQUEST_CANCEL = (
 
 # -- what is old; each takes a number of days, answers how many it removed, and is a function of the database as well
 
-TABLES = ("runs", "steps", "records", "checkpoints", "timers", "signals", "processes", "heartbeats", "lines", "execution_spans")
+TABLES = (
+    *("runs", "steps", "records", "checkpoints", "timers", "signals", "processes", "heartbeats", "lines"),
+    *("execution_spans", "span_exports"),
+)
 _RUN_OF = {"execution_spans": "workflow_execution_id"}
 _BEFORE = f"{NOW} - $1::double precision * 86400"
 _OLD_RUNS = (

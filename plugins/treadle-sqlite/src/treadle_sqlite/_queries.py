@@ -92,6 +92,7 @@ TABLES = (
     "heartbeats",
     "lines",
     "execution_spans",
+    "span_exports",
 )
 _RUN_OF = {"execution_spans": "workflow_execution_id"}
 OF_A_RUN = (*TABLES[1:], "runs")
