@@ -15,10 +15,13 @@ from treadle._models import (
     AttemptStarted,
     Call,
     CancelRequested,
+    CompensationEnded,
     Entry,
     ErrorInfo,
     Evaluated,
+    FallbackChosen,
     GiveUp,
+    GroupStarted,
     Issue,
     ItemEnded,
     MapStarted,
@@ -51,7 +54,7 @@ values = st.recursive(
 )
 mappings = st.dictionaries(text, values, max_size=3)
 issues = st.lists(st.builds(Issue, text, text), max_size=2).map(tuple)
-errors = st.none() | st.builds(ErrorInfo, text, text, text, issues, text, st.none() | st.booleans())
+errors = st.none() | st.builds(ErrorInfo, text, text, text, issues, text, st.none() | st.booleans(), inputs=values)
 proposals = st.none() | st.builds(RetryAfter, st.none() | number, text) | st.builds(GiveUp, text)
 events = st.lists(st.tuples(text, number, mappings), max_size=2).map(tuple)
 links = st.lists(st.tuples(text, text, mappings), max_size=2).map(tuple)
@@ -90,7 +93,7 @@ calls = st.builds(
     queued_at=number,
 )
 run_states, step_states = st.sampled_from(RunStatus), st.sampled_from(StepStatus)
-whats = st.sampled_from(["when", "foreach", "inputs", "outputs", "wait"])
+whats = st.sampled_from(["when", "foreach", "choose", "inputs", "outputs", "wait"])
 created = st.builds(RunCreated, number, text, mappings, text, mappings, text, text, text, count, count, st.none() | count, text)
 BY_KIND: dict[type, st.SearchStrategy[Entry]] = {
     RunCreated: created,
@@ -104,10 +107,15 @@ BY_KIND: dict[type, st.SearchStrategy[Entry]] = {
     MapStarted: st.builds(MapStarted, number, text, count),
     WaitStarted: st.builds(WaitStarted, number, text, text, st.none() | number),
     WaitEnded: st.builds(WaitEnded, number, text, st.sampled_from(["elapsed", "signal", "timeout"]), values, text),
-    RetryScheduled: st.builds(RetryScheduled, number, text, index, count, count, number, text),
+    RetryScheduled: st.builds(RetryScheduled, number, text, index, count, count, number, text, text),
     ItemEnded: st.builds(ItemEnded, number, text, count, step_states, count, text, errors),
     StepEnded: st.builds(StepEnded, number, text, step_states, count, text, errors, text, count),
-    RunStopping: st.builds(RunStopping, number, text, text),
+    RunStopping: st.builds(RunStopping, number, text, text, text),
+    GroupStarted: st.builds(
+        GroupStarted, number, text, st.sampled_from(["parallel", "choose", "workflow"]), index, st.none() | number
+    ),
+    FallbackChosen: st.builds(FallbackChosen, number, text, index, text, count, text, errors),
+    CompensationEnded: st.builds(CompensationEnded, number, text, index, step_states, count, text, errors),
     RunEnded: st.builds(RunEnded, number, run_states, text, text, errors, mappings),
 }
 

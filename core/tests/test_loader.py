@@ -189,7 +189,8 @@ steps:
     assert lines_of(text) == [
         "w:1:1: name: expected a text, not 5 (put it in quotes)",
         "w:2:1: on: 'on' is not a key of a workflow (keys: name, version, description, labels, syntax, inputs, secrets,"
-        " defaults, engine, store, max_parallel, on_error, max_failures, steps, finally, outputs)",
+        " defaults, engine, store, max_parallel, on_error, max_failures, steps, finally, timeout, max_retries, outputs,"
+        " workflows)",
         "w:4:3: steps.a: a step needs a 'uses' (name the executor: uses: shell.run)",
         "w:5:5: steps.a.use: 'use' is not a key of a step (did you mean 'uses'?)",
         "w:6:5: steps.a.timeout: 'soon' is no duration (write it like '90s', '5m', '1h30m', '2d', '250ms' or 'PT5M')",

@@ -395,6 +395,7 @@ def test_the_states_of_runs_and_steps_are_these() -> None:
         "running",
         "retrying",
         "completed",
+        "partial_failure",
         "cached",
         "skipped",
         "failed",

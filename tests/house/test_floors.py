@@ -18,7 +18,7 @@ CORE = ROOT / "core" / "src" / "treadle"
 
 FLOORS = [
     "_span_ids errors",
-    "_models",
+    "_models _paths",
     "_codec _faults _loop _store_records",
     "_columns",
     "ports",
@@ -29,8 +29,8 @@ FLOORS = [
     _policy_keys _redaction _retries _run_metrics _sdk_spans _secrets _span_projection _step_log _surroundings _telemetry
     _trace_parent _tracing _version _waits""",
     "_bind _clients _doctor _executor _plugins _scopes",
-    "_loader _plan _schema _workflow",
-    "_conductor _isolated_child _isolation _keeper _run_settings _scheduler _supervisor",
+    "_loader _plan _planned _schema _subflows _workflow",
+    "_conductor _instances _isolated_child _isolation _keeper _run_settings _scheduler _supervisor",
     "_runner",
     "_driver _heart _memory _orphans _outbox _recorded _results _run_log _sending _stores",
     "_session",
@@ -45,9 +45,11 @@ PURE = {
     "treadle._conductor",
     "treadle._expressions",
     "treadle._graph",
+    "treadle._instances",
     "treadle._mailbox",
     "treadle._models",
     "treadle._policy_keys",
+    "treadle._paths",
     "treadle._scheduler",
     "treadle._waits",
 }

@@ -33,6 +33,7 @@ __all__ = [
     "SyncContext",
     "TransientError",
     "TreadleError",
+    "Use",
     "Workflow",
     "__version__",
     "areplay",
@@ -76,6 +77,7 @@ _HOMES = {
     "SyncContext": "treadle.ports",
     "TransientError": "treadle.errors",
     "TreadleError": "treadle.errors",
+    "Use": "treadle._workflow",
     "Workflow": "treadle._workflow",
     "areplay": "treadle._again",
     "aresume": "treadle._app",
@@ -108,7 +110,7 @@ if TYPE_CHECKING:
     from treadle._results import RunResult
     from treadle._retries import is_transient
     from treadle._secrets import Secret
-    from treadle._workflow import Workflow
+    from treadle._workflow import Use, Workflow
     from treadle.errors import PermanentError, TransientError, TreadleError
     from treadle.hookspecs import hookimpl
     from treadle.ports import Context, SyncContext

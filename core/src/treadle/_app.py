@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import anyio
@@ -30,9 +31,9 @@ from treadle._sending import make_signal
 from treadle._session import RunHandle, Session
 from treadle._store_records import Signal
 from treadle._stores import open_store
+from treadle._subflows import filled, input_faults, with_subflows
 from treadle._workflow import Workflow
 from treadle.errors import (
-    Fault,
     InputsInvalidError,
     NotSupportedError,
     ResumeChangedError,
@@ -263,7 +264,7 @@ async def _take_up(
     session = make(plan, store)
     if created.replay_of:
         session.recorded = await read_recorded(store, plan, created.replay_of, created.replay_from)
-    changes = [*_file_changes(created, row.source), *_version_changes(entries, session.versions())]
+    changes = [*_file_changes(created, row.source, registry.workflow_folder), *_version_changes(entries, session.versions())]
     if changes and not accept_changes:
         raise ResumeChangedError(run_id, changes)
     claim = await store.claim(run_id, this_owner(), session.settings.lease_s, is_gone)
@@ -353,12 +354,12 @@ def _version_changes(entries: Sequence[Entry], now: Mapping[str, str]) -> Iterat
             yield f"+ {name} {now.get(name, '(not used)')}"
 
 
-def _file_changes(created: RunCreated, source: str) -> Iterator[str]:
+def _file_changes(created: RunCreated, source: str, folder: Path | None) -> Iterator[str]:
     """How the file that the run was started from differs from what the run began with; nothing when it is gone."""
     if not source or not os.path.exists(source):
         return
     try:
-        workflow = load_workflow(source)
+        workflow = with_subflows(load_workflow(source), folder)
     except TreadleError as error:
         yield f"+ {source} is no workflow any more: {error.problem.partition(os.linesep)[0]}"
         return
@@ -396,47 +397,15 @@ def check_inputs(workflow: Workflow, given: Mapping[str, Json]) -> dict[str, Jso
     Raises:
         InputsInvalidError: With every fault: missing, unknown, of the wrong type.
     """
-    faults: list[Fault] = []
-    values: dict[str, Json] = {}
-    for name in given:
-        if name not in workflow.inputs:
-            known = ", ".join(workflow.inputs) or "none"
-            faults.append(Fault("the workflow has no such input", name, f"known: {known}"))
-    for name, spec in workflow.inputs.items():
-        if name in given:
-            problem = type_fault(given[name], spec.type)
-            if problem:
-                faults.append(Fault(problem, name))
-            values[name] = given[name]
-        elif spec.required:
-            faults.append(Fault("is required", name, f"pass it: -i {name}=..."))
-        else:
-            values[name] = spec.default
+    faults = [
+        attrs.evolve(fault, remedy=f"pass it: -i {fault.path}=...") if fault.message == "is required" else fault
+        for fault in input_faults(workflow, given, set())
+    ]
     if faults:
         raise InputsInvalidError(f"workflow {workflow.name!r}", faults)
-    return cast("dict[str, Json]", contract_for(object).unstructure(values))
-
-
-_JSON_TYPES: Mapping[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
-}
-
-
-def type_fault(value: Json, declared: str) -> str:
-    """What is wrong with a value of a declared JSON type; empty when nothing is."""
-    types = _JSON_TYPES.get(declared)
-    if types is None or (isinstance(value, types) and not (isinstance(value, bool) and declared in ("integer", "number"))):
-        return ""
-    shown = "null" if value is None else type(value).__name__
-    return f"must be {declared}, not {shown}"
+    return cast("dict[str, Json]", contract_for(object).unstructure(filled(workflow, given)))
 
 
 def secrets_of(plan: Plan, config: Config) -> Mapping[str, str]:
     """Look every secret up before anything starts."""
-    names = {name for step in plan.steps.values() for name in step.inputs.secret_names}
-    return {name: resolve(name, config, os.environ) for name in sorted(names)}
+    return {name: resolve(name, config, os.environ) for name in sorted(plan.secret_names)}

@@ -19,18 +19,23 @@ from treadle._models import (
     Evaluated,
     EvaluateKind,
     Fact,
+    FallbackChosen,
+    GroupStarted,
     ItemEnded,
     Json,
     RunCreated,
     RunStatus,
     Start,
     StepEnded,
+    StepStatus,
     StintOpened,
     Turn,
     WaitEnded,
 )
-from treadle._plan import Plan, PlannedStep
+from treadle._paths import item_path, plan_path, scope_path, split_item, step_id
+from treadle._planned import Plan, PlannedStep
 from treadle._scheduler import Scheduler
+from treadle._subflows import filled, input_faults
 from treadle.errors import ExpressionError, ReplayMismatchError
 
 MAX_ITEMS = 1_000_000
@@ -47,6 +52,43 @@ class Cleaner(Protocol):
         """An output without it."""
 
 
+class _Seen(dict[str, Json]):
+    """The steps that expressions see within a group: its own, and those around it."""
+
+    def __init__(self, around: Mapping[str, Json]) -> None:
+        super().__init__()
+        self._around = around
+
+    def __missing__(self, name: str) -> Json:
+        return self._around[name]
+
+
+class _View:
+    """What the expressions of one scope see: the run, or one start of a group.
+
+    Attributes:
+        names: Root -> what it stands for.
+        steps: Id -> what is seen of an ended step; immutable once stored (S3-05).
+        run: What is seen of the run, or of the subflow as if it were one.
+        home: Path of the workflow that the scope is part of: empty, or that of a subflow.
+        errors: Path within that workflow -> error; None unless an expression asks for any.
+        taken: The branch that was chosen.
+    """
+
+    __slots__ = ("errors", "home", "names", "run", "steps", "taken")
+
+    def __init__(
+        self,
+        names: dict[str, object],
+        steps: dict[str, Json],
+        run: dict[str, Json],
+        home: str,
+        errors: dict[str, Json] | None,
+    ) -> None:
+        self.names, self.steps, self.run, self.home, self.errors = names, steps, run, home, errors
+        self.taken: str | None = None
+
+
 class Conductor:
     """Drives one run's scheduler and holds its values.
 
@@ -61,11 +103,14 @@ class Conductor:
         self._scheduler = Scheduler(plan.graph)
         self._created: RunCreated | None = None
         self._stint = 0
-        self._steps: dict[str, dict[str, Json]] = {}  # id -> what expressions see of it; immutable once stored (S3-05)
+        self._views: dict[str, _View] = {}  # path of a scope -> what its expressions see
         self._outputs: dict[str, Json] = {}  # path -> output, or the items' outputs so far
         self._items: dict[str, list[Json]] = {}
         self._errors: dict[str, dict[int, Json]] = {}
-        self._names: dict[str, object] = {}
+        self._failed: dict[str, list[Json]] = {}  # path -> errors of what a step used before its fallback
+        self._given: dict[str, dict[str, Json]] = {}  # path of a subflow's scope -> its inputs
+        self._results: dict[str, Json] = {}  # path of a subflow's scope -> its outputs
+        self._is_keeping = any(step.node.compensation is not None for step in plan.steps.values())
 
     @property
     def status(self) -> RunStatus | None:
@@ -100,7 +145,7 @@ class Conductor:
         while waiting:
             current = waiting.popleft()
             if isinstance(current, Evaluate):
-                if not self._scheduler.asks(current.path, current.what):
+                if not self._scheduler.asks(current.path, current.what, current.index):
                     continue  # an earlier answer stopped the run
                 current = self._evaluate(current, fact.at)
             self._remember(current)
@@ -174,9 +219,12 @@ class Conductor:
             "created": attrs.asdict(created, recurse=False) if created else None,
             "stint": self._stint,
             "outputs": self._copy_outputs(self._outputs),
-            "steps": {path: self._dump_seen(step) for path, step in self._plan.steps.items() if step.id in self._steps},
+            "views": {path: self._dump_view(path, view) for path, view in self._views.items()},
             "maps": list[Json](self._items),
             "errors": {path: [list(pair) for pair in errors.items()] for path, errors in self._errors.items()},
+            "failed": {path: list(errors) for path, errors in self._failed.items()},
+            "given": dict[str, Json](self._given),
+            "results": dict(self._results),
         }
 
     @classmethod
@@ -189,22 +237,50 @@ class Conductor:
         if state["created"]:
             self._begin(RunCreated(**state["created"]))  # type: ignore[arg-type]  # a dump
         self._outputs = self._copy_outputs(state["outputs"])
-        for path, seen in cast("dict[str, dict[str, Json]]", state["steps"]).items():
-            self._steps[plan.steps[path].id] = {"output": self._outputs.get(path), **seen}
+        self._given, self._results = cast("dict[str, dict[str, Json]]", dict(state["given"])), dict(state["results"])
+        self._failed = {path: list(cast("list[Json]", errors)) for path, errors in state["failed"].items()}
         for path, errors in state["errors"].items():
             self._errors[path] = dict(cast("list[tuple[int, Json]]", errors))
-        for path in state["maps"]:
-            self._items[path] = self._look_up_items(plan.steps[path])
+        maps = cast("list[str]", state["maps"])
+        for path, told in cast("dict[str, dict[str, Json]]", state["views"]).items():
+            if path:
+                owner, index = split_item(path)
+                if owner in maps and owner not in self._items:
+                    self._items[owner] = self._look_up_items(owner)
+                self._open_view(owner, index)
+            self._load_view(path, told)
+        for path in maps:
+            if path not in self._items:
+                self._items[path] = self._look_up_items(path)
         return self
+
+    def _dump_view(self, path: str, view: _View) -> dict[str, Json]:
+        """What the expressions of a scope see, without the outputs, which are kept by path."""
+        steps: dict[str, Json] = {
+            name: {key: value for key, value in cast("dict[str, Json]", seen).items() if key != "output"}
+            for name, seen in view.steps.items()
+        }
+        is_home = view.home == path and view.errors is not None
+        return {"steps": steps, "taken": view.taken, **({"errors": dict(view.errors or {})} if is_home else {})}
+
+    def _load_view(self, path: str, told: Mapping[str, Json]) -> None:
+        view = self._views[path]
+        view.taken = cast("str | None", told["taken"])
+        for name, seen in cast("dict[str, dict[str, Json]]", told["steps"]).items():
+            output = self._outputs.get(self._child_path(path, name))
+            view.steps[name] = {"output": output, **seen}
+        if view.errors is not None and "errors" in told:
+            view.errors.update(cast("dict[str, Json]", told["errors"]))
+
+    def _child_path(self, scope: str, name: str) -> str:
+        prefix = f"{scope}/" if scope else ""
+        path = f"{prefix}{name}"
+        return path if plan_path(path) in self._plan.steps else f"{prefix}finally/{name}"
 
     def _copy_outputs(self, outputs: Mapping[str, Json]) -> dict[str, Json]:
         """Outputs by path; the list of a ``foreach`` is copied, because it may still be filled."""
         maps = {path for path, step in self._plan.steps.items() if step.node.is_map}
-        return {path: list(cast("list[Json]", value)) if path in maps else value for path, value in outputs.items()}
-
-    def _dump_seen(self, step: PlannedStep) -> dict[str, Json]:
-        """What expressions see of an ended step, without the output, which is kept by path."""
-        return {name: value for name, value in self._steps[step.id].items() if name != "output"}
+        return {path: list(cast("list[Json]", value)) if plan_path(path) in maps else value for path, value in outputs.items()}
 
     # -- state
 
@@ -221,6 +297,9 @@ class Conductor:
     def _open_questions(self) -> list[Evaluate]:
         return [command for command in self._scheduler.outstanding() if isinstance(command, Evaluate)]
 
+    def _planned(self, path: str) -> PlannedStep:
+        return self._plan.steps[path if "[" not in path else plan_path(path)]
+
     def _remember(self, fact: Fact) -> None:
         """Keep the values that a fact brings. A late fact brings none: what is stored is never changed."""
         if not self._scheduler.expects(fact):
@@ -228,10 +307,8 @@ class Conductor:
         if isinstance(fact, AttemptEnded):
             self._keep_output(fact)
         elif isinstance(fact, Evaluated):
-            if fact.what == "foreach" and fact.error is None:
-                self._outputs[fact.path] = [None] * cast("int", fact.value)
-                if fact.path not in self._items:  # a replay: the items were not looked up just now
-                    self._items[fact.path] = self._look_up_items(self._plan.steps[fact.path])
+            if fact.error is None:
+                self._keep_answer(fact)
         elif isinstance(fact, RunCreated):
             self._begin(fact)
         elif isinstance(fact, StintOpened):
@@ -239,135 +316,297 @@ class Conductor:
 
     def _keep_output(self, fact: AttemptEnded) -> None:
         outcome = fact.outcome
-        if outcome.status == "completed":
-            if fact.index is None:
-                self._outputs[fact.path] = outcome.output
-            else:
-                cast("list[Json]", self._outputs[fact.path])[fact.index] = outcome.output
+        if outcome.status != "completed" or fact.variant == "compensation":
+            return
+        if fact.index is None:
+            self._outputs[fact.path] = outcome.output
+        else:
+            cast("list[Json]", self._outputs[fact.path])[fact.index] = outcome.output
+
+    def _keep_answer(self, fact: Evaluated) -> None:
+        path, scope = fact.path, item_path(fact.path, fact.index)
+        if fact.what == "foreach":
+            self._outputs[path] = [None] * cast("int", fact.value)
+            if path not in self._items:  # a replay: the items were not looked up just now
+                self._items[path] = self._look_up_items(path)
+        elif fact.what == "choose":
+            self._views[scope].taken = cast("str | None", fact.value)
+        elif fact.what == "inputs":
+            if scope not in self._given:  # a replay, again
+                self._given[scope] = self._subflow_inputs(path, fact.index)
+            self._open_view(path, fact.index)
+        elif fact.what == "outputs" and path:
+            self._results[scope] = fact.value
 
     def _begin(self, fact: RunCreated) -> None:
         self._created = fact
-        run = {
-            "id": fact.run_id,
-            "workflow": self._plan.workflow.name,
+        self._views[""] = self._home("", self._plan.workflow.name, dict(fact.inputs), fact.at)
+
+    def _home(self, path: str, workflow: str, inputs: dict[str, Json], at: float) -> _View:
+        """What the steps of a workflow see: nothing of what is around it."""
+        created = self._created
+        assert created is not None, "RunCreated comes first"
+        run: dict[str, Json] = {
+            "id": created.run_id,
+            "workflow": workflow,
             "status": RunStatus.RUNNING.value,
-            "trace_id": fact.trace_id,
-            "started_at": fact.at,
+            "trace_id": created.trace_id,
+            "started_at": at,
         }
-        self._names = {"inputs": dict(fact.inputs), "steps": self._steps, "run": run}
+        steps: dict[str, Json] = {}
+        names: dict[str, object] = {"inputs": inputs, "steps": steps, "run": run}
+        errors: dict[str, Json] | None = None
+        if self._plan.looks_at_errors:
+            names["errors"] = errors = {}
+        return _View(names, steps, run, path, errors)
+
+    def _open_view(self, path: str, index: int | None) -> None:
+        """A group begins, or an item of a ``foreach`` over one: what its steps will see."""
+        step, scope = self._planned(path), item_path(path, index)
+        if step.subflow is not None:
+            at = self._created.at if self._created is not None else 0.0
+            self._views[scope] = self._home(scope, step.subflow.name, self._given[scope], at)
+            return
+        around = self._views[scope_path(path)]
+        steps = _Seen(around.steps)
+        names: dict[str, object] = {**around.names, "steps": steps}
+        if index is not None:
+            names[step.item_name], names["index"] = self._items[path][index], index
+        self._views[scope] = _View(names, steps, around.run, around.home, around.errors)
+
+    def _close_view(self, path: str, index: int | None) -> Json:
+        """A group is over: its output, from what became of its steps."""
+        scope = item_path(path, index)
+        view = self._views.get(scope)
+        if view is None:  # a subflow whose inputs did not fit
+            return None
+        step = self._planned(path)
+        if not self._is_keeping:
+            del self._views[scope]
+            self._given.pop(scope, None)
+        if step.node.form == "workflow":
+            return self._results.pop(scope, None)
+        if step.node.form == "choose":
+            return _output_of(view.steps.get(view.taken)) if view.taken is not None else None
+        return {step_id(node.path): _output_of(view.steps.get(step_id(node.path))) for node in step.node.children}
 
     def _note(self, entry: Entry) -> None:
         """Make an ended step visible to expressions, with the errors of the items that did not complete."""
-        if isinstance(entry, ItemEnded):
-            if entry.error is not None:
-                self._errors.setdefault(entry.path, {})[entry.index] = _describe(entry.error)
+        if isinstance(entry, StepEnded):
+            self._note_step(entry)
+        elif isinstance(entry, GroupStarted):
+            if entry.form != "workflow":  # what a subflow sees is known once its inputs are
+                self._open_view(entry.path, entry.index)
+        elif isinstance(entry, ItemEnded):
+            self._note_item(entry)
         elif isinstance(entry, WaitEnded):
             self._outputs[entry.path] = entry.output
-        elif isinstance(entry, StepEnded):
-            step = self._plan.steps[entry.path]
-            output = self._outputs.get(entry.path)
-            seen: dict[str, Json] = {
-                "output": output,
-                "status": entry.status.value,
-                "attempts": entry.attempts,
-                "error": _describe(entry.error) if entry.error else None,
-            }
-            if step.node.is_map:
-                errors = self._errors.pop(entry.path, {})
-                seen["errors"] = [errors.get(index) for index in range(len(cast("list[Json]", output or [])))]
-                self._items.pop(entry.path, None)
-            else:
-                seen["errors"] = []
-            self._steps[step.id] = seen
+        elif isinstance(entry, FallbackChosen) and entry.index is None and entry.error is not None:
+            self._failed.setdefault(entry.path, []).append(_describe(entry.error))
 
-    def _tell_run_status(self) -> None:
+    def _note_item(self, entry: ItemEnded) -> None:
+        if entry.error is not None:
+            self._errors.setdefault(entry.path, {})[entry.index] = _describe(entry.error)
+        if self._planned(entry.path).node.form is not None:
+            output = self._close_view(entry.path, entry.index)
+            if entry.status in _USABLE:
+                cast("list[Json]", self._outputs[entry.path])[entry.index] = output
+
+    def _note_step(self, entry: StepEnded) -> None:
+        path = entry.path
+        step = self._planned(path)
+        view = self._views[scope_path(path)] if "/" in path else self._views[""]
+        node = step.node
+        seen: dict[str, Json] = {
+            "output": None,
+            "status": entry.status.value,
+            "attempts": entry.attempts,
+            "error": _describe(entry.error) if entry.error else None,
+        }
+        if node.form is not None and not node.is_map:
+            if node.form == "choose":
+                taken = self._views.get(path)
+                seen["branch"] = taken.taken if taken is not None else None
+            output = self._close_view(path, None)
+            if entry.status in _USABLE:
+                self._outputs[path] = output
+        seen["output"] = output = self._outputs.get(path)
+        if node.is_map:
+            errors = self._errors.pop(path, {})
+            seen["errors"] = [errors.get(index) for index in range(len(cast("list[Json]", output or [])))]
+            if not self._is_keeping:
+                self._items.pop(path, None)
+        else:
+            seen["errors"] = self._failed.pop(path, []) if self._failed else []
+        view.steps[step.id] = seen
+        if view.errors is not None:
+            self._note_error(entry, view)
+
+    def _note_error(self, entry: StepEnded, view: _View) -> None:
+        """What ``errors`` holds of a step: null unless it failed."""
+        if view.errors is None or "[" in entry.path.removeprefix(view.home):
+            return
+        name = entry.path.removeprefix(view.home).removeprefix("/").removeprefix("finally/")
+        view.errors[name] = _error_record(entry) if entry.error is not None else None
+
+    def _tell_run_status(self, view: _View) -> None:
         """What ``finally`` steps and outputs see as ``run.status``."""
-        cast("dict[str, Json]", self._names["run"])["status"] = self._scheduler.prospect.value
+        view.run["status"] = self._scheduler.prospect_of(view.home).value
 
-    def _names_for(self, step: PlannedStep) -> Mapping[str, object]:
-        if step.node.is_finally:
-            self._tell_run_status()
-        return self._names
+    def _names_for(self, step: PlannedStep, path: str) -> Mapping[str, object]:
+        view = self._views[scope_path(path)] if "/" in path else self._views[""]
+        if step.in_finally:
+            self._tell_run_status(view)
+        return view.names
 
     # -- answers
 
     def _evaluate(self, command: Evaluate, at: float) -> Evaluated:
-        path, what = command.path, command.what
+        path, what, index = command.path, command.what, command.index
         try:
-            value = self._answer(path, what, at)
+            value = self._answer(path, what, index, at)
         except ExpressionError as error:
-            return Evaluated(at, path, what, error=self._described(error))
-        return Evaluated(at, path, what, value)
+            return Evaluated(at, path, what, index=index, error=self._described(error))
+        return Evaluated(at, path, what, value, index)
 
     def _described(self, error: ExpressionError) -> ErrorInfo:
         info = ErrorInfo("ExpressionError", error.problem, error.remedy)
         return info if self._redaction is None else self._redaction.error(info)
 
-    def _answer(self, path: str, what: EvaluateKind, at: float) -> Json:
+    def _answer(self, path: str, what: EvaluateKind, index: int | None, at: float) -> Json:
         if what == "outputs":
-            self._tell_run_status()
-            outputs = {name: value.render(self._names) for name, value in self._plan.outputs.items()}
-            return outputs if self._redaction is None else self._redaction.output(outputs)
-        step = self._plan.steps[path]
+            return self._answer_outputs(item_path(path, index))
+        step = self._planned(path)
         if what == "when" and step.when is not None:
-            return bool(step.when.evaluate(self._names_for(step)))
+            return bool(step.when.evaluate(self._names_for(step, path)))
+        if what == "choose":
+            return self._choose(step, item_path(path, index))
+        if what == "inputs":
+            self._given[item_path(path, index)] = self._subflow_inputs(path, index)
+            return None
         if step.wait is not None:
-            return step.wait.resolve(self._names_for(step), at)
-        items = self._items[path] = self._look_up_items(step)
+            return step.wait.resolve(self._names_for(step, path), at)
+        items = self._items[path] = self._look_up_items(path)
         return len(items)
 
-    def _look_up_items(self, step: PlannedStep) -> list[Json]:
+    def _answer_outputs(self, scope: str) -> Json:
+        view = self._views[scope]
+        self._tell_run_status(view)
+        values = self._planned(scope).outputs if scope else self._plan.outputs
+        outputs = {name: value.render(view.names) for name, value in values.items()}
+        return outputs if self._redaction is None else self._redaction.output(outputs)
+
+    def _choose(self, step: PlannedStep, scope: str) -> str | None:
+        """The first branch whose condition is true; ``else`` stands last."""
+        names = self._views[scope].names
+        for name, condition in step.branches:
+            if condition is None or condition.evaluate(names):
+                return name
+        return None
+
+    def _subflow_inputs(self, path: str, index: int | None) -> dict[str, Json]:
+        """What a subflow is given, checked."""
+        step = self._planned(path)
+        assert step.subflow is not None, "only subflows are asked"
+        given = step.inputs.render(self._item_names(step, path, index))
+        if not isinstance(given, dict):
+            raise _no_mapping(given, path)
+        faults = [f"{fault.path}: {fault.message}" for fault in input_faults(step.subflow, given, set())]
+        if faults:
+            problem = f"the inputs of workflow {step.subflow.name!r} do not fit: {'; '.join(faults)}"
+            raise ExpressionError(f"with of {path}", problem, "Give it what its 'inputs' say.")
+        return filled(step.subflow, given)
+
+    def _item_names(self, step: PlannedStep, path: str, index: int | None) -> Mapping[str, object]:
+        names = self._names_for(step, path)
+        if index is None:
+            return names
+        return {**names, step.item_name: self._items[path][index], "index": index}
+
+    def _look_up_items(self, path: str) -> list[Json]:
+        step = self._planned(path)
         if step.foreach is None:
             return []
-        items = step.foreach.render(self._names_for(step))
+        items = step.foreach.render(self._names_for(step, path))
         if not isinstance(items, list):
             kind = "null" if items is None else type(items).__name__
-            raise ExpressionError(f"foreach of {step.path}", f"it gave {kind}, not a list", "Give it a list.")
+            raise ExpressionError(f"foreach of {path}", f"it gave {kind}, not a list", "Give it a list.")
         if len(items) > MAX_ITEMS:
-            raise ExpressionError(f"foreach of {step.path}", f"it gave {len(items)} items", f"Give it at most {MAX_ITEMS}.")
+            raise ExpressionError(f"foreach of {path}", f"it gave {len(items)} items", f"Give it at most {MAX_ITEMS}.")
+        if step.batch is not None:
+            return [items[start : start + step.batch] for start in range(0, len(items), step.batch)]
         return items
 
     def _render(self, start: Start, at: float) -> Start | Evaluated:
         """Fill in the call, or say why its inputs cannot be rendered."""
-        created, step = self._created, self._plan.steps[start.path]
+        created, step = self._created, self._planned(start.path)
         assert created is not None, "RunCreated comes first"
         index = start.index
-        names = self._names_for(step)
-        if index is not None and (step.keys is not None or not step.inputs.is_constant):
+        body = step if start.variant == "primary" else step.body(start.variant)
+        keys = step.keys if start.variant == "primary" else None
+        names = self._names_for(step, start.path)
+        if index is not None and (keys is not None or not body.inputs.is_constant):
             names = {**names, step.item_name: self._items[start.path][index], "index": index}
         try:
-            inputs = step.inputs.render(names)
-            cache, rate = (None, None) if step.keys is None else step.keys.render(names)
-            secrets = step.inputs.secret_references(names) if step.inputs.secret_names else ()
+            inputs = body.inputs.render(names)
+            cache, rate = (None, None) if keys is None else keys.render(names)
+            secrets = body.inputs.secret_references(names) if body.inputs.secret_names else ()
             if not isinstance(inputs, dict):
-                kind = "null" if inputs is None else type(inputs).__name__
-                raise ExpressionError(f"with of {start.path}", f"it gave {kind}, not a mapping", "Give it the inputs by name.")
+                raise _no_mapping(inputs, start.path)
         except ExpressionError as error:
             return Evaluated(at, start.path, "inputs", index=index, error=self._described(error))
         call = Call(
             created.run_id,
             self._plan.workflow.name,
             start.path,
-            step.executor,
+            body.executor,
             inputs,
             index,
             start.attempt,
             start.variant,
             1,
             self._stint,
-            step.timeout_s,
-            step.retry,
-            step.clients,
+            body.timeout_s,
+            body.retry,
+            body.clients,
             secrets,
             created.trace_id,
             created.root_span_id,
             created.trace_flags,
             at,
-            step.limits,
+            body.limits,
             cache=cache,
             rate=rate,
         )
         return Start(start.path, index, start.attempt, start.variant, call)
+
+
+_USABLE = (StepStatus.COMPLETED, StepStatus.PARTIAL_FAILURE)
+"""States of a group that has an output."""
+
+
+def _no_mapping(value: Json, path: str) -> ExpressionError:
+    kind = "null" if value is None else type(value).__name__
+    return ExpressionError(f"with of {path}", f"it gave {kind}, not a mapping", "Give it the inputs by name.")
+
+
+def _output_of(seen: Json) -> Json:
+    return cast("dict[str, Json]", seen)["output"] if seen is not None else None
+
+
+def _error_record(entry: StepEnded) -> Json:
+    """What ``errors.NAME`` gives (S3-38): class, message, stack, and what the call was given."""
+    error = entry.error
+    assert error is not None, "the caller has looked"
+    return {
+        **cast("dict[str, Json]", _describe(error)),
+        "step": entry.path,
+        "status": entry.status.value,
+        "attempts": entry.attempts,
+        "reason": entry.reason,
+        "stack": error.traceback,
+        "inputs": error.inputs,
+    }
 
 
 def _describe(error: ErrorInfo) -> Json:

@@ -18,11 +18,12 @@ Table = dict[str, object]
 Place = tuple[str, int]
 """File (or environment variable) and line; 0 when the line is not known."""
 
-TABLES = ("plugins", "tools", "clients", "policies", "secrets", "store", "engine", "limits", "run")
+TABLES = ("plugins", "tools", "clients", "policies", "secrets", "store", "engine", "limits", "run", "workflows")
 """The tables that a configuration may have."""
 
 _PREFIX = "TREADLE_"
 _PLUGIN_KEYS = ("block", "prefer", "policies", "folder")
+_WORKFLOW_KEYS = ("folder",)
 
 
 @attrs.frozen
@@ -58,6 +59,7 @@ class Config:
         engine: The ``[engine]`` table; ``use`` names the engine.
         limits: The ``[limits]`` table.
         run: The ``[run]`` table.
+        workflows: The ``[workflows]`` table; ``folder`` is where subflows are looked up by name.
         root: Folder of the file, that relative paths in it start from; the start folder without a file.
         file: The file; None when there is none.
         places: Where each key was read: path of keys -> (file or variable, line).
@@ -72,6 +74,7 @@ class Config:
     engine: Table = attrs.field(factory=dict)
     limits: Table = attrs.field(factory=dict)
     run: Table = attrs.field(factory=dict)
+    workflows: Table = attrs.field(factory=dict)
     root: Path = attrs.field(factory=Path)
     file: Path | None = None
     places: Mapping[tuple[str, ...], Place] = attrs.field(factory=dict, repr=False, eq=False)
@@ -262,6 +265,7 @@ class _Checker:
             engine=self._used("engine"),
             limits=self._table("limits"),
             run=self._table("run"),
+            workflows=self._workflows(),
             root=root,
             file=self.file,
             places=self.places,
@@ -307,6 +311,12 @@ class _Checker:
             folder=self._text(("plugins", "folder"), table.get("folder")),
             enabled=switch != "none",
         )
+
+    def _workflows(self) -> Table:
+        table = self._table("workflows")
+        self._unknown(("workflows",), table, _WORKFLOW_KEYS)
+        self._text(("workflows", "folder"), table.get("folder"))
+        return table
 
     def _texts(self, key: str, value: object) -> tuple[str, ...]:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):

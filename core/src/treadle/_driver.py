@@ -283,7 +283,7 @@ class Driver:
             due = self._clock.now() if self._is_over(command.timer_id) else command.due
             self._set_timer(due, "retry", command.timer_id)
         elif isinstance(command, Cancel):
-            self._stop_call((command.path, command.index, command.attempt), command.reason)
+            self._stop_call((command.path, command.index, command.attempt, command.variant), command.reason)
         elif isinstance(command, Finish):
             self._is_finished = True
             self._finished.set()

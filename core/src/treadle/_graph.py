@@ -1,4 +1,4 @@
-"""What the scheduler knows of a workflow: nodes and the rules of the run, without values."""
+"""What the scheduler knows of a workflow: a tree of nodes and the rules that hold for them, without values."""
 
 from __future__ import annotations
 
@@ -6,8 +6,43 @@ from typing import Literal
 
 import attrs
 
+from treadle._models import GroupForm
+
 OnError = Literal["stop", "continue"]
-OnInterrupt = Literal["rerun", "fail"]
+OnInterrupt = Literal["rerun", "fail", "ask"]
+NeedsRule = Literal["all_succeeded", "all_done", "any_succeeded"]
+
+
+@attrs.frozen
+class Rules:
+    """What holds for steps that start and stop together: those of a run, or of a group.
+
+    Attributes:
+        on_error: What happens when a step without its own ``on_error`` fails.
+        max_failures: Failed steps that are tolerated; one more stops the rest. None: ``on_error`` decides.
+        max_parallel: Calls at once; None leaves it to what is around the group.
+        timeout_s: How long all of it may take.
+        has_outputs: Whether outputs are evaluated at the end.
+    """
+
+    on_error: OnError = "stop"
+    max_failures: int | None = None
+    max_parallel: int | None = None
+    timeout_s: float | None = None
+    has_outputs: bool = False
+
+
+@attrs.frozen
+class Variant:
+    """What stands beside a step's executor: a fallback or its compensation.
+
+    Attributes:
+        max_attempts: Attempts of it, the first included.
+        on_interrupt: As of a node.
+    """
+
+    max_attempts: int = 1
+    on_interrupt: OnInterrupt = "rerun"
 
 
 @attrs.frozen
@@ -15,16 +50,23 @@ class Node:
     """What the scheduler knows of a step.
 
     Attributes:
-        path: The step.
-        needs: Paths of the steps it waits for, in the same phase.
+        path: The step in the plan: ``publish/post``, without items.
+        needs: Paths of the steps it waits for: of the same group, in the same phase.
         has_when: Whether a condition is asked before it starts.
         is_map: Whether it has a ``foreach``.
         max_parallel: Items of the map at once; None leaves it to the run.
         max_attempts: Attempts of each item, the first included.
-        on_error: What the step itself says; None leaves it to the run.
-        is_finally: Whether it runs after the rest, whatever happened.
+        on_error: What the step itself says; None leaves it to the group or run.
+        is_finally: Whether it runs after the rest of its workflow, whatever happened.
         on_interrupt: What a new stint does with its calls that may have been running: make them again, or end them.
         is_wait: Whether it waits for a time or a signal instead of making calls.
+        form: What kind of group it is; None for a step that calls an executor.
+        children: Of a group; those of a subflow's ``finally`` come last.
+        rules: What holds for the children.
+        needs_rule: Which of its needs must have succeeded.
+        max_failures: Failed items that a ``foreach`` tolerates: a number, or a part of the items; None: ``on_error`` decides.
+        fallbacks: What is tried, in order, when the executor has finally failed.
+        compensation: What undoes the step.
     """
 
     path: str
@@ -37,6 +79,13 @@ class Node:
     is_finally: bool = False
     on_interrupt: OnInterrupt = "rerun"
     is_wait: bool = False
+    form: GroupForm | None = None
+    children: tuple[Node, ...] = ()
+    rules: Rules | None = None
+    needs_rule: NeedsRule = "all_succeeded"
+    max_failures: int | float | None = None
+    fallbacks: tuple[Variant, ...] = ()
+    compensation: Variant | None = None
 
 
 @attrs.frozen
@@ -49,6 +98,8 @@ class Graph:
         on_error: What the run does when a step without its own ``on_error`` fails.
         max_failures: Failed steps that are tolerated; one more stops the run. None: ``on_error`` decides.
         has_outputs: Whether outputs are evaluated at the end.
+        timeout_s: How long the whole run may take, ``finally`` aside.
+        max_retries: Retries of all steps together; None for any number.
     """
 
     nodes: tuple[Node, ...]
@@ -56,3 +107,5 @@ class Graph:
     on_error: OnError = "stop"
     max_failures: int | None = None
     has_outputs: bool = False
+    timeout_s: float | None = None
+    max_retries: int | None = None

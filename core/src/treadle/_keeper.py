@@ -53,8 +53,8 @@ _FLUSH_S = 5.0
 _AGAIN_S = 5.0
 """When progress that the store did not take is tried again."""
 
-Key = tuple[str, int | None, int]
-"""A call within its run: path, index, attempt."""
+Key = tuple[str, int | None, int, str]
+"""A call within its run: path, index, attempt, variant."""
 
 _Slot = tuple[str, int | None, str]
 """What has one checkpoint: path, index, variant."""
@@ -355,7 +355,7 @@ def _slot(call: Call) -> _Slot:
 
 
 def _key(call: Call) -> Key:
-    return call.path, call.index, call.attempt
+    return call.path, call.index, call.attempt, call.variant
 
 
 def _item(key: Key) -> str:

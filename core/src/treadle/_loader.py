@@ -9,7 +9,8 @@ from treadle._workflow import Workflow
 from treadle._workflow._documents import FORMATS, MAX_BYTES, read_document
 from treadle.errors import Fault, WorkflowInvalidError
 
-_SUFFIXES = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
+SUFFIXES = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
+"""How files of workflows end -> their format."""
 
 
 def load_workflow(source: str | os.PathLike[str]) -> Workflow:
@@ -23,7 +24,7 @@ def load_workflow(source: str | os.PathLike[str]) -> Workflow:
     """
     path = Path(source)
     file = str(path)
-    format = _SUFFIXES.get(path.suffix.lower())
+    format = SUFFIXES.get(path.suffix.lower())
     if format is None:
         raise WorkflowInvalidError(
             [Fault(f"the ending {path.suffix!r} is not known", "", "use .yaml, .yml, .json or .toml", file)]

@@ -14,8 +14,10 @@ from treadle._models import (
     AttemptEnded,
     AttemptStarted,
     CancelRequested,
+    CompensationEnded,
     Entry,
     ErrorInfo,
+    GroupStarted,
     Issue,
     ItemEnded,
     Json,
@@ -35,8 +37,10 @@ from treadle._models import (
     idempotency_key,
     retry_timer_id,
     signal_timer_id,
+    timeout_timer_id,
     wait_timer_id,
 )
+from treadle._paths import item_path, plan_path
 from treadle._span_ids import attempt_span_id, step_span_id
 from treadle._span_projection import executor_of
 from treadle._store_records import Place, Rows, RunRow, SpanRow, SpanStatus, StepRow, TimerKind, TimerRow, TimerStatus
@@ -61,6 +65,7 @@ class _Step:
         "started_at",
         "status",
         "stint",
+        "variant",
         "worker",
     )
 
@@ -68,6 +73,7 @@ class _Step:
         self.status = StepStatus.PENDING
         self.attempt = self.stint = 0
         self.worker = self.reason = ""
+        self.variant = "primary"
         self.queued_at: float | None = None
         self.started_at: float | None = None
         self.ended_at: float | None = None
@@ -92,6 +98,7 @@ class LogRows:
         self._stint = 0
         self._worker = ""
         self._steps: dict[Place, _Step] = {}
+        self._undone: dict[Place, _Step] = {}  # what undoes a step; its row stays what it came to
         self._timers: dict[str, TimerRow] = {}  # that have not fired
         self._executors: dict[str, str] = {}
         self._forget()
@@ -105,6 +112,8 @@ class LogRows:
             RetryScheduled: self._retry_scheduled,
             TimerFired: self._timer_fired,
             MapStarted: self._map_started,
+            GroupStarted: self._group_started,
+            CompensationEnded: self._compensation_ended,
             WaitStarted: self._wait_started,
             WaitEnded: self._wait_ended,
             SignalReceived: self._signal_received,
@@ -221,15 +230,28 @@ class LogRows:
         whole.status = StepStatus.RUNNING
         whole.queued_at = entry.at
 
+    def _group_started(self, entry: GroupStarted) -> None:
+        for place in {(entry.path, None), (entry.path, entry.index)}:
+            step = self._at(place)
+            step.is_whole_map = True
+            step.status, step.stint, step.worker = StepStatus.RUNNING, self._stint, self._worker
+            step.queued_at = step.queued_at or entry.at
+            step.started_at = step.started_at or entry.at
+        if entry.due is not None:
+            timer_id = timeout_timer_id(_item((entry.path, entry.index)))
+            self._set_timer(timer_id, (entry.path, entry.index), "timeout", entry.due, entry.at)
+
     def _attempt_started(self, entry: AttemptStarted) -> None:
         place = (entry.path, entry.index)
-        step = self._at(place)
+        is_undo = entry.variant == "compensation"
+        step = self._undone.setdefault(place, _Step()) if is_undo else self._at(place)
         step.status = StepStatus.RUNNING
         step.attempt, step.stint, step.worker = entry.attempt, entry.stint, self._worker
+        step.variant = entry.variant
         step.started_at = None
         if step.queued_at is None:
             step.queued_at = entry.at
-        if entry.index is not None:
+        if entry.index is not None and not is_undo:
             whole = self._at((entry.path, None))
             whole.attempt += 1
             whole.stint, whole.worker = entry.stint, self._worker
@@ -246,7 +268,7 @@ class LogRows:
             ),
             run.trace_id,
             step_span_id(run.trace_id, run.root_span_id, entry.path),
-            self._executor(entry.path),
+            self._executor(entry.path, entry.variant),
             _item(place),
             run.run_id,
             entry.attempt,
@@ -257,9 +279,13 @@ class LogRows:
 
     def _attempt_ended(self, entry: AttemptEnded) -> None:
         place = (entry.path, entry.index)
-        step = self._steps.get(place)
-        if step is None or step.span is None or step.attempt != entry.attempt:
+        is_undo = entry.variant == "compensation"
+        step = (self._undone if is_undo else self._steps).get(place)
+        if step is None or step.span is None or (step.attempt, step.variant) != (entry.attempt, entry.variant):
             return  # it came too late and is evidence only
+        if is_undo:
+            self._end_span(step, entry.outcome, entry.at)
+            return
         self._changed[place] = step
         outcome = entry.outcome
         step.started_at, step.error = outcome.started_at or entry.at, outcome.error
@@ -269,8 +295,9 @@ class LogRows:
 
     def _retry_scheduled(self, entry: RetryScheduled) -> None:
         place = (entry.path, entry.index)
-        self._at(place).status = StepStatus.RETRYING
-        timer_id = retry_timer_id(entry.path, entry.index, entry.attempt)
+        if entry.variant != "compensation":
+            self._at(place).status = StepStatus.RETRYING
+        timer_id = retry_timer_id(entry.path, entry.index, entry.attempt, entry.variant)
         self._set_timer(timer_id, place, "retry", entry.due, entry.at)
 
     def _wait_started(self, entry: WaitStarted) -> None:
@@ -295,7 +322,22 @@ class LogRows:
 
     def _item_ended(self, entry: ItemEnded) -> None:
         place = (entry.path, entry.index)
-        self._end(place, self._at(place), entry.status, entry.at, entry.reason, entry.error)
+        step = self._at(place)
+        if step.is_whole_map:
+            step.attempt = entry.attempts
+        self._end(place, step, entry.status, entry.at, entry.reason, entry.error)
+        self._drop_timers(entry.path, entry.index)
+
+    def _compensation_ended(self, entry: CompensationEnded) -> None:
+        step = self._undone.pop((entry.path, entry.index), None)
+        if step is not None and step.span is not None:
+            self._close_span(step, entry.at, "failed", error=_first_line(entry.error) or entry.reason)
+        self._drop_timers(entry.path, entry.index)
+
+    def _drop_timers(self, path: str, index: int | None) -> None:
+        if self._timers:
+            for timer_id in [key for key, timer in self._timers.items() if (timer.path, timer.index) == (path, index)]:
+                self._change_timer(timer_id, "cancelled")
 
     def _step_ended(self, entry: StepEnded) -> None:
         place = (entry.path, None)
@@ -303,8 +345,9 @@ class LogRows:
         if not step.is_whole_map:
             step.attempt = max(step.attempt, entry.attempts)
         self._end(place, step, entry.status, entry.at, entry.reason, entry.error)
-        for timer_id in [timer_id for timer_id, timer in self._timers.items() if timer.path == entry.path]:
-            self._change_timer(timer_id, "cancelled")
+        if self._timers:
+            for timer_id in [timer_id for timer_id, timer in self._timers.items() if timer.path == entry.path]:
+                self._change_timer(timer_id, "cancelled")
 
     def _end(
         self,
@@ -335,7 +378,7 @@ class LogRows:
             step.attempt,
             step.stint,
             step.worker,
-            "" if step.is_whole_map or not step.attempt else idempotency_key(run_id, path, index),
+            "" if step.is_whole_map or not step.attempt else idempotency_key(run_id, path, index, step.variant),
             step.queued_at,
             step.started_at,
             step.ended_at,
@@ -346,7 +389,10 @@ class LogRows:
             step.reason,
         )
 
-    def _executor(self, path: str) -> str:
+    def _executor(self, path: str, variant: str = "primary") -> str:
+        if variant != "primary":
+            return executor_of(self._begun.workflow, path, variant)
+        path = plan_path(path)
         executor = self._executors.get(path)
         if executor is None:
             executor = self._executors[path] = executor_of(self._begun.workflow, path)
@@ -423,8 +469,7 @@ def rows_of(entries: Iterable[Entry], *, key: str = "", source: str = "") -> Row
 
 
 def _item(place: Place) -> str:
-    path, index = place
-    return path if index is None else f"{path}[{index}]"
+    return item_path(*place)
 
 
 def _first_line(error: ErrorInfo | None) -> str:

@@ -55,6 +55,7 @@ class StepStatus(enum.StrEnum):
     RUNNING = "running"
     RETRYING = "retrying"
     COMPLETED = "completed"
+    PARTIAL_FAILURE = "partial_failure"
     CACHED = "cached"
     SKIPPED = "skipped"
     FAILED = "failed"
@@ -147,6 +148,7 @@ class ErrorInfo:
         retryable: What the exception said of itself: True, False, or None when it did not say.
         partial_results: What it carried of the work done before it (``exc.partial_results``), when that is plain JSON.
         items_processed: How many items that is.
+        inputs: What the failed call was given, with ``***`` for secrets, cut to a few KiB; None when no call failed.
     """
 
     type: str
@@ -157,6 +159,7 @@ class ErrorInfo:
     retryable: bool | None = None
     partial_results: Json = attrs.field(default=None, repr=False)
     items_processed: int | None = None
+    inputs: Json = attrs.field(default=None, repr=False)
 
 
 # -- calls -------------------------------------------------------------------------------------------------------------
@@ -192,9 +195,15 @@ def signal_timer_id(signal_id: str) -> str:
     return f"signal::{signal_id}"
 
 
-def retry_timer_id(path: str, index: int | None, attempt: int) -> str:
+def retry_timer_id(path: str, index: int | None, attempt: int, variant: str = "primary") -> str:
     """The timer that waits for the attempt after ``attempt``."""
-    return f"retry:{path}:{'' if index is None else index}:{attempt}"
+    timer_id = f"retry:{path}:{'' if index is None else index}:{attempt}"
+    return timer_id if variant == "primary" else f"{timer_id}:{variant}"
+
+
+def timeout_timer_id(scope: str) -> str:
+    """The timer that ends a group, or an item of a ``foreach`` over one; the run's for an empty scope."""
+    return f"timeout:{scope}"
 
 
 @attrs.frozen
@@ -457,7 +466,7 @@ class StintOpened:
 OnTimeout = Literal["fail", "skip", "continue"]
 OnReject = Literal["fail", "continue"]
 
-EvaluateKind = Literal["when", "foreach", "inputs", "outputs", "wait"]
+EvaluateKind = Literal["when", "foreach", "choose", "inputs", "outputs", "wait"]
 
 
 @record
@@ -467,11 +476,11 @@ class Evaluated:
     Attributes:
         at: When.
         path: The step; empty for the run's outputs.
-        what: ``when`` (a bool), ``foreach`` (the number of items), ``inputs`` (only recorded when rendering failed),
-            ``outputs`` (name -> value), ``wait`` (an object with what applies of ``due``, ``signal``, ``on_timeout``,
-            ``default`` and ``on_reject``).
+        what: ``when`` (a bool), ``foreach`` (the number of items), ``choose`` (the id of the branch, None for none), ``inputs``
+            (of a call only when rendering failed; of a subflow always, without a value), ``outputs`` (name -> value), ``wait``
+            (an object with what applies of ``due``, ``signal``, ``on_timeout``, ``default`` and ``on_reject``).
         value: The answer; None with an error.
-        index: Item of a ``foreach`` whose inputs could not be rendered.
+        index: Item of a ``foreach`` that was asked about.
         error: Why there is no answer.
     """
 
@@ -620,6 +629,53 @@ class WaitEnded:
     signal_id: str = ""
 
 
+GroupForm = Literal["parallel", "choose", "workflow"]
+
+
+@record
+class GroupStarted:
+    """A step that holds steps begins, or an item of a ``foreach`` over one.
+
+    Attributes:
+        at: When.
+        path: The step.
+        form: What kind of group it is.
+        index: Item of a ``foreach``.
+        due: When it must be over; None for any time.
+    """
+
+    kind: ClassVar[str] = "GroupStarted"
+    at: float
+    path: str
+    form: GroupForm
+    index: int | None = None
+    due: float | None = None
+
+
+@record
+class FallbackChosen:
+    """What a step uses has finally failed, and its next fallback is tried.
+
+    Attributes:
+        at: When.
+        path: The step.
+        index: Item of a ``foreach``.
+        variant: What is tried now: ``fallback 1`` ...
+        attempts: How many were made of the variant that failed.
+        reason: Why there was no further one.
+        error: Its last error.
+    """
+
+    kind: ClassVar[str] = "FallbackChosen"
+    at: float
+    path: str
+    index: int | None
+    variant: str
+    attempts: int
+    reason: str
+    error: ErrorInfo | None = None
+
+
 @record
 class RetryScheduled:
     """An attempt failed and another will be made.
@@ -632,6 +688,7 @@ class RetryScheduled:
         max_attempts: The most there may be.
         due: When the next one may start.
         reason: Why trying again may help.
+        variant: Which of the step's executors.
     """
 
     kind: ClassVar[str] = "RetryScheduled"
@@ -642,11 +699,12 @@ class RetryScheduled:
     max_attempts: int
     due: float
     reason: str
+    variant: str = "primary"
 
 
 @record
 class ItemEnded:
-    """An item of a ``foreach`` is over without success (items that complete are known from AttemptEnded)."""
+    """An item of a ``foreach`` is over: of one over a group always, else only without success (AttemptEnded tells the rest)."""
 
     kind: ClassVar[str] = "ItemEnded"
     at: float
@@ -668,8 +726,8 @@ class StepEnded:
         status: Its final state.
         attempts: How many were made (of all items, for a ``foreach``).
         reason: Why it ended so, in words; empty when it simply completed.
-        error: The last attempt's error.
-        culprit: For ``upstream_failed``: the step whose failure it was.
+        error: The last attempt's error; of a group that of its culprit.
+        culprit: For ``upstream_failed``, and for a group that failed: the step whose failure it was.
         failed_items: How many items of a ``foreach`` did not complete.
     """
 
@@ -684,14 +742,46 @@ class StepEnded:
     failed_items: int = 0
 
 
+@record
+class CompensationEnded:
+    """A completed step was undone, or could not be.
+
+    Attributes:
+        at: When.
+        path: The step.
+        index: Item of a ``foreach``.
+        status: How undoing it ended.
+        attempts: How many were made.
+        reason: Why it ended so, in words; empty when it simply completed.
+        error: The last attempt's error.
+    """
+
+    kind: ClassVar[str] = "CompensationEnded"
+    at: float
+    path: str
+    index: int | None
+    status: StepStatus
+    attempts: int
+    reason: str = ""
+    error: ErrorInfo | None = None
+
+
 @attrs.frozen
 class RunStopping:
-    """Nothing new starts from now on; what runs drains (failure) or is told to stop (cancel)."""
+    """Nothing new starts from now on; what runs drains (failure) or is told to stop (cancel, timeout).
+
+    Attributes:
+        at: When.
+        reason: Why, in words.
+        culprit: The step whose failure it was.
+        path: The group that stops, with its item like ``each[3]``; empty for the run.
+    """
 
     kind: ClassVar[str] = "RunStopping"
     at: float
     reason: str
     culprit: str = ""
+    path: str = ""
 
 
 @attrs.frozen
@@ -717,7 +807,18 @@ class RunEnded:
 
 
 Decision = (
-    AttemptStarted | MapStarted | WaitStarted | WaitEnded | RetryScheduled | ItemEnded | StepEnded | RunStopping | RunEnded
+    AttemptStarted
+    | MapStarted
+    | GroupStarted
+    | WaitStarted
+    | WaitEnded
+    | RetryScheduled
+    | FallbackChosen
+    | ItemEnded
+    | StepEnded
+    | CompensationEnded
+    | RunStopping
+    | RunEnded
 )
 
 FACTS: tuple[type, ...] = (
@@ -732,11 +833,14 @@ FACTS: tuple[type, ...] = (
 DECISIONS: tuple[type, ...] = (
     AttemptStarted,
     MapStarted,
+    GroupStarted,
     WaitStarted,
     WaitEnded,
     RetryScheduled,
+    FallbackChosen,
     ItemEnded,
     StepEnded,
+    CompensationEnded,
     RunStopping,
     RunEnded,
 )
@@ -790,6 +894,7 @@ class Evaluate:
 
     path: str
     what: EvaluateKind
+    index: int | None = None
 
 
 @attrs.frozen
@@ -823,6 +928,7 @@ class Cancel:
     index: int | None
     attempt: int
     reason: str
+    variant: str = "primary"
 
 
 @attrs.frozen

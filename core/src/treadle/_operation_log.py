@@ -9,8 +9,11 @@ from treadle._models import (
     AttemptEnded,
     AttemptStarted,
     CancelRequested,
+    CompensationEnded,
     Entry,
     Evaluated,
+    FallbackChosen,
+    GroupStarted,
     ItemEnded,
     MapStarted,
     Record,
@@ -89,7 +92,17 @@ class OperationLog:
                     attempt=entry.attempt,
                     stint=entry.stint,
                 )
-            case StepEnded() | ItemEnded() | MapStarted() | RetryScheduled() | WaitStarted() | WaitEnded():
+            case (
+                StepEnded()
+                | ItemEnded()
+                | MapStarted()
+                | GroupStarted()
+                | RetryScheduled()
+                | FallbackChosen()
+                | CompensationEnded()
+                | WaitStarted()
+                | WaitEnded()
+            ):
                 return step_span_id(run.trace_id, run.root_span_id, entry.path)
             case _:
                 return run.root_span_id
@@ -109,6 +122,12 @@ def _said(entry: Entry) -> Said:
         case RetryScheduled():
             left = f"attempt {entry.attempt + 1}/{entry.max_attempts} in {max(0.0, entry.due - entry.at):g}s"
             return logging.WARNING, f"{_item(entry)} will be tried again: {left}{_because(entry.reason)}"
+        case FallbackChosen():
+            return logging.WARNING, f"{_item(entry)} goes on with {entry.variant}{_because(entry.reason)}"
+        case CompensationEnded():
+            return _step_level(entry.status), f"undoing {_item(entry)} {entry.status.value}{_because(entry.reason)}"
+        case GroupStarted():
+            return logging.INFO, f"{_item(entry)} began"
         case MapStarted():
             return logging.INFO, f"{entry.path} has {entry.count} items"
         case WaitStarted():
@@ -120,7 +139,7 @@ def _said(entry: Entry) -> Said:
         case StepEnded():
             return _step_level(entry.status), f"{entry.path} {entry.status.value}{_because(entry.reason)}"
         case RunStopping():
-            return logging.WARNING, f"run is stopping{_because(entry.reason)}"
+            return logging.WARNING, f"{entry.path or 'run'} is stopping{_because(entry.reason)}"
         case RunEnded():
             level = logging.INFO if entry.status in _GOOD_RUNS else logging.ERROR
             return level, f"run {entry.status.value}{_because(entry.reason)}"
@@ -146,7 +165,9 @@ def _attempt_ended(entry: AttemptEnded) -> Said:
     return logging.WARNING, said + (f": {error.type}: {error.message.partition(chr(10))[0]}" if error else "")
 
 
-def _item(entry: AttemptStarted | AttemptEnded | RetryScheduled | ItemEnded) -> str:
+def _item(
+    entry: AttemptStarted | AttemptEnded | RetryScheduled | ItemEnded | GroupStarted | FallbackChosen | CompensationEnded,
+) -> str:
     return entry.path if entry.index is None else f"{entry.path}[{entry.index}]"
 
 

@@ -11,6 +11,10 @@ from treadle._models import (
     AttemptStarted,
     Entry,
     ErrorInfo,
+    Evaluated,
+    GroupForm,
+    GroupStarted,
+    ItemEnded,
     Json,
     MapStarted,
     Record,
@@ -24,10 +28,12 @@ from treadle._models import (
     WaitEnded,
     WaitStarted,
 )
+from treadle._paths import item_path, scope_path, step_id
 from treadle._span_projection import SpanProjection
 from treadle.errors import RunFailedError
 
-_SUCCESS = (StepStatus.COMPLETED, StepStatus.CACHED, StepStatus.SKIPPED)
+_SUCCESS = (StepStatus.COMPLETED, StepStatus.PARTIAL_FAILURE, StepStatus.CACHED, StepStatus.SKIPPED)
+_USABLE = (StepStatus.COMPLETED, StepStatus.PARTIAL_FAILURE)
 
 
 @attrs.frozen
@@ -165,41 +171,84 @@ def summarise(entries: Sequence[Entry]) -> RunResult:
 def step_results(entries: Sequence[Entry]) -> Iterator[StepResult]:
     """The steps of a log that have ended, in that order."""
     started: dict[str, float] = {}
-    outputs: dict[str, Json] = {}
-    running: dict[tuple[str, int | None], int] = {}
+    outputs = _Outputs()
+    running: dict[tuple[str, int | None], tuple[int, str]] = {}
     for entry in entries:
         if isinstance(entry, AttemptStarted):
             started.setdefault(entry.path, entry.at)
-            running[entry.path, entry.index] = entry.attempt
-        elif isinstance(entry, MapStarted):
-            outputs[entry.path] = [None] * entry.count
+            running[entry.path, entry.index] = (entry.attempt, entry.variant)
         elif isinstance(entry, AttemptEnded):
-            if running.get((entry.path, entry.index)) != entry.attempt:
+            if running.get((entry.path, entry.index)) != (entry.attempt, entry.variant):
                 continue  # it came too late and is evidence only
             del running[entry.path, entry.index]
-            if entry.outcome.status == "completed":
-                _put(outputs, entry)
-        elif isinstance(entry, WaitStarted):
-            started[entry.path] = entry.at
-        elif isinstance(entry, WaitEnded):
-            outputs[entry.path] = entry.output
+            outputs.keep(entry)
+        elif isinstance(entry, GroupStarted | WaitStarted):
+            started.setdefault(entry.path, entry.at)
+            outputs.note(entry)
         elif isinstance(entry, StepEnded):
             path = entry.path
             yield StepResult(
                 path,
                 entry.status,
-                outputs.get(path),
+                outputs.of(entry),
                 entry.attempts,
                 started.get(path),
                 entry.at,
                 entry.error,
                 entry.reason,
             )
+        else:
+            outputs.note(entry)
 
 
-def _put(outputs: dict[str, Json], entry: AttemptEnded) -> None:
-    items = outputs.get(entry.path)
-    if entry.index is None:
-        outputs[entry.path] = entry.outcome.output
-    elif isinstance(items, list):
-        items[entry.index] = entry.outcome.output
+class _Outputs:
+    """What steps give, as their log tells it; a group's from those of its steps."""
+
+    def __init__(self) -> None:
+        self._outputs: dict[str, Json] = {}
+        self._forms: dict[str, GroupForm] = {}
+        self._children: dict[str, dict[str, Json]] = {}  # scope -> id -> output
+        self._told: dict[str, Json] = {}  # scope -> the branch that was chosen, or the outputs of a subflow
+
+    def keep(self, entry: AttemptEnded) -> None:
+        """An attempt is over."""
+        if entry.outcome.status == "completed" and entry.variant != "compensation":
+            self._put(entry.path, entry.index, entry.outcome.output)
+
+    def note(self, entry: Entry) -> None:
+        """Whatever else gives outputs."""
+        if isinstance(entry, MapStarted):
+            self._outputs[entry.path] = [None] * entry.count
+        elif isinstance(entry, WaitEnded):
+            self._outputs[entry.path] = entry.output
+        elif isinstance(entry, GroupStarted):
+            self._forms[item_path(entry.path, entry.index)] = entry.form
+        elif isinstance(entry, Evaluated) and entry.what in ("choose", "outputs"):
+            self._told[item_path(entry.path, entry.index)] = entry.value
+        elif isinstance(entry, ItemEnded):
+            self._close(entry.path, entry.index, entry.status)
+
+    def of(self, entry: StepEnded) -> Json:
+        """The output of a step that ended."""
+        path = entry.path
+        self._close(path, None, entry.status)
+        output = self._outputs.get(path)
+        if "/" in path:
+            scope, name = scope_path(path), step_id(path)
+            if scope in self._forms:
+                self._children.setdefault(scope, {})[name] = output
+        return output
+
+    def _close(self, path: str, index: int | None, status: StepStatus) -> None:
+        scope = item_path(path, index)
+        form = self._forms.pop(scope, None)
+        children, told = self._children.pop(scope, {}), self._told.pop(scope, None)
+        if form is not None and status in _USABLE:
+            self._put(path, index, children if form == "parallel" else told if form == "workflow" else children.get(str(told)))
+
+    def _put(self, path: str, index: int | None, output: Json) -> None:
+        items = self._outputs.get(path)
+        if index is None:
+            self._outputs[path] = output
+        elif isinstance(items, list):
+            items[index] = output

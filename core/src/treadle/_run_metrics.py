@@ -14,12 +14,14 @@ from treadle._models import (
     AttemptStarted,
     Entry,
     ErrorInfo,
+    GroupStarted,
     MapStarted,
     RunCreated,
     RunEnded,
     StepEnded,
     StintOpened,
 )
+from treadle._paths import plan_path
 from treadle._span_projection import error_type, executor_of
 from treadle._version import __version__
 
@@ -84,7 +86,7 @@ class RunMetrics:
                 self._began.setdefault(entry.path, entry.at)
             case AttemptEnded():
                 self._attempt_ended(instruments, entry, replayed=replayed)
-            case MapStarted():
+            case MapStarted() | GroupStarted():
                 self._began.setdefault(entry.path, entry.at)
             case StepEnded():
                 self._step_ended(instruments, entry, replayed=replayed)
@@ -133,7 +135,7 @@ class RunMetrics:
 
     def _step(self, path: str) -> Attributes:
         executor = executor_of(self._run.workflow, path) if self._run is not None else ""
-        return {names.PIPELINE: self._workflow, names.TASK: path, names.EXECUTOR: executor}
+        return {names.PIPELINE: self._workflow, names.TASK: plan_path(path), names.EXECUTOR: executor}
 
 
 def _ended(name: str, result: str, error: ErrorInfo | None, status: str) -> Attributes:

@@ -57,13 +57,13 @@ MAX_DETACHED_THREADS = 32
 
 _log = logging.getLogger("treadle.step")
 
-Key = tuple[str, int | None, int]
-"""A call within its run: path, index, attempt."""
+Key = tuple[str, int | None, int, str]
+"""A call within its run: path, index, attempt, variant."""
 
 
 def key_of(call: Call) -> Key:
     """What tells a call from the others of its run."""
-    return call.path, call.index, call.attempt
+    return call.path, call.index, call.attempt, call.variant
 
 
 class _CallContext(CallFacts):

@@ -2,17 +2,32 @@
 
 No I/O, no clock, no async, no randomness: time arrives in facts, so that resuming is a replay and every engine decides alike.
 It knows steps, needs, counts and attempts; values and expressions belong to the conductor.
+
+What is planned once may run many times: a group is a node with children, and each start of it (each item of a ``foreach`` over
+it) is a scope with steps of its own, made when it starts and forgotten when it is over. The run itself is the outermost scope.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, cast
 
 import attrs
 
-from treadle._graph import Graph, Node
+from treadle._graph import Graph, Node, Rules
+from treadle._instances import (
+    FATAL,
+    IN_FINALLY,
+    TOLERATED,
+    Cause,
+    Scope,
+    Step,
+    dump_scope,
+    dump_step,
+    load_scope,
+    load_step,
+)
 from treadle._mailbox import Letter, Mailbox, Waiting
 from treadle._models import (
     RULES_VERSION,
@@ -22,14 +37,16 @@ from treadle._models import (
     Cancel,
     CancelRequested,
     Command,
+    CompensationEnded,
     Entry,
     ErrorInfo,
     Evaluate,
     Evaluated,
     EvaluateKind,
     Fact,
+    FallbackChosen,
     Finish,
-    Issue,
+    GroupStarted,
     ItemEnded,
     Json,
     MapStarted,
@@ -52,10 +69,12 @@ from treadle._models import (
     WaitStarted,
     retry_timer_id,
     signal_timer_id,
+    timeout_timer_id,
     wait_timer_id,
 )
+from treadle._paths import item_path
 from treadle._waits import moment_text
-from treadle.errors import RejectedError, StepInterruptedError, TreadleError, WaitTimeoutError
+from treadle.errors import GroupTimeoutError, RejectedError, StepInterruptedError, TreadleError, WaitTimeoutError
 
 _BLOCKING = frozenset({"failed", "timed_out", "upstream_failed", "interrupted", "poisoned"})
 """States that dependents cannot go on from; what depends on a cancelled step is cancelled itself."""
@@ -63,77 +82,16 @@ _BLOCKING = frozenset({"failed", "timed_out", "upstream_failed", "interrupted", 
 _FAILURES = frozenset({StepStatus.FAILED, StepStatus.TIMED_OUT, StepStatus.INTERRUPTED, StepStatus.POISONED})
 """What counts as a failure of the step itself."""
 
+_UNDONE = frozenset({StepStatus.COMPLETED, StepStatus.PARTIAL_FAILURE})
+"""States of a step that its compensation undoes, when the run comes to that."""
+
 _FAILED_BY: Mapping[str, StepStatus] = {
     "failed": StepStatus.FAILED,
     "timed_out": StepStatus.TIMED_OUT,
     "cancelled": StepStatus.CANCELLED,
 }
 
-_Stage = Literal["pending", "when", "foreach", "wait", "ready", "active", "ended"]
-
-_NOTHING, _TOLERATED, _IN_FINALLY, _FATAL = range(4)
-"""How grave a failure is for the run: it goes on, its clean-up failed, or it stops."""
-
-
-@attrs.frozen
-class _Cause:
-    """Why a run does not simply complete: the gravest failure so far, the first among equals."""
-
-    gravity: int = _NOTHING
-    reason: str = ""
-    culprit: str = ""
-    error: ErrorInfo | None = None
-
-
-class _Step:
-    """The changing side of a node. A plain step is handled as a map of one item whose index is None."""
-
-    __slots__ = (
-        "attempts",
-        "blocked_by",
-        "count",
-        "cursor",
-        "dependents",
-        "dropped",
-        "error",
-        "failed_items",
-        "in_flight",
-        "is_queued",
-        "is_stopped",
-        "node",
-        "retrying",
-        "returned",
-        "stage",
-        "status",
-        "waiting",
-    )
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.dependents: list[_Step] = []
-        self.stage: _Stage = "pending"
-        self.status = StepStatus.PENDING
-        self.waiting = len(node.needs)
-        self.blocked_by = ""
-        self.count = 1  # items in all
-        self.cursor = 0  # items handed out so far
-        self.in_flight = 0  # calls that may be running
-        self.retrying: dict[int | None, int] = {}  # item -> attempt that failed, while its timer runs
-        self.returned: deque[tuple[int | None, int]] = deque()  # (item, next attempt) whose wait is over
-        self.attempts = 0
-        self.failed_items = 0
-        self.dropped = 0  # items whose retry was given up because the step was stopped
-        self.is_stopped = False  # hands out no more items
-        self.is_queued = False
-        self.error: ErrorInfo | None = None
-
-    @property
-    def has_work(self) -> bool:
-        return bool(self.returned) or (self.cursor < self.count and not self.is_stopped)
-
-    @property
-    def is_drained(self) -> bool:
-        return not (self.in_flight or self.retrying or self.has_work)
+_NO_BRANCH = "no branch's 'when' was true"
 
 
 class Scheduler:
@@ -145,25 +103,25 @@ class Scheduler:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._steps = {node.path: _Step(node) for node in graph.nodes}
-        for step in self._steps.values():
-            for need in step.node.needs:
-                self._steps[need].dependents.append(step)
-        self._open_main = sum(not node.is_finally for node in graph.nodes)
-        self._open_finally = len(graph.nodes) - self._open_main
-        self._phase: Literal["new", "main", "finally", "outputs", "ended"] = "new"
+        self._steps: dict[str, Step] = {}
+        self._root = Scope(
+            Rules(graph.on_error, graph.max_failures, None, graph.timeout_s, graph.has_outputs),
+        )
+        self._root.open_steps(graph.nodes, self._steps)
+        self._scopes: dict[str, Scope] = {"": self._root}
+        self._has_variants = any(node.fallbacks or node.compensation for node in _walk(graph.nodes))
         self._max_parallel = graph.max_parallel
-        self._ready: deque[_Step] = deque()
-        self._arrived: deque[_Step] = deque()  # needs are done, not yet looked at
+        self._ready: deque[Step] = deque()
+        self._arrived: deque[Step] = deque()  # needs are done, not yet looked at
+        self._over: deque[Scope] = deque()  # no step of their phase is open
         self._running: dict[tuple[str, int | None], int] = {}  # -> attempt
         self._timers: dict[str, tuple[str, int | None, float]] = {}  # -> step, item, due
         self._mailbox = Mailbox()
-        self._failures = 0
-        self._stopping = ""  # why nothing new starts in the main phase
+        self._done: list[tuple[Node, str, int | None]] = []  # what can be undone, in the order of completion
+        self._undoing: Step | None = None
+        self._retries = 0
         self._is_cancelling = False
         self._is_forced = False
-        self._cause = _Cause()
-        self._main_status = ""  # how the run stood when its main phase was over
         self._status: RunStatus | None = None
         self._stint = 0
         self._rules = RULES_VERSION
@@ -195,9 +153,14 @@ class Scheduler:
     @property
     def prospect(self) -> RunStatus:
         """How the run would end if all that is left completed; during ``finally``, how it stood when that began."""
-        if self._phase == "finally":
-            return RunStatus(self._main_status)
-        return self._status or self._final_status()
+        return self.prospect_of("")
+
+    def prospect_of(self, scope: str) -> RunStatus:
+        """The same of a subflow, by its path with its item."""
+        found = self._scopes[scope]
+        if found.phase in ("compensation", "finally"):
+            return RunStatus(found.main_status)
+        return self._run_status(found)
 
     @property
     def is_waiting(self) -> bool:
@@ -218,14 +181,22 @@ class Scheduler:
     def expects(self, fact: Fact) -> bool:
         """Whether a fact answers something that is open; if not, it comes too late and is evidence only."""
         if isinstance(fact, AttemptEnded):
-            return self._running.get((fact.path, fact.index)) == fact.attempt
+            if self._running.get((fact.path, fact.index)) != fact.attempt:
+                return False
+            return not self._has_variants or self._step_at(fact.path).variant(fact.index) == fact.variant
         if isinstance(fact, Evaluated):
-            return (fact.path, fact.index) in self._running if fact.what == "inputs" else self.asks(fact.path, fact.what)
+            if fact.what == "inputs" and (fact.path, fact.index) in self._running:
+                return True
+            return self.asks(fact.path, fact.what, fact.index)
         return True
 
-    def asks(self, path: str, what: EvaluateKind) -> bool:
-        """Whether a question is open: it was asked, and the step or the run has not ended meanwhile."""
-        return self._phase == "outputs" if what == "outputs" else self._steps[path].stage == what
+    def asks(self, path: str, what: EvaluateKind, index: int | None = None) -> bool:
+        """Whether a question is open: it was asked, and whoever it is about has not ended meanwhile."""
+        if what in ("when", "foreach", "wait"):
+            step = self._steps.get(path)
+            return step is not None and step.stage == what
+        scope = self._scopes.get(item_path(path, index))
+        return scope is not None and scope.phase == what
 
     def apply(self, fact: Fact) -> Turn:
         """Take a fact in.
@@ -240,7 +211,7 @@ class Scheduler:
         self._at = fact.at
         self._records, self._commands = [fact], []
         handler = self._handlers.get(type(fact))
-        if handler is not None and self._phase != "ended":
+        if handler is not None and self._root.phase != "ended":
             handler(fact)
             self._settle()
         return Turn(tuple(self._records), tuple(self._commands))
@@ -250,15 +221,17 @@ class Scheduler:
         if self._status is not None:
             return (Finish(self._status),)
         commands: list[Command] = [
-            Evaluate(step.node.path, step.stage) for step in self._steps.values() if step.stage in ("when", "foreach", "wait")
+            Evaluate(step.path, step.stage) for step in self._steps.values() if step.stage in ("when", "foreach", "wait")
         ]
-        if self._phase == "outputs":
-            commands.append(Evaluate("", "outputs"))
-        commands += [Start(path, index, attempt) for (path, index), attempt in self._running.items()]
+        commands += [
+            Evaluate(scope.owner.path if scope.owner else "", scope.phase, scope.index)
+            for scope in self._scopes.values()
+            if scope.phase in ("inputs", "choose", "outputs")
+        ]
+        commands += [self._start_of(path, index, attempt) for (path, index), attempt in self._running.items()]
         commands += [SetTimer(timer_id, due) for timer_id, (_, _, due) in self._timers.items()]
         commands += self._awaited()
-        if self._is_phase_cancelled:
-            commands += [Cancel(path, index, attempt, self._stopping) for (path, index), attempt in self._running.items()]
+        commands += self._cancels(self._root)
         return tuple(commands)
 
     # -- facts
@@ -270,44 +243,51 @@ class Scheduler:
 
     def _on_stint(self, fact: StintOpened) -> None:
         self._stint = fact.stint
-        if self._phase == "new":
-            self._phase = "main"
-            self._release(is_finally=False)
+        if self._root.phase == "new":
+            self._set_deadline(self._root)
+            self._enter_main(self._root)
         else:
             self._ask_again()
 
     def _ask_again(self) -> None:
         """The process that performed the calls went away: make them again, and end those that must not run twice."""
         for (path, index), attempt in list(self._running.items()):
-            if self._steps[path].node.on_interrupt == "fail":
-                self._interrupt(self._steps[path], index, attempt)
+            step = self._step_at(path)
+            if step.on_interrupt(index) != "rerun":
+                self._interrupt(step, index, attempt)
         for (path, index), attempt in self._running.items():
-            self._records.append(AttemptStarted(self._at, path, index, attempt, "primary", self._stint))
-            self._commands.append(Start(path, index, attempt))
+            start = self._start_of(path, index, attempt)
+            self._records.append(AttemptStarted(self._at, path, index, attempt, start.variant, self._stint))
+            self._commands.append(start)
         self._commands += [SetTimer(timer_id, due) for timer_id, (_, _, due) in self._timers.items()]
         self._commands += self._awaited()
-        if self._is_phase_cancelled:
-            reason = self._stopping
-            self._commands += [Cancel(path, index, attempt, reason) for (path, index), attempt in self._running.items()]
+        self._commands += self._cancels(self._root)
+
+    def _start_of(self, path: str, index: int | None, attempt: int) -> Start:
+        return Start(path, index, attempt, self._step_at(path).variant(index))
+
+    def _step_at(self, path: str) -> Step:
+        """The step that a call is for: while steps are undone, nothing else runs."""
+        return self._undoing if self._undoing is not None else self._steps[path]
 
     def _on_evaluated(self, fact: Evaluated) -> None:
         if not self.expects(fact):
             return
-        if fact.what == "outputs":
-            self._on_outputs(fact)
-        elif fact.what == "inputs":
+        if fact.what in ("when", "foreach", "wait"):
+            self._on_condition(self._steps[fact.path], fact)
+        elif fact.what == "inputs" and (fact.path, fact.index) in self._running:
             self._on_unrenderable(fact)
         else:
-            self._on_condition(self._steps[fact.path], fact)
+            self._on_answer(self._scopes[item_path(fact.path, fact.index)], fact)
 
-    def _on_condition(self, step: _Step, fact: Evaluated) -> None:
+    def _on_condition(self, step: Step, fact: Evaluated) -> None:
         if fact.error is not None:
             self._end(step, StepStatus.FAILED, f"its {fact.what!r} could not be evaluated", fact.error)
         elif fact.what == "wait":
-            self._wait(step, Waiting.of(step.node.path, cast("Mapping[str, Json]", fact.value)))
+            self._wait(step, Waiting.of(step.path, cast("Mapping[str, Json]", fact.value)))
         elif fact.what == "foreach":
             step.count = cast("int", fact.value)
-            self._records.append(MapStarted(self._at, step.node.path, step.count))
+            self._records.append(MapStarted(self._at, step.path, step.count))
             if step.count:
                 self._enqueue(step)
             else:
@@ -320,30 +300,46 @@ class Scheduler:
     def _on_unrenderable(self, fact: Evaluated) -> None:
         attempt = self._running[fact.path, fact.index]
         outcome = Outcome("failed", error=fact.error)
-        self._finish_attempt(self._steps[fact.path], fact.index, attempt, outcome, "its inputs could not be rendered")
+        self._finish_attempt(self._step_at(fact.path), fact.index, attempt, outcome, "its inputs could not be rendered")
 
-    def _on_outputs(self, fact: Evaluated) -> None:
-        if fact.error is None:
-            self._finish(cast("Mapping[str, Json]", fact.value))
+    def _on_answer(self, scope: Scope, fact: Evaluated) -> None:
+        """A group, or the run, was told what it asked for."""
+        if fact.what == "outputs":
+            self._on_outputs(scope, fact)
+        elif fact.error is not None:
+            reason = "its inputs could not be rendered" if fact.what == "inputs" else "its 'choose' could not be evaluated"
+            scope.blame(Cause(FATAL, reason, scope.path, fact.error))
+            self._enter_main(scope)
         else:
-            self._blame(_Cause(_FATAL, "an output could not be evaluated", "outputs", fact.error))
-            self._finish({})
+            scope.taken = cast("str | None", fact.value)
+            self._open_group(scope)
+
+    def _on_outputs(self, scope: Scope, fact: Evaluated) -> None:
+        if fact.error is not None:
+            scope.blame(Cause(FATAL, "an output could not be evaluated", scope.path or "outputs", fact.error))
+        if scope.owner is not None:
+            self._close_group(scope)
+        else:
+            self._finish(cast("Mapping[str, Json]", fact.value) if fact.error is None else {})
 
     def _on_attempt_ended(self, fact: AttemptEnded) -> None:
         if self.expects(fact):
-            self._finish_attempt(self._steps[fact.path], fact.index, fact.attempt, fact.outcome)
+            self._finish_attempt(self._step_at(fact.path), fact.index, fact.attempt, fact.outcome)
 
     def _on_timer(self, fact: TimerFired) -> None:
         timer = self._timers.pop(fact.timer_id, None)
         if timer is None:
             return
         path, index, _ = timer
+        if fact.timer_id.startswith("timeout:"):
+            self._time_out(self._scopes[item_path(path, index)])
+            return
         if not path:
             letter = self._mailbox.take_postponed(fact.timer_id)
             if letter is not None:
                 self._deliver(letter)
             return
-        step = self._steps[path]
+        step = self._step_at(path)
         waiting = self._mailbox.forget(path) if step.node.is_wait else None
         if waiting is not None:
             self._run_out(step, waiting)
@@ -352,18 +348,18 @@ class Scheduler:
             self._enqueue(step)
 
     def _on_cancel(self, fact: CancelRequested) -> None:
-        if self._phase == "outputs" or (self._phase == "finally" and not fact.force):
+        root = self._root
+        is_cleaning = root.phase in ("compensation", "finally")
+        if root.phase == "outputs" or (is_cleaning and not fact.force):
             return  # nothing is left to stop, or clean-up goes on; a forced cancel ends it
         self._is_forced |= fact.force
         self._is_cancelling = True
-        if not self._stopping or self._phase == "finally":
-            self._stop(fact.reason, "")
-        self._commands += [Cancel(path, index, attempt, fact.reason) for (path, index), attempt in self._running.items()]
-
-    @property
-    def _is_phase_cancelled(self) -> bool:
-        """Whether what runs now was told to stop; a graceful cancel leaves ``finally`` alone."""
-        return self._is_cancelling and (self._phase != "finally" or self._is_forced)
+        if not root.stopping or is_cleaning:
+            self._stop(root, fact.reason, "")
+        elif fact.force:
+            self._halt(root, root.stopping)
+        self._tell(root)
+        self._commands += self._cancels(root, fact.reason)
 
     # -- waits
 
@@ -387,7 +383,7 @@ class Scheduler:
         if waiting is not None:
             self._consume(self._steps[waiting.path], waiting, letter)
 
-    def _wait(self, step: _Step, waiting: Waiting) -> None:
+    def _wait(self, step: Step, waiting: Waiting) -> None:
         step.stage = "active"
         self._records.append(WaitStarted(self._at, waiting.path, waiting.signal, waiting.due))
         letter = self._mailbox.await_(waiting)
@@ -401,7 +397,7 @@ class Scheduler:
         if waiting.signal:
             self._commands.append(AwaitSignal(waiting.path, waiting.signal))
 
-    def _consume(self, step: _Step, waiting: Waiting, letter: Letter) -> None:
+    def _consume(self, step: Step, waiting: Waiting, letter: Letter) -> None:
         self._timers.pop(wait_timer_id(waiting.path), None)
         self._records.append(WaitEnded(self._at, waiting.path, "signal", letter.payload, letter.signal_id))
         if waiting.rejects(letter.payload):
@@ -410,7 +406,7 @@ class Scheduler:
         else:
             self._end(step, StepStatus.COMPLETED)
 
-    def _run_out(self, step: _Step, waiting: Waiting) -> None:
+    def _run_out(self, step: Step, waiting: Waiting) -> None:
         """The time of a wait has come."""
         path, signal = waiting.path, waiting.signal
         if not signal:
@@ -426,125 +422,218 @@ class Scheduler:
             status = StepStatus.COMPLETED if waiting.on_timeout == "continue" else StepStatus.SKIPPED
             self._end(step, status, reason)
 
-    def _end_badly(self, step: _Step, status: StepStatus, reason: str, error: TreadleError) -> None:
+    def _end_badly(self, step: Step, status: StepStatus, reason: str, error: TreadleError) -> None:
         step.error = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
         self._end(step, status, reason, step.error)
 
+    # -- being told to stop
+
+    def _tell(self, scope: Scope) -> None:
+        """Mark a scope and its groups as told to stop; a graceful cancel leaves ``finally`` alone."""
+        if scope.phase not in ("compensation", "finally") or self._is_forced:
+            scope.is_cancelled = True
+        for step in scope.steps:
+            if step.scopes and (scope.is_cancelled or not step.node.is_finally):
+                for inner in step.scopes.values():
+                    self._tell(inner)
+
+    def _cancels(self, scope: Scope, reason: str = "") -> list[Command]:
+        """What tells the calls of a scope that was told to stop."""
+        commands: list[Command] = []
+        for (path, index), attempt in self._running.items():
+            step = self._step_at(path)
+            if step.scope.is_cancelled and step.scope.is_within(scope):
+                why = reason or step.scope.stopping
+                commands.append(Cancel(path, index, attempt, why, step.variant(index)))
+        return commands
+
+    def _set_deadline(self, scope: Scope) -> None:
+        if scope.rules.timeout_s is not None:
+            timer_id, due = timeout_timer_id(scope.path), self._at + scope.rules.timeout_s
+            self._timers[timer_id] = (scope.owner.path if scope.owner else "", scope.index, due)
+            self._commands.append(SetTimer(timer_id, due))
+
+    def _time_out(self, scope: Scope) -> None:
+        """A scope is not over at its deadline; clean-up that has begun goes on."""
+        if scope.phase in ("compensation", "finally", "outputs", "ended"):
+            return
+        error = GroupTimeoutError(scope.path, scope.rules.timeout_s or 0.0)
+        info = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
+        what = f"group {scope.path!r}" if scope.path else "the run"
+        reason = f"{what} took longer than its timeout of {scope.rules.timeout_s:g}s"
+        scope.blame(Cause(FATAL, reason, scope.path, info, is_timeout=True))
+        if not scope.stopping:
+            self._stop(scope, reason, "")
+        self._tell(scope)
+        self._commands += self._cancels(scope, reason)
+
     # -- attempts
 
-    def _finish_attempt(self, step: _Step, index: int | None, attempt: int, outcome: Outcome, why: str = "") -> None:
-        del self._running[step.node.path, index]
+    def _finish_attempt(self, step: Step, index: int | None, attempt: int, outcome: Outcome, why: str = "") -> None:
+        del self._running[step.path, index]
         step.in_flight -= 1
+        if step.scope.capped is not None:
+            self._give_back(step.scope)
         if outcome.status == "completed":
-            if step.node.is_map:
-                self._after_item(step)
-            else:
-                self._end(step, StepStatus.CACHED if outcome.cached else StepStatus.COMPLETED)
+            self._complete(step, index, attempt, is_cached=outcome.cached)
             return
         step.error = outcome.error
-        refusal = why or self._refusal(step, attempt, outcome)
+        refusal = why or self._refusal(step, index, attempt, outcome)
         if refusal:
             self._give_up(step, index, attempt, outcome, refusal)
         else:
             self._retry(step, index, attempt, cast("RetryAfter", outcome.retry))
 
-    def _refusal(self, step: _Step, attempt: int, outcome: Outcome) -> str:
+    def _complete(self, step: Step, index: int | None, attempt: int, *, is_cached: bool) -> None:
+        if step.is_undo:
+            self._end_undo(step, index, attempt, StepStatus.COMPLETED)
+        elif step.node.is_map:
+            if step.node.compensation is not None:
+                self._done.append((step.node, step.path, index))
+            self._after_item(step)
+        else:
+            self._end(step, StepStatus.CACHED if is_cached else StepStatus.COMPLETED)
+
+    def _refusal(self, step: Step, index: int | None, attempt: int, outcome: Outcome) -> str:
         """Why there is no further attempt; empty when there is one. Here the scheduler has the last word."""
         if outcome.status == "cancelled":
-            return self._stopping if self._is_phase_cancelled else "it was cancelled, though nobody asked for it"
+            return step.scope.stopping if step.scope.is_cancelled else "it was cancelled, though nobody asked for it"
         if step.is_stopped:
-            return f"not retried: {self._stopping or 'another item failed'}"
+            return f"not retried: {step.scope.stopping or 'another item failed'}"
         if not isinstance(outcome.retry, RetryAfter):
             return f"not retried: {outcome.retry.reason}" if outcome.retry and outcome.retry.reason else "not retried"
-        if attempt >= step.node.max_attempts:
-            return f"attempt {attempt} of {step.node.max_attempts} failed"
+        most = step.max_attempts(index)
+        if attempt >= most:
+            return f"attempt {attempt} of {most} failed"
+        allowed = self._graph.max_retries
+        if allowed is not None and self._retries >= allowed:
+            return f"not retried: the run's max_retries of {allowed} are used up"
         return ""
 
-    def _retry(self, step: _Step, index: int | None, attempt: int, proposal: RetryAfter) -> None:
-        path, most = step.node.path, step.node.max_attempts
+    def _retry(self, step: Step, index: int | None, attempt: int, proposal: RetryAfter) -> None:
+        path, most, variant = step.path, step.max_attempts(index), step.variant(index)
         due = self._at + (proposal.delay_s or 0.0)
-        timer_id = retry_timer_id(path, index, attempt)
+        timer_id = retry_timer_id(path, index, attempt, variant)
+        self._retries += 1
         step.retrying[index] = attempt
         self._timers[timer_id] = (path, index, due)
-        self._records.append(RetryScheduled(self._at, path, index, attempt, most, due, proposal.reason))
+        self._records.append(RetryScheduled(self._at, path, index, attempt, most, due, proposal.reason, variant))
         self._commands.append(SetTimer(timer_id, due))
         if step.has_work:
             self._enqueue(step)
 
-    def _give_up(self, step: _Step, index: int | None, attempt: int, outcome: Outcome, reason: str) -> None:
+    def _give_up(self, step: Step, index: int | None, attempt: int, outcome: Outcome, reason: str) -> None:
         status = _FAILED_BY[outcome.status]
-        if status is StepStatus.CANCELLED and not self._is_phase_cancelled:
+        if status is StepStatus.CANCELLED and not step.scope.is_cancelled:
             status = StepStatus.FAILED
+        if (
+            status is not StepStatus.CANCELLED
+            and step.node.fallbacks
+            and self._fall_back(step, index, attempt, outcome, reason)
+        ):
+            return
         self._lose(step, index, attempt, status, reason, outcome.error)
 
-    def _interrupt(self, step: _Step, index: int | None, attempt: int) -> None:
+    def _fall_back(self, step: Step, index: int | None, attempt: int, outcome: Outcome, reason: str) -> bool:
+        """Go on with the next fallback, if there is one and the step may start anything."""
+        if step.variants is None:
+            step.variants = {}
+        number = step.variants.get(index, 0) + 1
+        if step.is_stopped or step.is_undo or number > len(step.node.fallbacks):
+            return False
+        step.variants[index] = number
+        variant = step.variant(index)
+        self._records.append(FallbackChosen(self._at, step.path, index, variant, attempt, reason, outcome.error))
+        step.returned.append((index, 1))
+        self._enqueue(step)
+        return True
+
+    def _interrupt(self, step: Step, index: int | None, attempt: int) -> None:
         """End a call whose process went away, and which must not run twice."""
-        path = step.node.path
+        path = step.path
         del self._running[path, index]
         step.in_flight -= 1
-        error = StepInterruptedError(path if index is None else f"{path}[{index}]")
+        if step.scope.capped is not None:
+            self._give_back(step.scope)
+        error = StepInterruptedError(item_path(path, index))
         step.error = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
         self._lose(step, index, attempt, StepStatus.INTERRUPTED, "its process went away while it ran", step.error)
 
     def _lose(
-        self, step: _Step, index: int | None, attempt: int, status: StepStatus, reason: str, error: ErrorInfo | None
+        self, step: Step, index: int | None, attempt: int, status: StepStatus, reason: str, error: ErrorInfo | None
     ) -> None:
         """End a step or an item without success."""
-        if index is None:
+        if step.is_undo:
+            self._end_undo(step, index, attempt, status, reason, error)
+        elif index is None:
             self._end(step, status, reason, error)
-            return
-        self._records.append(ItemEnded(self._at, step.node.path, index, status, attempt, reason, error))
+        else:
+            self._records.append(ItemEnded(self._at, step.path, index, status, attempt, reason, error))
+            self._lose_item(step, status)
+
+    def _lose_item(self, step: Step, status: StepStatus) -> None:
         step.failed_items += 1
-        if (step.node.on_error or self._graph.on_error) == "stop":
+        if self._is_too_much_for(step):
             self._stop_items(step, "another item failed")
         self._after_item(step)
 
-    def _after_item(self, step: _Step) -> None:
+    def _is_too_much_for(self, step: Step) -> bool:
+        """Whether so many items of a ``foreach`` have failed that no more are started."""
+        if step.node.max_failures is not None:
+            return step.failed_items > step.tolerance
+        return (step.node.on_error or step.scope.rules.on_error) == "stop"
+
+    def _after_item(self, step: Step) -> None:
         if step.has_work:
             self._enqueue(step)
         elif step.is_drained:
             self._end_map(step)
 
-    def _end_map(self, step: _Step) -> None:
-        if not step.failed_items and not step.dropped and step.cursor == step.count:
+    def _end_map(self, step: Step) -> None:
+        is_whole = step.cursor == step.count and not step.dropped
+        if not step.failed_items and not step.partial_items and is_whole:
             self._end(step, StepStatus.COMPLETED)
-        elif self._is_phase_cancelled or not step.failed_items:
-            self._end(step, StepStatus.CANCELLED, self._stopping, step.error)
+        elif step.scope.is_cancelled or (not is_whole and step.failed_items <= step.tolerance):
+            self._end(step, StepStatus.CANCELLED, step.scope.stopping, step.error)
+        elif step.failed_items <= step.tolerance:
+            parts = f", {step.partial_items} in part" if step.partial_items else ""
+            reason = f"{step.failed_items} of {step.count} items failed{parts}"
+            self._end(step, StepStatus.PARTIAL_FAILURE, reason, step.error)
         else:
             self._end(step, StepStatus.FAILED, f"{step.failed_items} of {step.count} items failed", step.error)
 
-    def _stop_items(self, step: _Step, reason: str) -> None:
+    def _stop_items(self, step: Step, reason: str) -> None:
         """Hand out no more items and forget waiting retries; what runs drains."""
         step.is_stopped = True
         for index, attempt in [*step.retrying.items(), *((index, number - 1) for index, number in step.returned)]:
-            if index is not None:
-                entry = ItemEnded(self._at, step.node.path, index, StepStatus.CANCELLED, attempt, reason, step.error)
+            if index is not None and not step.is_undo:
+                entry = ItemEnded(self._at, step.path, index, StepStatus.CANCELLED, attempt, reason, step.error)
                 self._records.append(entry)
                 step.dropped += 1
-        for timer_id in [key for key, (path, _, _) in self._timers.items() if path == step.node.path]:
-            del self._timers[timer_id]
+        for index, attempt in step.retrying.items():
+            self._timers.pop(retry_timer_id(step.path, index, attempt, step.variant(index)), None)
         step.retrying.clear()
         step.returned.clear()
 
     # -- steps
 
-    def _release(self, *, is_finally: bool) -> None:
-        for step in self._steps.values():
+    def _release(self, scope: Scope, *, is_finally: bool) -> None:
+        for step in scope.steps:
             if step.node.is_finally == is_finally and not step.waiting and step.stage == "pending":
                 self._arrived.append(step)
 
-    def _arrive(self, step: _Step) -> None:
+    def _arrive(self, step: Step) -> None:
         """All needs are done: skip, ask or queue."""
         if step.stage != "pending":
             return
-        if step.blocked_by:
+        if step.is_blocked:
             self._end_blocked(step)
         elif step.node.has_when:
             self._ask(step, "when")
         else:
             self._begin(step)
 
-    def _begin(self, step: _Step) -> None:
+    def _begin(self, step: Step) -> None:
         """Nothing stands before its work any more."""
         if step.node.is_wait:
             self._ask(step, "wait")
@@ -553,15 +642,15 @@ class Scheduler:
         else:
             self._enqueue(step)
 
-    def _end_blocked(self, step: _Step) -> None:
+    def _end_blocked(self, step: Step) -> None:
         reason = f"{step.blocked_by!r} did not complete"
         self._end(step, StepStatus.UPSTREAM_FAILED, reason, culprit=step.blocked_by)
 
-    def _ask(self, step: _Step, what: Literal["when", "foreach", "wait"]) -> None:
+    def _ask(self, step: Step, what: Literal["when", "foreach", "wait"]) -> None:
         step.stage = what
-        self._commands.append(Evaluate(step.node.path, what))
+        self._commands.append(Evaluate(step.path, what))
 
-    def _enqueue(self, step: _Step) -> None:
+    def _enqueue(self, step: Step) -> None:
         if not step.is_queued:
             step.is_queued = True
             self._ready.append(step)
@@ -569,83 +658,215 @@ class Scheduler:
             step.stage = "ready"
 
     def _end(
-        self, step: _Step, status: StepStatus, reason: str = "", error: ErrorInfo | None = None, culprit: str = ""
+        self,
+        step: Step,
+        status: StepStatus,
+        reason: str = "",
+        error: ErrorInfo | None = None,
+        culprit: str = "",
+        *,
+        cause: Cause | None = None,
     ) -> None:
-        node = step.node
+        """End a step; a group comes with the cause that its scope found."""
+        node, scope = step.node, step.scope
         step.stage, step.status = "ended", status
         if node.is_wait:
-            self._mailbox.forget(node.path)
-        self._records.append(StepEnded(self._at, node.path, status, step.attempts, reason, error, culprit, step.failed_items))
+            self._mailbox.forget(step.path)
+            self._timers.pop(wait_timer_id(step.path), None)
+        if cause is not None:
+            culprit = cause.culprit
+        self._records.append(StepEnded(self._at, step.path, status, step.attempts, reason, error, culprit, step.failed_items))
         if node.is_finally:
-            self._open_finally -= 1
+            scope.open_finally -= 1
         else:
-            self._open_main -= 1
+            scope.open_main -= 1
         if status in _FAILURES:
-            self._on_failure(step, error)
+            self._on_failure(step, cause or Cause(FATAL, f"step {step.path!r} failed", step.path, error))
+        elif status is StepStatus.PARTIAL_FAILURE:
+            tolerated = cause or Cause(TOLERATED, f"{reason} of step {step.path!r}", step.path, error)
+            scope.blame(attrs.evolve(tolerated, gravity=TOLERATED))
+        elif status is StepStatus.CANCELLED:
+            scope.has_lost = True
+        if node.compensation is not None and not node.is_map and status in _UNDONE:
+            self._done.append((node, step.path, None))
         is_blocking = status.value in _BLOCKING and node.on_error != "continue"
         for dependent in step.dependents:
             dependent.waiting -= 1
-            if is_blocking and not dependent.blocked_by:
-                dependent.blocked_by = culprit or node.path
+            if is_blocking:
+                dependent.blocks += 1
+                if not dependent.blocked_by:
+                    dependent.blocked_by = step.blocked_by if status is StepStatus.UPSTREAM_FAILED else step.path
             if not dependent.waiting and dependent.stage == "pending":
                 self._arrived.append(dependent)
+        if not (scope.open_finally if node.is_finally else scope.open_main):
+            self._over.append(scope)
 
-    def _on_failure(self, step: _Step, error: ErrorInfo | None) -> None:
-        node = step.node
-        reason = f"step {node.path!r} failed"
+    def _on_failure(self, step: Step, cause: Cause) -> None:
+        node, scope = step.node, step.scope
         if node.on_error == "continue":
-            self._blame(_Cause(_TOLERATED, reason, node.path, error))
+            scope.blame(attrs.evolve(cause, gravity=TOLERATED, is_timeout=False))
         elif node.is_finally:
-            self._blame(_Cause(_IN_FINALLY, reason, node.path, error))
+            scope.blame(attrs.evolve(cause, gravity=IN_FINALLY, is_timeout=False))
         else:
-            self._failures += 1
-            is_fatal = not self._stopping and self._is_too_much(node)
-            self._blame(_Cause(_FATAL if is_fatal else _TOLERATED, reason, node.path, error))
+            scope.failures += 1
+            is_fatal = not scope.stopping and self._is_too_much(scope, node)
+            scope.blame(attrs.evolve(cause, gravity=FATAL if is_fatal else TOLERATED, is_timeout=False))
             if is_fatal:
-                self._stop(reason, node.path)
+                self._stop(scope, cause.reason, cause.culprit, step)
 
-    def _blame(self, cause: _Cause) -> None:
-        if cause.gravity > self._cause.gravity:
-            self._cause = cause
-
-    def _is_too_much(self, node: Node) -> bool:
+    def _is_too_much(self, scope: Scope, node: Node) -> bool:
         if node.on_error == "stop":
             return True
-        if self._graph.max_failures is not None:
-            return self._failures > self._graph.max_failures
-        return self._graph.on_error == "stop"
+        if scope.rules.max_failures is not None:
+            return scope.failures > scope.rules.max_failures
+        return scope.rules.on_error == "stop"
 
-    def _stop(self, reason: str, culprit: str) -> None:
-        """Start nothing new in this phase; end what waits; leave what runs."""
-        self._stopping = reason
-        self._records.append(RunStopping(self._at, reason, culprit))
-        if culprit:
-            self._block_dependents(self._steps[culprit])
-        in_finally = self._phase == "finally"
-        for step in self._steps.values():
+    def _stop(self, scope: Scope, reason: str, culprit: str, failed: Step | None = None) -> None:
+        """Start nothing new in this phase of a scope; end what waits; leave what runs."""
+        self._records.append(RunStopping(self._at, reason, culprit, scope.path))
+        if failed is not None:
+            self._block_dependents(failed)
+        self._halt(scope, reason)
+
+    def _halt(self, scope: Scope, reason: str) -> None:
+        """End what waits in a scope and in its groups. Clean-up that has begun goes on, unless there is to be none."""
+        if scope.phase in ("compensation", "finally") and not self._is_forced:
+            return
+        scope.stopping = reason
+        if scope.phase in ("inputs", "choose"):
+            scope.has_lost = True
+            self._enter_main(scope)
+        if scope.phase == "compensation":
+            self._halt_undo(reason)
+            return
+        in_finally = scope.phase == "finally"
+        for step in scope.steps:
             if step.node.is_finally == in_finally and step.stage != "ended":
                 self._stop_step(step, reason)
 
-    def _block_dependents(self, culprit: _Step) -> None:
+    def _block_dependents(self, culprit: Step) -> None:
         """Mark all that hangs on a failed step, so that it ends as ``upstream_failed`` and not merely as cancelled."""
         marked = deque([culprit])
         while marked:
             for dependent in marked.popleft().dependents:
-                if not dependent.blocked_by and dependent.stage == "pending":
-                    dependent.blocked_by = culprit.node.path
-                    if dependent.node.on_error != "continue":
+                node = dependent.node
+                if not dependent.blocked_by and dependent.stage == "pending" and node.needs_rule == "all_succeeded":
+                    dependent.blocked_by = culprit.path
+                    if node.on_error != "continue":
                         marked.append(dependent)
 
-    def _stop_step(self, step: _Step, reason: str) -> None:
+    def _stop_step(self, step: Step, reason: str) -> None:
         self._stop_items(step, reason)
         if step.in_flight:
+            for scope in list(step.scopes.values()) if step.scopes else ():
+                self._halt(scope, reason)
             return
-        if step.blocked_by:
+        if step.is_blocked:
             self._end_blocked(step)
         elif step.node.is_map and step.cursor:
             self._end_map(step)
         else:
             self._end(step, StepStatus.CANCELLED, reason, step.error)
+
+    # -- groups
+
+    def _start_group(self, step: Step, index: int | None) -> None:
+        """A group, or an item of a ``foreach`` over one, begins: its steps are made now, or once what it asks is answered."""
+        node = step.node
+        assert node.form is not None, "only groups come here"
+        scope = Scope(node.rules or Rules(), step, index)
+        if step.scopes is None:
+            step.scopes = {}
+        step.scopes[index] = self._scopes[scope.path] = scope
+        due = None if scope.rules.timeout_s is None else self._at + scope.rules.timeout_s
+        self._records.append(GroupStarted(self._at, step.path, node.form, index, due))
+        self._set_deadline(scope)
+        if node.form == "parallel":
+            self._open_group(scope)
+        else:
+            scope.phase = "choose" if node.form == "choose" else "inputs"
+            self._commands.append(Evaluate(step.path, scope.phase, index))
+
+    def _open_group(self, scope: Scope) -> None:
+        owner = scope.owner
+        assert owner is not None, "the run's steps are there from the start"
+        scope.open_steps(owner.node.children, self._steps)
+        if owner.node.form == "choose":
+            self._skip_branches(scope)
+        self._enter_main(scope)
+
+    def _skip_branches(self, scope: Scope) -> None:
+        """End the branches that are not taken. They stand in the order in which they were asked."""
+        is_past = False
+        for step in scope.steps:
+            if step.path == f"{scope.path}/{scope.taken}":
+                is_past = True
+                continue
+            reason = f"branch {scope.taken!r} was taken" if is_past else "its 'when' was false"
+            self._end(step, StepStatus.SKIPPED, reason)
+
+    def _enter_main(self, scope: Scope) -> None:
+        scope.phase = "main"
+        self._release(scope, is_finally=False)
+        if not scope.open_main:
+            self._over.append(scope)
+
+    def _close_group(self, scope: Scope) -> None:
+        """A start of a group is over: forget its steps, and end the group or the item."""
+        owner = scope.owner
+        assert owner is not None, "the run ends otherwise"
+        scope.phase = "ended"
+        status, cause = self._group_status(scope), scope.cause
+        attempts = sum(step.attempts for step in scope.steps)
+        for step in scope.steps:
+            del self._steps[step.path]
+        del self._scopes[scope.path]
+        if owner.scopes is not None:
+            del owner.scopes[scope.index]
+        if scope.rules.timeout_s is not None:
+            self._timers.pop(timeout_timer_id(scope.path), None)
+        owner.in_flight -= 1
+        owner.attempts += attempts
+        error = cause.error if cause.gravity else owner.error
+        reason = self._group_reason(scope, status)
+        if cause.culprit == scope.path:  # no step of it failed: it did so itself
+            cause = attrs.evolve(cause, reason=f"step {owner.path!r} failed", culprit=owner.path)
+        if owner.node.is_map:
+            self._end_group_item(owner, scope, status, attempts, reason)
+        else:
+            self._end(owner, status, reason, error, cause=cause if cause.gravity else None)
+
+    def _end_group_item(self, owner: Step, scope: Scope, status: StepStatus, attempts: int, reason: str) -> None:
+        assert scope.index is not None, "it is an item"
+        error = scope.cause.error
+        self._records.append(ItemEnded(self._at, owner.path, scope.index, status, attempts, reason, error))
+        owner.error = error or owner.error
+        if owner.node.compensation is not None and status in _UNDONE:
+            self._done.append((owner.node, owner.path, scope.index))
+        if status in _FAILURES:
+            self._lose_item(owner, status)
+            return
+        if status is StepStatus.PARTIAL_FAILURE:
+            owner.partial_items += 1
+        elif status is StepStatus.CANCELLED:
+            owner.dropped += 1
+        self._after_item(owner)
+
+    def _group_status(self, scope: Scope) -> StepStatus:
+        gravity = scope.cause.gravity
+        if gravity in (FATAL, IN_FINALLY):
+            return StepStatus.TIMED_OUT if scope.cause.is_timeout else StepStatus.FAILED
+        if scope.has_lost:
+            return StepStatus.CANCELLED
+        if gravity == TOLERATED:
+            return StepStatus.PARTIAL_FAILURE
+        is_choose = scope.owner is not None and scope.owner.node.form == "choose"
+        return StepStatus.SKIPPED if is_choose and scope.taken is None else StepStatus.COMPLETED
+
+    def _group_reason(self, scope: Scope, status: StepStatus) -> str:
+        if status is StepStatus.CANCELLED:
+            return scope.stopping
+        return _NO_BRANCH if status is StepStatus.SKIPPED else scope.cause.reason
 
     # -- the run
 
@@ -655,18 +876,38 @@ class Scheduler:
             while self._arrived:
                 self._arrive(self._arrived.popleft())
             self._pump()
-            if self._phase == "main" and not self._open_main:
-                self._main_status = self._final_status()
-                self._phase = "finally"
-                if self._open_finally and not self._is_forced:
-                    self._release(is_finally=True)
-                elif self._open_finally:
-                    self._stop(self._stopping, "")
-            elif self._phase == "finally" and not self._open_finally:
-                self._close()
-                return
+            if self._over:
+                self._advance(self._over.popleft())
             elif not self._arrived:
                 return
+
+    def _advance(self, scope: Scope) -> None:
+        """A phase of a scope is over: go on to the next."""
+        if scope.phase == "main" and not scope.open_main:
+            scope.main_status = self._run_status(scope).value
+            is_bad = scope.main_status in ("failed", "cancelled", "timed_out")
+            if scope.owner is None and self._done and is_bad:
+                self._begin_phase(scope, "compensation")
+                self._undo_next()
+            else:
+                self._enter_finally(scope)
+        elif scope.phase == "compensation":
+            self._undo_next()
+        elif scope.phase == "finally" and not scope.open_finally:
+            self._close(scope)
+
+    def _begin_phase(self, scope: Scope, phase: Literal["compensation", "finally"]) -> None:
+        scope.phase = phase
+        scope.is_cancelled = self._is_forced
+
+    def _enter_finally(self, scope: Scope) -> None:
+        self._begin_phase(scope, "finally")
+        if not scope.open_finally:
+            self._over.append(scope)
+        elif not self._is_forced:
+            self._release(scope, is_finally=True)
+        else:
+            self._stop(scope, scope.stopping, "")
 
     def _pump(self) -> None:
         """Hand out ready work, in order, up to the caps."""
@@ -674,15 +915,34 @@ class Scheduler:
         while ready and len(running) < most:
             step = ready.popleft()
             step.is_queued = False
-            cap = step.node.max_parallel
+            node = step.node
+            cap = node.max_parallel
+            if cap is None and node.form is not None:
+                cap = most
             if step.stage == "ended" or not step.has_work or (cap is not None and step.in_flight >= cap):
+                if step.scope.capped is not None:
+                    self._unpark(step.scope)
                 continue  # a step at its cap is queued again when one of its items ends
+            if node.form is not None and not step.is_undo:
+                self._start_item(step)
+                if step.has_work:
+                    self._enqueue(step)
+                continue
+            if step.scope.capped is not None and not self._take(step):
+                continue
             self._start(step)
             if step.has_work:
                 self._enqueue(step)
 
-    def _start(self, step: _Step) -> None:
-        path = step.node.path
+    def _start_item(self, step: Step) -> None:
+        index = step.cursor if step.node.is_map else None
+        step.cursor += 1
+        step.stage = "active"
+        step.in_flight += 1
+        self._start_group(step, index)
+
+    def _start(self, step: Step) -> None:
+        path = step.path
         index: int | None
         if step.returned:
             index, attempt = step.returned.popleft()
@@ -693,28 +953,105 @@ class Scheduler:
         step.in_flight += 1
         step.attempts += 1
         self._running[path, index] = attempt
-        self._records.append(AttemptStarted(self._at, path, index, attempt, "primary", self._stint))
-        self._commands.append(Start(path, index, attempt))
+        variant = step.variant(index) if step.variants or step.is_undo else "primary"
+        self._records.append(AttemptStarted(self._at, path, index, attempt, variant, self._stint))
+        self._commands.append(Start(path, index, attempt, variant))
 
-    def _close(self) -> None:
-        if self._graph.has_outputs and self._final_status() in (RunStatus.COMPLETED, RunStatus.PARTIAL_FAILURE):
-            self._phase = "outputs"
-            self._commands.append(Evaluate("", "outputs"))
+    # -- caps of groups
+
+    def _take(self, step: Step) -> bool:
+        """Count a call under the caps of the groups around it, or park its step under the first that is reached."""
+        for scope in step.scope.caps:
+            if scope.running >= (scope.rules.max_parallel or 1):
+                step.is_queued = True
+                scope.parked.append(step)
+                return False
+        for scope in step.scope.caps:
+            scope.running += 1
+        return True
+
+    def _give_back(self, scope: Scope) -> None:
+        for capped in scope.caps:
+            capped.running -= 1
+        self._unpark(scope)
+
+    def _unpark(self, scope: Scope) -> None:
+        """Queue one step of each cap that has room again; one that cannot start makes way for the next."""
+        for capped in scope.caps:
+            if capped.parked and capped.running < (capped.rules.max_parallel or 1):
+                self._ready.append(capped.parked.popleft())
+
+    # -- undoing
+
+    def _undo_next(self) -> None:
+        """Undo what completed last, if anything is left; then go on to ``finally``."""
+        if self._undoing is not None:
+            return
+        if self._is_forced:
+            self._halt_undo(self._root.stopping)
+        elif self._done:
+            node, path, index = self._done.pop()
+            self._undoing = step = _undo_step(node, self._root, path)
+            step.returned.append((index, 1))
+            self._enqueue(step)
+        else:
+            self._enter_finally(self._root)
+
+    def _end_undo(
+        self,
+        step: Step,
+        index: int | None,
+        attempt: int,
+        status: StepStatus,
+        reason: str = "",
+        error: ErrorInfo | None = None,
+    ) -> None:
+        step.stage = "ended"
+        self._undoing = None
+        self._records.append(CompensationEnded(self._at, step.path, index, status, attempt, reason, error))
+        self._over.append(self._root)
+
+    def _halt_undo(self, reason: str) -> None:
+        """No more is undone, and the log says of what."""
+        step = self._undoing
+        if step is not None and not step.in_flight:
+            index, attempt = next(iter([*step.retrying.items(), *((i, n - 1) for i, n in step.returned)]))
+            self._stop_items(step, reason)
+            self._end_undo(step, index, attempt, StepStatus.CANCELLED, reason, step.error)
+        elif step is not None:
+            self._stop_items(step, reason)
+        for _, path, index in reversed(self._done):
+            self._records.append(CompensationEnded(self._at, path, index, StepStatus.CANCELLED, 0, reason))
+        self._done.clear()
+        if self._undoing is None:
+            self._enter_finally(self._root)
+
+    # -- the end
+
+    def _close(self, scope: Scope) -> None:
+        is_fine = self._run_status(scope) in (RunStatus.COMPLETED, RunStatus.PARTIAL_FAILURE)
+        if scope.rules.has_outputs and is_fine:
+            scope.phase = "outputs"
+            self._commands.append(Evaluate(scope.owner.path if scope.owner else "", "outputs", scope.index))
+        elif scope.owner is not None:
+            self._close_group(scope)
         else:
             self._finish({})
 
-    def _final_status(self) -> RunStatus:
-        gravity = self._cause.gravity
-        if self._is_cancelling and gravity != _FATAL:
+    def _run_status(self, scope: Scope) -> RunStatus:
+        """How the run, or a group as if it were one, stands."""
+        gravity = scope.cause.gravity
+        if gravity != FATAL and (self._is_cancelling if scope.owner is None else scope.has_lost):
             return RunStatus.CANCELLED
-        if gravity in (_FATAL, _IN_FINALLY):
-            return RunStatus.FAILED
-        return RunStatus.PARTIAL_FAILURE if gravity == _TOLERATED else RunStatus.COMPLETED
+        if gravity in (FATAL, IN_FINALLY):
+            return RunStatus.TIMED_OUT if scope.cause.is_timeout else RunStatus.FAILED
+        return RunStatus.PARTIAL_FAILURE if gravity == TOLERATED else RunStatus.COMPLETED
 
     def _finish(self, outputs: Mapping[str, Json]) -> None:
-        self._phase = "ended"
-        self._status = status = self._final_status()
-        cause = _Cause(reason=self._stopping) if status is RunStatus.CANCELLED else self._cause
+        root = self._root
+        root.phase = "ended"
+        self._status = status = self._run_status(root)
+        cause = Cause(reason=root.stopping) if status is RunStatus.CANCELLED else root.cause
         self._records.append(RunEnded(self._at, status, cause.reason, cause.culprit, cause.error, outputs))
         self._commands.append(Finish(status))
 
@@ -723,23 +1060,22 @@ class Scheduler:
     def dump(self) -> dict[str, Json]:
         """The whole state as plain JSON data; ``load`` gives an equal scheduler."""
         return {
-            "phase": self._phase,
             "max_parallel": self._max_parallel,
             "rules": self._rules,
             "stint": self._stint,
             "at": self._at,
-            "failures": self._failures,
-            "stopping": self._stopping,
+            "retries": self._retries,
             "is_cancelling": self._is_cancelling,
             "is_forced": self._is_forced,
-            "cause": attrs.asdict(self._cause),
-            "main_status": self._main_status,
             "status": self._status.value if self._status else None,
-            "ready": [step.node.path for step in self._ready],
+            "ready": [_queued(step) for step in self._ready],
             "running": [[path, index, attempt] for (path, index), attempt in self._running.items()],
             "mailbox": self._mailbox.dump(),
             "timers": [[timer_id, *timer] for timer_id, timer in self._timers.items()],
-            "steps": {path: _dump_step(step) for path, step in self._steps.items()},
+            "done": [[node.path, path, index] for node, path, index in self._done],
+            "undoing": [self._undoing.node.path, self._undoing.path, dump_step(self._undoing)] if self._undoing else None,
+            "scopes": {path: dump_scope(scope) for path, scope in self._scopes.items()},
+            "steps": {path: dump_step(step) for path, step in self._steps.items()},
         }
 
     @classmethod
@@ -747,63 +1083,67 @@ class Scheduler:
         """Build the scheduler that ``dump`` described."""
         state = cast("dict[str, object]", data)
         self = cls(graph)
-        plain = ("phase", "max_parallel", "rules", "stint", "at", "failures", "stopping", "is_cancelling", "is_forced")
-        for name in (*plain, "main_status"):
+        for name in ("max_parallel", "rules", "stint", "at", "retries", "is_cancelling", "is_forced"):
             setattr(self, f"_{name}", state[name])
-        cause = cast("dict[str, object]", state["cause"])
-        self._cause = _Cause(**{**cause, "error": _load_error(cause["error"])})  # type: ignore[arg-type]  # a dump
         self._status = RunStatus(cast("str", state["status"])) if state["status"] else None
-        for path, step in cast("dict[str, dict[str, object]]", state["steps"]).items():
-            _load_step(self._steps[path], step)
-        self._ready = deque(self._steps[path] for path in cast("list[str]", state["ready"]))
+        scopes = cast("dict[str, dict[str, object]]", state["scopes"])
+        for path, told in scopes.items():
+            if path:
+                self._reopen(path, told)
+        steps = cast("dict[str, dict[str, object]]", state["steps"])
+        self._steps = {path: self._steps[path] for path in steps}
+        for path, step in steps.items():
+            load_step(self._steps[path], step)
+        for path, told in scopes.items():
+            load_scope(self._scopes[path], told, self._steps.__getitem__)
+        self._load_undoing(state)
+        self._ready = deque(self._undoing if path is None else self._steps[path] for path in cast("list[str]", state["ready"]))
         rows = cast("list[tuple[str, int | None, int]]", state["running"])
         self._running = {(path, index): attempt for path, index, attempt in rows}
         self._mailbox = Mailbox.load(cast("Mapping[str, object]", state["mailbox"]))
         timers = cast("list[tuple[str, str, int | None, float]]", state["timers"])
         self._timers = {timer_id: (path, index, due) for timer_id, path, index, due in timers}
-        steps = self._steps.values()
-        self._open_main = sum(not step.node.is_finally and step.stage != "ended" for step in steps)
-        self._open_finally = sum(step.node.is_finally and step.stage != "ended" for step in steps)
         return self
 
+    def _reopen(self, path: str, told: Mapping[str, object]) -> None:
+        """Make a group's scope again; its state is filled in later."""
+        owner, index = self._steps[cast("str", told["owner"])], cast("int | None", told["index"])
+        scope = Scope(owner.node.rules or Rules(), owner, index)
+        if owner.scopes is None:
+            owner.scopes = {}
+        owner.scopes[index] = self._scopes[path] = scope
+        if told["is_open"]:
+            scope.open_steps(owner.node.children, self._steps)
 
-def _dump_error(error: ErrorInfo | None) -> Json:
-    return attrs.asdict(error) if error else None
-
-
-def _load_error(data: object) -> ErrorInfo | None:
-    from_issues = cast("dict[str, object] | None", data)
-    if from_issues is None:
-        return None
-    issues = cast("Iterable[dict[str, str]]", from_issues["issues"])
-    return ErrorInfo(**{**from_issues, "issues": tuple(Issue(**issue) for issue in issues)})  # type: ignore[arg-type]  # a dump
-
-
-def _dump_step(step: _Step) -> dict[str, Json]:
-    return {
-        "stage": step.stage,
-        "status": step.status.value,
-        "waiting": step.waiting,
-        "blocked_by": step.blocked_by,
-        "count": step.count,
-        "cursor": step.cursor,
-        "in_flight": step.in_flight,
-        "retrying": [list(pair) for pair in step.retrying.items()],
-        "returned": [list(pair) for pair in step.returned],
-        "attempts": step.attempts,
-        "failed_items": step.failed_items,
-        "dropped": step.dropped,
-        "is_stopped": step.is_stopped,
-        "is_queued": step.is_queued,
-        "error": _dump_error(step.error),
-    }
+    def _load_undoing(self, state: Mapping[str, object]) -> None:
+        rows = cast("list[tuple[str, str, int | None]]", state["done"])
+        undoing = cast("tuple[str, str, dict[str, object]] | None", state["undoing"])
+        if not rows and undoing is None:
+            return
+        nodes = {node.path: node for node in _walk(self._graph.nodes)}
+        self._done = [(nodes[planned], path, index) for planned, path, index in rows]
+        if undoing is not None:
+            planned, path, told = undoing
+            self._undoing = _undo_step(nodes[planned], self._root, path)
+            load_step(self._undoing, told)
 
 
-def _load_step(step: _Step, data: Mapping[str, object]) -> None:
-    plain = ("stage", "waiting", "blocked_by", "count", "cursor", "in_flight", "attempts")
-    for name in (*plain, "failed_items", "dropped", "is_stopped", "is_queued"):
-        setattr(step, name, data[name])
-    step.status = StepStatus(cast("str", data["status"]))
-    step.retrying = dict(cast("list[tuple[int | None, int]]", data["retrying"]))
-    step.returned = deque((index, attempt) for index, attempt in cast("list[tuple[int | None, int]]", data["returned"]))
-    step.error = _load_error(data["error"])
+def _undo_step(node: Node, scope: Scope, path: str) -> Step:
+    """A step that undoes another: it has that one's path, and only the item that it is given."""
+    step = Step(node, scope, path)
+    step.is_undo = True
+    step.count = step.cursor = 0
+    return step
+
+
+def _queued(step: Step) -> str | None:
+    return None if step.is_undo else step.path
+
+
+def _walk(nodes: Iterable[Node]) -> Iterator[Node]:
+    """All nodes of a tree."""
+    ahead = deque(nodes)
+    while ahead:
+        node = ahead.popleft()
+        yield node
+        ahead.extend(node.children)

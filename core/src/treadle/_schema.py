@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import attrs
 
@@ -85,37 +84,58 @@ WORKFLOW = _table(
     ),
     Key("steps", "steps", "The steps by id; their order does not matter."),
     Key("finally", "steps", "Steps that always run, after all others."),
+    Key("timeout", "duration", "How long the whole run may take, its finally steps aside."),
+    Key("max_retries", "number_from_0", "Retries of all steps together; without it only each step's own retry counts."),
     Key("outputs", "outputs", "What the run answers: name to value."),
-    later="timeout budget concurrency priority triggers",
+    Key("workflows", "workflows", "Subflows that stand in this file: name to workflow."),
+    later="budget concurrency priority triggers",
     required=("name", "steps"),
     aliases={"jobs": "steps", "tasks": "steps", "params": "inputs", "id": "name"},
 )
 
-STEP = _table(
-    "a step",
+_CALL_KEYS = (
     Key("uses", "uses", "Name of the executor, like http.request."),
-    Key("wait", "wait", "Instead of uses: a duration, or {until: MOMENT}, or {signal: NAME} with schema, timeout, on_timeout."),
-    Key("with", "with", "Inputs of the executor; texts may hold ${{ }}. Or one ${{ }} that gives all of them."),
-    Key("needs", "needs", "Steps that come first, for order only: references in expressions imply their own."),
-    Key("when", "condition", "Bare expression; the step is skipped when it is false."),
-    Key("foreach", "foreach", "A list, or an expression for one: the step runs once for each item."),
-    Key("as", "item_name", "Name of the item within a foreach; the default is item."),
-    Key("max_parallel", "count", "Most items of the foreach at once."),
+    Key(
+        "with",
+        "with",
+        "Inputs of the executor or subflow; texts may hold ${{ }}. Or one ${{ }} that gives all of them.",
+    ),
     Key("clients", "texts", "Which configured client serves a need of the executor: need to client."),
     Key("retry", "retry", "How failed attempts are repeated."),
-    Key("timeout", "duration", "Deadline of one attempt."),
+    Key("timeout", "duration", "Deadline of one attempt; of a subflow or a choice, how long all of it may take."),
     Key(
         "isolation",
         "isolation",
         "process: in a process of its own, which dies at the deadline; limits for it, like {memory: 512 MiB}; or inline.",
     ),
+)
+
+STEP = _table(
+    "a step",
+    Key("parallel", "parallel", "Steps that form one: they run side by side."),
+    Key("choose", "choose", "Branches by id; the first whose when is true is taken."),
+    Key("wait", "wait", "Instead of uses: a duration, or {until: MOMENT}, or {signal: NAME} with schema, timeout, on_timeout."),
+    Key("workflow", "subflow", "A subflow: a path like ./publish.yaml, a name, or a name with versions like publish@^2."),
+    *_CALL_KEYS,
     Key("cache", "cache", "Keep the output for later calls: {ttl, key, allow_effects}. The policy cache serves it."),
     Key("rate_limit", "rate_limit", "How often its calls may be made: {limit, per, key}. The policy limits serves it."),
+    Key("needs", "needs", "Steps that come first, for order only: references in expressions imply their own."),
+    Key("needs_rule", "needs_rule", "Which needs must have succeeded: all_succeeded (default), all_done or any_succeeded."),
+    Key("when", "condition", "Bare expression; the step is skipped when it is false."),
+    Key("foreach", "foreach", "A list, or an expression for one: the step runs once for each item."),
+    Key("as", "item_name", "Name of the item within a foreach; the default is item."),
+    Key("batch", "count", "Items of the foreach that are handed over together, as a list."),
+    Key("max_parallel", "count", "Most items of the foreach at once."),
+    Key("max_failures", "max_failures", "Failed items of the foreach that are borne: a number, or a percent like '25%'."),
     Key(
-        "on_error", "on_error", "stop or continue; the default is the workflow's. With continue a failed step's output is null."
+        "on_error",
+        "on_error",
+        "stop or continue; the default is the group's or the workflow's. With continue a failed step's output is null.",
     ),
-    later="parallel choose workflow needs_rule batch on_interrupt fallback compensate budget"
-    " concurrency priority max_failures steps",
+    Key("on_interrupt", "on_interrupt", "A call whose process went away: rerun (make it again), fail or ask."),
+    Key("fallback", "fallback", "What is tried when the executor has finally failed: one body, or a list of them."),
+    Key("compensate", "body", "What undoes the step, when it completed and the run fails or is cancelled later."),
+    later="budget concurrency priority",
     aliases={
         "args": "with",
         "depends_on": "needs",
@@ -124,14 +144,47 @@ STEP = _table(
         "if": "when",
         "inputs": "with",
         "loop": "foreach",
+        "on_failure": "fallback",
         "params": "with",
         "retries": "retry",
         "run": "uses",
+        "steps": "parallel",
+        "subflow": "workflow",
+        "switch": "choose",
+        "undo": "compensate",
         "runIf": "when",
         "task": "uses",
         "type": "uses",
         "withItems": "foreach",
     },
+)
+
+PARALLEL = _table(
+    "a parallel group",
+    Key("steps", "steps", "The steps of the group by id."),
+    Key("on_error", "on_error", "After a failed step of the group: stop its other steps, or continue with them."),
+    Key("max_failures", "max_failures", "Failed steps, or a percent of the steps, that the group bears."),
+    Key("max_parallel", "count", "Most calls of the group at once."),
+    Key("timeout", "duration", "How long the group may take."),
+    required=("steps",),
+    aliases={"fail_strategy": "on_error", "tasks": "steps"},
+)
+
+BRANCH = Table(
+    "a branch",
+    {
+        **{name: key for name, key in STEP.keys.items() if name not in ("needs", "needs_rule", "priority")},
+        "priority": Key("priority", "number", "The branch with the lowest is asked first; the default is 0."),
+        "else": Key("else", "flag", "Taken when no branch's when is true."),
+    },
+    aliases={**{word: key for word, key in STEP.aliases.items() if key != "needs"}, "default": "else"},
+)
+
+BODY = _table(
+    "a body",
+    *_CALL_KEYS,
+    required=("uses",),
+    aliases={word: key for word, key in STEP.aliases.items() if key in ("uses", "with", "retry")},
 )
 
 DEFAULTS = _table(
@@ -150,7 +203,50 @@ INPUT = _table(
     Key("description", "text", "What it is for."),
 )
 
-TABLES = {"workflow": WORKFLOW, "step": STEP, "defaults": DEFAULTS, "input": INPUT}
+TABLES = {
+    "workflow": WORKFLOW,
+    "step": STEP,
+    "parallel": PARALLEL,
+    "branch": BRANCH,
+    "body": BODY,
+    "defaults": DEFAULTS,
+    "input": INPUT,
+}
+
+STEP_KINDS = ("uses", "parallel", "choose", "wait", "workflow")
+"""A step has exactly one of these keys."""
+
+NOT_OF_WAITS = (
+    "with",
+    "foreach",
+    "as",
+    "batch",
+    "max_parallel",
+    "max_failures",
+    "clients",
+    "retry",
+    "timeout",
+    "isolation",
+    "on_interrupt",
+    "fallback",
+    "compensate",
+    "cache",
+    "rate_limit",
+)
+"""Keys that a step that waits does not have."""
+
+ONLY_WITH: Mapping[str, tuple[str, ...]] = {
+    "with": ("uses", "workflow"),
+    "clients": ("uses",),
+    "retry": ("uses",),
+    "isolation": ("uses",),
+    "on_interrupt": ("uses",),
+    "fallback": ("uses",),
+    "cache": ("uses",),
+    "rate_limit": ("uses",),
+    "timeout": ("uses", "choose", "workflow"),
+}
+"""Key of a step -> the kinds of steps that have it; the rest is for all."""
 
 _DURATION: JsonSchema = {
     "description": "A duration: '90s', '5m', '1h30m', '2d', '250ms', ISO 8601 like 'PT5M', or a number of seconds.",
@@ -290,6 +386,16 @@ KINDS: dict[str, JsonSchema] = {
     "syntax": {"enum": ["braces"]},
     "flag": {"type": "boolean"},
     "count": {"type": "integer", "minimum": 1},
+    "number": {"type": "integer"},
+    "number_from_0": {"type": "integer", "minimum": 0},
+    "needs_rule": {"enum": ["all_succeeded", "all_done", "any_succeeded"]},
+    "on_interrupt": {"enum": ["rerun", "fail", "ask"]},
+    "subflow": {"type": "string", "minLength": 1},
+    "parallel": {"$ref": "#/$defs/parallel"},
+    "choose": {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#/$defs/branch"}},
+    "body": {"$ref": "#/$defs/body"},
+    "fallback": {"oneOf": [{"$ref": "#/$defs/body"}, {"type": "array", "items": {"$ref": "#/$defs/body"}, "minItems": 1}]},
+    "workflows": {"type": "object", "additionalProperties": {"$ref": "#"}},
     "on_error": {"enum": ["stop", "continue"]},
     "max_failures": {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d{1,3}(\.\d+)?%$"}]},
     "duration": {"$ref": "#/$defs/duration"},
@@ -322,11 +428,10 @@ def workflow_schema() -> JsonSchema:
         "title": "treadle workflow",
         **_mapping_schema(WORKFLOW),
         "$defs": {
-            "step": {
-                **_mapping_schema(STEP),
-                "oneOf": [{"required": [kind]} for kind in ("uses", "wait")],
-                "dependentRequired": _only_with_foreach(),
-            },
+            "step": {**_mapping_schema(STEP), **_step_rules()},
+            "branch": {**_mapping_schema(BRANCH), **_step_rules()},
+            "parallel": _mapping_schema(PARALLEL),
+            "body": _mapping_schema(BODY),
             "input": _mapping_schema(INPUT),
             "defaults": _mapping_schema(DEFAULTS),
             "duration": _DURATION,
@@ -339,8 +444,19 @@ def workflow_schema() -> JsonSchema:
     }
 
 
-def _only_with_foreach() -> dict[Literal["as", "max_parallel"], list[str]]:
-    return {"as": ["foreach"], "max_parallel": ["foreach"]}
+ONLY_WITH_FOREACH = frozenset(("as", "batch", "max_parallel", "max_failures"))
+"""Keys of a step that mean nothing without a ``foreach``."""
+
+
+def _step_rules() -> JsonSchema:
+    """Exactly one kind, and no key that means nothing beside it."""
+    kinds = [kind for kind in STEP_KINDS if STEP.keys[kind].kind]
+    absent = {kind: [name for name, fits in ONLY_WITH.items() if kind not in fits] for kind in kinds}
+    absent["wait"] = list(NOT_OF_WAITS)
+    alone = [
+        {"required": [kind], **({"properties": dict.fromkeys(absent[kind], False)} if absent[kind] else {})} for kind in kinds
+    ]
+    return {"oneOf": alone, "dependentRequired": {name: ["foreach"] for name in sorted(ONLY_WITH_FOREACH)}}
 
 
 def _mapping_schema(table: Table) -> JsonSchema:

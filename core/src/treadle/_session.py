@@ -256,7 +256,7 @@ class Session:
         try:
             if outbox is not None:
                 await outbox.follow(claim.run_id, readers.entries)
-            is_isolated = any(step.limits is not None for step in self.plan.steps.values())
+            is_isolated = any(call.limits is not None for step in self.plan.steps.values() for _, call in step.calls)
             children = ChildPool(self.registry.config, is_expected=is_isolated)
             settings = self.settings
             keeper = Keeper(self.store, claim, self.clock, every_s=settings.checkpoint_every_s, stall_s=settings.stall_s)
@@ -449,9 +449,9 @@ class Session:
 
     def _width(self) -> int:
         """Workers that the plan can use for certain."""
-        if any(node.is_map for node in self.plan.graph.nodes):
+        if any(step.node.is_map for step in self.plan.steps.values()):
             return self.plan.graph.max_parallel
-        return len(self.plan.graph.nodes)
+        return len(self.plan.steps)
 
     def _progress(self) -> Callable[[Call, float, float | None, str], None]:
         listeners = [sink.progress for sink in self.sinks if callable(getattr(sink, "progress", None))]  # type: ignore[attr-defined]  # checked

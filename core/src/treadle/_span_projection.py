@@ -14,6 +14,8 @@ from treadle._models import (
     Call,
     Entry,
     ErrorInfo,
+    GroupStarted,
+    ItemEnded,
     MapStarted,
     Outcome,
     RetryScheduled,
@@ -24,6 +26,7 @@ from treadle._models import (
     StintOpened,
     WaitStarted,
 )
+from treadle._paths import item_path, scope_path, split_item, written_step
 from treadle._span_ids import attempt_span_id, step_span_id
 
 __all__ = ["Ending", "SpanProjection", "attempt_attributes", "attempt_ending", "call_attributes", "error_type", "executor_of"]
@@ -101,11 +104,15 @@ def call_attributes(call: Call, *, worker: str, started_at: float) -> dict[str, 
     )
 
 
-def executor_of(workflow: Mapping[str, object], path: str) -> str:
+def executor_of(workflow: Mapping[str, object], path: str, variant: str = "primary") -> str:
     """The executor that a step of a workflow (as plain data) uses; empty when it cannot be told."""
-    first, _, rest = path.partition("/")
-    section, name = ("finally", rest) if first == "finally" and rest else ("steps", path)
-    step = _mapping(_mapping(workflow.get(section)).get(name))
+    step = written_step(workflow, path)
+    if variant == "compensation":
+        step = _mapping(step.get("compensate"))
+    elif variant != "primary":
+        bodies = step.get("fallback")
+        number = int(variant.rpartition(" ")[2]) - 1
+        step = _mapping(bodies[number] if isinstance(bodies, list) and number < len(bodies) else bodies)
     uses = step.get("uses", "")
     return uses if isinstance(uses, str) else ""
 
@@ -120,8 +127,8 @@ class _Step:
     ended_at: float = 0.0
     count: int | None = None
     events: tuple[Event, ...] = ()
-    failed: dict[int | None, str] | None = None
-    """Item -> span id of its last attempt, while another may follow."""
+    failed: dict[tuple[int | None, str], str] | None = None
+    """Item and variant -> span id of its last attempt, while another may follow."""
 
 
 class _Open(NamedTuple):
@@ -167,6 +174,8 @@ class SpanProjection:
             AttemptEnded: self._attempt_ended,
             RetryScheduled: self._retry_scheduled,
             MapStarted: self._map_started,
+            GroupStarted: self._group_started,
+            ItemEnded: self._item_ended,
             WaitStarted: self._wait_started,
             StepEnded: self._step_ended,
             RunEnded: self._run_ended,
@@ -237,6 +246,22 @@ class SpanProjection:
         self._step(entry.path).started_at = entry.at
         return ()
 
+    def _group_started(self, entry: GroupStarted) -> tuple[SpanRecord, ...]:
+        for path in {entry.path, item_path(entry.path, entry.index)}:
+            step = self._step(path)
+            if step.started_at is None:
+                step.started_at = entry.at
+        return ()
+
+    def _item_ended(self, entry: ItemEnded) -> tuple[SpanRecord, ...]:
+        """An item of a ``foreach`` over a group has a span of its own, for the spans of its steps."""
+        path = item_path(entry.path, entry.index)
+        if path not in self._steps:
+            return ()
+        ended = StepEnded(entry.at, path, entry.status, entry.attempts, entry.reason, entry.error)
+        (span,) = self._step_ended(ended)
+        return (attrs.evolve(span, attributes={**span.attributes, names.TASK: entry.path, names.STEP_INDEX: entry.index}),)
+
     def _retry_scheduled(self, entry: RetryScheduled) -> tuple[SpanRecord, ...]:
         step = self._step(entry.path)
         if len(step.events) < names.MAX_EVENTS:
@@ -261,7 +286,7 @@ class SpanProjection:
             "internal",
             run.trace_id,
             step.span_id,
-            run.root_span_id,
+            run.root_span_id if "/" not in entry.path and not entry.path.endswith("]") else self._parent_of(entry.path),
             entry.at if step.started_at is None else step.started_at,
             max(entry.at, step.ended_at),
             status,
@@ -272,6 +297,13 @@ class SpanProjection:
             run.trace_flags,
         )
         return (span,)
+
+    def _parent_of(self, path: str) -> str:
+        """The span of the group that a step, or an item of a group, is part of."""
+        run = self._created()
+        step, index = split_item(path)
+        around = step if index is not None else scope_path(path)
+        return step_span_id(run.trace_id, run.root_span_id, around) if around else run.root_span_id
 
     def _step_attributes(self, entry: StepEnded, step: _Step, result: str, status: names.SpanStatus) -> dict[str, object]:
         run_id = self._created().run_id
@@ -345,9 +377,9 @@ class SpanProjection:
             attempt=entry.attempt,
             stint=entry.stint,
         )
-        before = step.failed.pop(entry.index, "") if step.failed else ""
+        before = step.failed.pop((entry.index, entry.variant), "") if step.failed else ""
         if has_failed:
-            step.failed = {**(step.failed or {}), entry.index: span_id}
+            step.failed = {**(step.failed or {}), (entry.index, entry.variant): span_id}
         return _Place(span_id, step.span_id, before)
 
     def _attempt(

@@ -11,6 +11,7 @@ from typing import Final, Literal
 import attrs
 
 from treadle._models import OutcomeStatus, RunStatus, SpanKind, StepStatus
+from treadle._paths import plan_path
 
 SCOPE: Final = "treadle"
 """Name of the instrumentation scope of every span and metric."""
@@ -163,13 +164,13 @@ def run_span_name(workflow: str) -> str:
 
 
 def step_span_name(path: str) -> str:
-    """Name of a step's span."""
-    return path
+    """Name of a step's span: without the items of what is around it, so that there are not more of them than steps."""
+    return plan_path(path)
 
 
 def attempt_span_name(path: str) -> str:
     """Name of an attempt's span."""
-    return f"attempt {path}"
+    return f"attempt {plan_path(path)}"
 
 
 def run_span_kind(parent_span_id: str, trigger: str) -> SpanKind:
@@ -192,6 +193,7 @@ RUN_RESULTS: Final[dict[RunStatus, tuple[str, SpanStatus]]] = {
 
 STEP_RESULTS: Final[dict[StepStatus, tuple[str, SpanStatus]]] = {
     StepStatus.COMPLETED: ("success", "unset"),
+    StepStatus.PARTIAL_FAILURE: ("failure", "error"),
     StepStatus.CACHED: ("success", "unset"),
     StepStatus.SKIPPED: ("skip", "unset"),
     StepStatus.UPSTREAM_FAILED: ("skip", "unset"),

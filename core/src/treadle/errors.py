@@ -17,6 +17,7 @@ __all__ = [
     "ExecutorNotFoundError",
     "ExpressionError",
     "Fault",
+    "GroupTimeoutError",
     "InputsInvalidError",
     "LeaseLostError",
     "NotSupportedError",
@@ -329,6 +330,22 @@ class CheckpointInvalidError(TreadleError):
             f"Step {step!r} cannot save checkpoint {token!r}: {why}.",
             "Save plain JSON of a moderate size; write what is large to a file and save its path.",
         )
+
+
+class GroupTimeoutError(TreadleError, TimeoutError):
+    """A group of steps, or a whole run, that was not over at its deadline.
+
+    Args:
+        group: The group with its item, like ``each[3]``; empty for the run.
+        timeout_s: How long it may take.
+    """
+
+    retryable = False
+
+    def __init__(self, group: str, timeout_s: float) -> None:
+        self.group, self.timeout_s = group, timeout_s
+        what = f"Group {group!r}" if group else "The run"
+        super().__init__(f"{what} exceeded its timeout of {timeout_s:g}s.", "Raise the 'timeout', or do less within it.")
 
 
 class CallCancelledError(TreadleError):

@@ -85,6 +85,10 @@ class LiveDisplay:
         if step.total is not None:
             yield f"{self._bar(step.done + step.failed, step.total)} {items_over(step)}"
             yield f"{len(step.active)} active" if step.active else ""
+        elif step.inner or step.inner_done:
+            names = [path.removeprefix(f"{step.path}/") for path in step.inner]
+            yield f"{count(step.inner_done, 'step')} over"
+            yield ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         elif step.most and None in step.active:
             yield f"attempt {step.active[None]}/{step.most}"
         if step.progress is not None:

@@ -241,7 +241,7 @@ def _attempt(make: Callable[[], _T], errors: list[TreadleError]) -> _T | None:
 
 def _missing_secrets(plan: Plan, config: Config) -> Iterator[TreadleError]:
     """Every secret that steps use and that has no value: a run would say only the first."""
-    for name in sorted({name for step in plan.steps.values() for name in step.inputs.secret_names}):
+    for name in sorted(plan.secret_names):
         try:
             resolve(name, config, os.environ)
         except TreadleError as error:

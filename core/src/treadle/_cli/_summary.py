@@ -10,7 +10,7 @@ from typing import TextIO
 from treadle._cli._output import MARKS, clean, count, first_line, is_terminal, mark, paint, spell
 from treadle._cli._view import told
 from treadle._results import RunResult
-from treadle.ports import MapStarted, StepResult
+from treadle.ports import GroupStarted, MapStarted, StepResult
 
 _SHORT = 200
 _INSPECTED = ("InputsInvalidError", "OutputInvalidError")
@@ -50,7 +50,7 @@ def _causes(result: RunResult) -> Iterator[tuple[str, str]]:
     """The root cause with its remedy first, then the other steps that failed by themselves."""
     if result.status == "completed":
         return
-    maps = {entry.path for entry in result.entries if isinstance(entry, MapStarted)}
+    maps = {entry.path for entry in result.entries if isinstance(entry, MapStarted | GroupStarted)}
     culprit = result.steps.get(result.culprit)
     if culprit is None or not (culprit.error or culprit.reason):
         why = told(result.error) or first_line(result.reason)

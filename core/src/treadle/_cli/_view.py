@@ -7,12 +7,16 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from treadle._cli._output import count, first_line, spell
+from treadle._paths import item_path, outermost
 from treadle._waits import Wait as DeclaredWait
 from treadle.ports import (
     AttemptEnded,
     AttemptStarted,
     CancelRequested,
+    CompensationEnded,
     ErrorInfo,
+    FallbackChosen,
+    GroupStarted,
     ItemEnded,
     MapStarted,
     Record,
@@ -73,6 +77,8 @@ class StepView:
         done: Items that completed.
         failed: Items that ended otherwise.
         tenths: How far the last line about it was.
+        inner: Of a group: its steps that are under way, however deep, with the time they began.
+        inner_done: Of a group: its steps that are over.
         progress: What the executor said last: done, total, message.
         signal: What it waits for; None when it does not wait, empty for a time alone.
         due: When that wait is over.
@@ -87,6 +93,8 @@ class StepView:
     done: int = 0
     failed: int = 0
     tenths: int = 0
+    inner: dict[str, float] = attrs.field(factory=dict)
+    inner_done: int = 0
     progress: tuple[float, float | None, str] | None = None
     signal: str | None = None
     due: float | None = None
@@ -125,6 +133,13 @@ class RunView:
                 return self._attempt_started(entry)
             case AttemptEnded() as entry:
                 return self._attempt_ended(entry)
+            case GroupStarted() as entry:
+                return self._group_started(entry)
+            case FallbackChosen() as entry:
+                text = f"{_item(entry.path, entry.index)}: {entry.variant} is tried: {_why_given_up(entry)}"
+                return [Change(entry.at, "fallback_chosen", "retrying", text, entry.path, entry.index, scrolls=True)]
+            case CompensationEnded() as entry:
+                return self._compensated(entry)
             case RetryScheduled() as entry:
                 return self._retry(entry)
             case ItemEnded() as entry:
@@ -142,6 +157,30 @@ class RunView:
                 return [self._run_ended(entry)]
             case _:  # facts that only lead to one of the above
                 return []
+
+    def _outer(self, path: str, at: float) -> StepView | None:
+        """The group that a step is folded into; None when it is a step of the run itself."""
+        outer = outermost(path)
+        return self._step(outer, at) if outer != path else None
+
+    def _group_started(self, entry: GroupStarted) -> list[Change]:
+        outer = self._outer(entry.path, entry.at)
+        step = outer or self._step(entry.path, entry.at)
+        if outer is not None:
+            outer.inner[item_path(entry.path, entry.index)] = entry.at
+        if entry.index is not None:
+            if outer is None:
+                step.active[entry.index] = 1
+            return []
+        return [Change(entry.at, "group_started", "running", f"{entry.path}: started", entry.path)]
+
+    def _compensated(self, entry: CompensationEnded) -> list[Change]:
+        step = self.steps.pop(entry.path, None)
+        if step is not None and step.total is not None and step.active:
+            self.steps[entry.path] = step
+        name = _item(entry.path, entry.index)
+        text = f"{name}: undone" if entry.status == "completed" else f"{name}: could not be undone{_because(entry)}"
+        return [Change(entry.at, "compensation_ended", entry.status, text, entry.path, entry.index, scrolls=True)]
 
     def progressed(self, path: str, done: float, total: float | None, message: str) -> None:
         """Note what an executor says of its own progress."""
@@ -171,10 +210,18 @@ class RunView:
         return [Change(entry.at, "wait_started", "running", text, entry.path, scrolls=bool(entry.signal))]
 
     def _attempt_started(self, entry: AttemptStarted) -> list[Change]:
-        step = self._step(entry.path, entry.at)
-        step.waiting.pop(entry.index, None)
-        step.active[entry.index] = entry.attempt
-        if entry.attempt > 1:
+        outer = self._outer(entry.path, entry.at)
+        step = outer or self._step(entry.path, entry.at)
+        if outer is not None:
+            outer.inner[entry.path] = entry.at
+            if "[" in entry.path:
+                return []
+        else:
+            step.waiting.pop(entry.index, None)
+            step.active[entry.index] = entry.attempt
+        if entry.variant == "compensation":
+            text = f"{_item(entry.path, entry.index)}: undoing it"
+        elif entry.attempt > 1:
             text = f"{_item(entry.path, entry.index)}: {_attempt(entry.attempt, step.most)} started"
         elif entry.index is None:
             text = f"{entry.path}: started"
@@ -183,8 +230,9 @@ class RunView:
         return [Change(entry.at, "attempt_started", "running", text, entry.path, entry.index)]
 
     def _attempt_ended(self, entry: AttemptEnded) -> list[Change]:
-        step, outcome = self._step(entry.path, entry.at), entry.outcome
-        if step.active.get(entry.index) == entry.attempt:
+        outer, outcome = self._outer(entry.path, entry.at), entry.outcome
+        step = outer or self._step(entry.path, entry.at)
+        if outer is None and step.active.get(entry.index) == entry.attempt:
             del step.active[entry.index]
         changes = []
         if outcome.detached:
@@ -192,7 +240,7 @@ class RunView:
             changes.append(Change(entry.at, "attempt_detached", "warning", text, entry.path, entry.index, scrolls=True))
         if outcome.status != "completed":
             self._errors[entry.path, entry.index] = told(outcome.error) or outcome.status
-        elif entry.index is not None:
+        elif entry.index is not None and outer is None and entry.variant != "compensation":
             step.done += 1
             changes.extend(self._milestone(step, entry.at))
         return changes
@@ -206,24 +254,36 @@ class RunView:
         return [Change(at, "map_progress", "running", f"{step.path}: {items_over(step)}", step.path)]
 
     def _retry(self, entry: RetryScheduled) -> list[Change]:
-        step = self._step(entry.path, entry.at)
+        outer = self._outer(entry.path, entry.at)
+        step = outer or self._step(entry.path, entry.at)
         error = self._errors.pop((entry.path, entry.index), "") or first_line(entry.reason)
-        step.most = entry.max_attempts
-        step.waiting[entry.index] = Wait(entry.attempt, entry.max_attempts, entry.due, error)
+        if outer is None:
+            step.most = entry.max_attempts
+            step.waiting[entry.index] = Wait(entry.attempt, entry.max_attempts, entry.due, error)
         name, attempt = _item(entry.path, entry.index), _attempt(entry.attempt, entry.max_attempts)
         text = f"{name}: {attempt} failed: {error}; next in {spell(entry.due - entry.at)}"
         return [Change(entry.at, "retry_scheduled", "retrying", text, entry.path, entry.index)]
 
     def _item_ended(self, entry: ItemEnded) -> list[Change]:
-        step = self._step(entry.path, entry.at)
-        step.failed += 1
-        step.waiting.pop(entry.index, None)
-        step.active.pop(entry.index, None)
+        outer = self._outer(entry.path, entry.at)
+        step = outer or self._step(entry.path, entry.at)
+        if outer is not None:
+            outer.inner.pop(item_path(entry.path, entry.index), None)
+        else:
+            step.waiting.pop(entry.index, None)
+            step.active.pop(entry.index, None)
+        if entry.status in _FINE:
+            step.done += outer is None
+            return [] if outer is not None else self._milestone(step, entry.at)
+        step.failed += outer is None
         tries = f" after {count(entry.attempts, 'attempt')}" if entry.attempts > 1 else ""
         text = f"{_item(entry.path, entry.index)}: {entry.status}{tries}{_because(entry)}"
         return [Change(entry.at, "item_ended", entry.status, text, entry.path, entry.index, scrolls=True)]
 
     def _step_ended(self, entry: StepEnded) -> list[Change]:
+        outer = self._outer(entry.path, entry.at)
+        if outer is not None:
+            return self._inner_ended(outer, entry)
         step = self.steps.pop(entry.path, None)
         self.ended[entry.status] = self.ended.get(entry.status, 0) + 1
         details = []
@@ -231,6 +291,8 @@ class RunView:
             details.append(spell(entry.at - step.started_at))
         if step is not None and step.total is not None:
             details.append(items_over(step))
+        elif step is not None and step.inner_done:
+            details.append(count(step.inner_done, "step"))
         elif entry.attempts > 1:
             details.append(count(entry.attempts, "attempt"))
         text = f"{entry.path}: {entry.status}" + (f" ({', '.join(details)})" if details else "")
@@ -238,7 +300,20 @@ class RunView:
             text += _because(entry)
         return [Change(entry.at, "step_ended", entry.status, text, entry.path, scrolls=True)]
 
+    def _inner_ended(self, outer: StepView, entry: StepEnded) -> list[Change]:
+        """A step of a group: a line of its own, unless it went well for one of many items."""
+        outer.inner.pop(entry.path, None)
+        outer.inner_done += 1
+        if "[" in entry.path and entry.status in _FINE:
+            return []
+        text = f"{entry.path}: {entry.status}" + ("" if entry.status in ("completed", "cached") else _because(entry))
+        scrolls = entry.status not in _FINE
+        return [Change(entry.at, "step_ended", entry.status, text, entry.path, scrolls=scrolls)]
+
     def _stopping(self, entry: RunStopping) -> list[Change]:
+        if entry.path:
+            text = f"{entry.path}: stopping: {first_line(entry.reason)}"
+            return [Change(entry.at, "group_stopping", "warning", text, entry.path, scrolls=True)]
         self.stopping = entry.reason or "stopping"
         if self.cancelled and entry.reason == self.cancelled:
             return []  # said by the request already
@@ -247,6 +322,13 @@ class RunView:
     def _run_ended(self, entry: RunEnded) -> Change:
         text = f"run {self.run_id} {entry.status} in {spell(entry.at - self.started_at)}"
         return Change(entry.at, "run_ended", entry.status, text)
+
+
+_FINE = ("completed", "cached", "skipped")
+
+
+def _why_given_up(entry: FallbackChosen) -> str:
+    return told(entry.error) or first_line(entry.reason)
 
 
 def items_over(step: StepView) -> str:
@@ -272,7 +354,7 @@ def told(error: ErrorInfo | None) -> str:
     return f"{error.type}: {text}"
 
 
-def _because(entry: ItemEnded | StepEnded) -> str:
+def _because(entry: ItemEnded | StepEnded | CompensationEnded) -> str:
     """Why a step or item ended as it did: the error, but for a cancel the reason, which says more."""
     error, reason = told(entry.error), first_line(entry.reason)
     why = (reason or error) if entry.status == "cancelled" else (error or reason)
@@ -280,7 +362,7 @@ def _because(entry: ItemEnded | StepEnded) -> str:
 
 
 def _item(path: str, index: int | None) -> str:
-    return path if index is None else f"{path}[{index}]"
+    return item_path(path, index)
 
 
 def _attempt(attempt: int, most: int) -> str:

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import attrs
@@ -121,6 +122,12 @@ class Registry:
         self._made: dict[object, _Once[object]] = {}
         self._from_sources: dict[str, tuple[object, BoundExecutor | None]] = {}
         self._secrets: dict[str, Secret] = {}
+
+    @property
+    def workflow_folder(self) -> Path | None:
+        """Where subflows are looked up by name; None for nowhere."""
+        folder = self.config.workflows.get("folder")
+        return self.config.root / folder if isinstance(folder, str) else None
 
     @classmethod
     def discover(cls, config: Config | None = None) -> Registry:

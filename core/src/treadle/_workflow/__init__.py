@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
+
+import attrs
 
 from treadle._models import Json
 from treadle._schema import WORKFLOW, Table
-from treadle._workflow._builder import Expression, StepHandle, written
+from treadle._workflow._builder import (
+    Built,
+    Expression,
+    GroupHandle,
+    StepHandle,
+    StepsBuilder,
+    Use,
+    all_inputs,
+    condition_of,
+    needs_of,
+    without_none,
+    written,
+)
 from treadle._workflow._documents import write_toml, write_yaml
 from treadle._workflow._reader import Reader, TooManyFaults, fits, suggestion
-from treadle._workflow._records import Defaults, InputSpec, OnError, Step, copied
+from treadle._workflow._records import Body, Branch, Defaults, InputSpec, OnError, Parallel, Step, copied, duration_data
 from treadle.errors import Fault, WorkflowInvalidError
 
-__all__ = ["Defaults", "Expression", "InputSpec", "Positions", "Step", "StepHandle", "Workflow", "fits"]
+__all__ = [
+    "Body",
+    "Branch",
+    "Defaults",
+    "Expression",
+    "GroupHandle",
+    "InputSpec",
+    "Parallel",
+    "Positions",
+    "Step",
+    "StepHandle",
+    "Use",
+    "Workflow",
+    "children_of",
+    "fits",
+]
+
+MAX_SUBFLOWS = 10
+"""Subflows within each other."""
 
 
 class Positions(Protocol):
@@ -25,7 +58,18 @@ class Positions(Protocol):
         """Line and column of a path like ``steps.page.with.url``, from 1; ``(0, 0)`` when it is not there."""
 
 
-class Workflow:
+@attrs.frozen
+class _Within:
+    """Where things are in a workflow that stands within another one's file."""
+
+    positions: Positions
+    place: str
+
+    def find(self, path: str) -> tuple[int, int]:
+        return self.positions.find(f"{self.place}.{path}" if path else self.place)
+
+
+class Workflow(StepsBuilder):
     """Steps and what binds them. Build one with ``step``, or read one with ``from_dict``.
 
     Attributes:
@@ -43,7 +87,10 @@ class Workflow:
         max_failures: Failed steps, or percent of the steps, that ``continue`` bears; None for any number.
         steps: By id.
         finally_steps: Steps that run after all others, whatever happened.
+        timeout_s: How long the whole run may take, ``finally`` aside; None for any time.
+        max_retries: Retries of all steps together; None for any number.
         outputs: What the run answers; texts may hold expressions.
+        workflows: Subflows, by what steps call them. Those of files are not in it before the workflow is planned.
         syntax: ``braces`` when ``{{ }}`` holds expressions too; else empty.
         file: Where it was read from; empty for Python.
     """
@@ -62,6 +109,9 @@ class Workflow:
     max_failures: int | str | None
     steps: dict[str, Step]
     finally_steps: dict[str, Step]
+    timeout_s: float | None
+    max_retries: int | None
+    workflows: dict[str, Workflow]
     outputs: dict[str, Json]
     syntax: str
     file: str
@@ -83,6 +133,8 @@ class Workflow:
         max_parallel: int | None = None,
         on_error: str = "stop",
         max_failures: int | str | None = None,
+        run_timeout: str | float | None = None,
+        max_retries: int | None = None,
     ) -> None:
         """A workflow without steps.
 
@@ -100,11 +152,13 @@ class Workflow:
             max_parallel: Most calls at once.
             on_error: ``stop`` or ``continue``.
             max_failures: A number of steps, or a percent like ``25%``.
+            run_timeout: How long the whole run may take.
+            max_retries: Retries of all steps together.
 
         Raises:
             WorkflowInvalidError: With every fault of these values.
         """
-        defaults = _without_none({"timeout": timeout, "retry": retry})
+        defaults = without_none({"timeout": timeout, "retry": retry})
         data = {
             "name": name,
             "version": version or None,
@@ -118,14 +172,22 @@ class Workflow:
             "max_parallel": max_parallel,
             "on_error": on_error,
             "max_failures": max_failures,
+            "timeout": run_timeout,
+            "max_retries": max_retries,
         }
         reader = Reader()
-        self._fill(reader, {**_without_none(data), "steps": {}}, file="", positions=None)
+        self._fill(reader, {**without_none(data), "steps": {}}, file="", positions=None)
         self._raise(reader.faults)
 
     @classmethod
     def from_dict(
-        cls, data: object, *, file: str = "", positions: Positions | None = None, faults: Sequence[Fault] = ()
+        cls,
+        data: object,
+        *,
+        file: str = "",
+        positions: Positions | None = None,
+        faults: Sequence[Fault] = (),
+        _depth: int = 0,
     ) -> Workflow:
         """Read a workflow from plain data, spelled as in a file.
 
@@ -141,14 +203,14 @@ class Workflow:
         workflow = cls.__new__(cls)
         reader = Reader(file=file, position=positions.find if positions else lambda path: (0, 0), faults=faults)
         try:
-            workflow._fill(reader, data, file=file, positions=positions)
+            workflow._fill(reader, data, file=file, positions=positions, depth=_depth)
             workflow._check_steps(reader, data)
         except TooManyFaults:
             reader.faults.append(Fault("there are more faults than these", file=file))
         workflow._raise(reader.faults)
         return workflow
 
-    def _fill(self, reader: Reader, data: object, *, file: str, positions: Positions | None) -> None:
+    def _fill(self, reader: Reader, data: object, *, file: str, positions: Positions | None, depth: int = 0) -> None:
         if isinstance(data, Mapping):
             # Both decide how the rest is read, wherever they stand.
             reader.braces = data.get("syntax") == "braces"
@@ -173,9 +235,28 @@ class Workflow:
             max_failures=read.get("max_failures"),
             steps=read.get("steps", {}),
             finally_steps=read.get("finally", {}),
+            timeout_s=read.get("timeout"),
+            max_retries=read.get("max_retries"),
             outputs=read.get("outputs", {}),
+            workflows={},
             syntax=read.get("syntax", ""),
         )
+        embedded = read.get("workflows", {})
+        for name, document in embedded.items() if isinstance(embedded, dict) else ():
+            self._embed(reader, name, document, depth + 1)
+
+    def _embed(self, reader: Reader, name: str, document: object, depth: int) -> None:
+        """Read a subflow that stands in the workflow itself."""
+        place = f"workflows.{name}"
+        if depth > MAX_SUBFLOWS:
+            reader.fault(place[:200], f"subflows are nested deeper than {MAX_SUBFLOWS} levels")
+            return
+        within = _Within(self._positions, place) if self._positions else None
+        try:
+            self.workflows[name] = Workflow.from_dict(document, file=self.file, positions=within, _depth=depth)
+        except WorkflowInvalidError as error:
+            for fault in error.faults:
+                reader.faults.append(attrs.evolve(fault, path=f"{place}.{fault.path}".rstrip(".")))
 
     def _check_steps(self, reader: Reader, data: object) -> None:
         """What takes a look at several steps at once."""
@@ -184,9 +265,11 @@ class Workflow:
             reader.fault("steps", "a workflow needs at least one step")
         for step_id in self.finally_steps.keys() & self.steps.keys():
             reader.fault(f"finally.{step_id}", f"the id {step_id!r} is taken by a step", "rename one of the two")
+        taken = (self.steps, self.finally_steps)
         for place, group, other in (("steps", self.steps, self.finally_steps), ("finally", self.finally_steps, self.steps)):
             for step in group.values():
                 _check_needs(reader, f"{place}.{step.id}.needs", step, group, other)
+                _check_children(reader, f"{place}.{step.id}", step, taken)
 
     def _raise(self, faults: Sequence[Fault]) -> None:
         if faults:
@@ -213,7 +296,10 @@ class Workflow:
             "max_failures": self.max_failures,
             "steps": {step.id: step.to_dict() for step in self.steps.values()},
             "finally": {step.id: step.to_dict() for step in self.finally_steps.values()},
+            "timeout": None if self.timeout_s is None else duration_data(self.timeout_s),
+            "max_retries": self.max_retries,
             "outputs": copied(self.outputs),
+            "workflows": {name: workflow.to_dict() for name, workflow in self.workflows.items()},
         }
         # max_failures: 0 says something, so only None, empty texts and empty collections are left out.
         return {key: value for key, value in data.items() if value is not None and value not in ("", [], {})}
@@ -244,6 +330,12 @@ class Workflow:
         """Line and column of a path like ``steps.page.with.url`` in the file, from 1; ``(0, 0)`` when unknown."""
         return self._positions.find(path) if self._positions else (0, 0)
 
+    def with_workflows(self, workflows: Mapping[str, Workflow]) -> Workflow:
+        """The same workflow, with subflows that were found elsewhere."""
+        made = copy.copy(self)
+        made.workflows = dict(workflows)
+        return made
+
     def __eq__(self, other: object) -> bool:
         return self.to_dict() == other.to_dict() if isinstance(other, Workflow) else NotImplemented
 
@@ -272,7 +364,7 @@ class Workflow:
         data = {"type": type or None, "default": default, "required": required, "description": description or None}
         reader = Reader()
         _refuse_double(reader, "inputs", name, self.inputs)
-        read = reader.mapping("", {"inputs": {name: _without_none(data)}}, _only("inputs"))
+        read = reader.mapping("", {"inputs": {name: without_none(data)}}, _only("inputs"))
         self._raise(reader.faults)
         self.inputs.update(read["inputs"])  # type: ignore[call-overload] # READERS made it a dict
         return Expression("inputs")[name]
@@ -284,133 +376,6 @@ class Workflow:
         self._raise(reader.faults)
         self.__dict__.update(read)
         return Expression("secrets")[name]
-
-    def step(
-        self,
-        id: str,
-        uses: str,
-        /,
-        *,
-        needs: Iterable[str | StepHandle] = (),
-        when: str | bool | Expression | None = None,
-        foreach: Json | Expression | None = None,
-        as_: str | None = None,
-        max_parallel: int | None = None,
-        clients: Mapping[str, str] | None = None,
-        timeout: str | float | None = None,
-        retry: Json | None = None,
-        isolation: Json | None = None,
-        cache: Mapping[str, object] | None = None,
-        rate_limit: Mapping[str, object] | None = None,
-        on_error: str | None = None,
-        with_: Mapping[str, object] | Expression | str | None = None,
-        **inputs: object,
-    ) -> StepHandle:
-        """Add a step and get its handle.
-
-        Args:
-            id: Unique among the steps.
-            uses: Name of the executor.
-            needs: Steps that come first; what inputs refer to need not be named.
-            when: Condition; the step is skipped when it is false.
-            foreach: A list or an expression for one: the step runs once for each item.
-            as_: Name of the item in expressions; ``item`` unless given.
-            max_parallel: Most items at once.
-            clients: Need -> name of the client.
-            timeout: Deadline of one attempt: seconds, or a text like ``90s``.
-            retry: A mapping as in a file, or a number of attempts.
-            isolation: ``process``, limits of a process as in a file, or ``inline``.
-            cache: Keep the output for later calls, as in a file: ``{"ttl": "1h"}``.
-            rate_limit: How often its calls may be made, as in a file: ``{"limit": 30, "per": "minute"}``.
-            on_error: ``stop`` or ``continue``.
-            with_: Inputs whose names are taken by the arguments above; or one expression for all inputs.
-            **inputs: Inputs of the executor; values may hold expressions.
-
-        Raises:
-            WorkflowInvalidError: With every fault of the step.
-        """
-        return self._add(
-            self.steps,
-            "steps",
-            id,
-            {
-                "uses": uses,
-                "with": _inputs(with_, inputs),
-                "needs": [need.id if isinstance(need, StepHandle) else need for need in _listed(needs)] or None,
-                "when": when._source if isinstance(when, Expression) else when,
-                "foreach": foreach,
-                "as": as_,
-                "max_parallel": max_parallel,
-                "clients": clients,
-                "timeout": timeout,
-                "retry": retry,
-                "isolation": isolation,
-                "cache": cache,
-                "rate_limit": rate_limit,
-                "on_error": on_error,
-            },
-        )
-
-    def wait(
-        self,
-        id: str,
-        /,
-        duration: str | float | Expression | None = None,
-        *,
-        until: str | float | Expression | None = None,
-        signal: str | Expression | None = None,
-        schema: Json | None = None,
-        timeout: str | float | Expression | None = None,
-        on_timeout: str | None = None,
-        default: Json | Expression | None = None,
-        on_reject: str | None = None,
-        needs: Iterable[str | StepHandle] = (),
-        when: str | bool | Expression | None = None,
-        on_error: str | None = None,
-    ) -> StepHandle:
-        """Add a step that waits for a time or a signal, and get its handle.
-
-        Its output is the signal's payload, or the time at which the wait was over. While it waits it holds no slot of
-        ``max_parallel``.
-
-        Args:
-            id: Unique among the steps.
-            duration: So long: seconds, or a text like ``5m``.
-            until: Until this moment: ISO 8601 with its offset from UTC, or seconds since the epoch.
-            signal: For a signal of this name.
-            schema: JSON Schema of its payload, or ``approval``.
-            timeout: Longest wait for the signal.
-            on_timeout: What becomes of the step then: ``fail`` (the default), ``skip`` or ``continue``.
-            default: Its output then, with ``continue``.
-            on_reject: What becomes of it when an approval says no: ``fail`` (the default) or ``continue``.
-            needs: Steps that come first.
-            when: Condition; the step is skipped when it is false.
-            on_error: ``stop`` or ``continue``.
-
-        Raises:
-            WorkflowInvalidError: With every fault of the step.
-        """
-        waits = {
-            "duration": duration,
-            "until": until,
-            "signal": signal,
-            "schema": schema,
-            "timeout": timeout,
-            "on_timeout": on_timeout,
-            "default": default,
-            "on_reject": on_reject,
-        }
-        return self._add(
-            self.steps,
-            "steps",
-            id,
-            {
-                "wait": _without_none(waits),
-                "needs": [need.id if isinstance(need, StepHandle) else need for need in _listed(needs)] or None,
-                "when": when._source if isinstance(when, Expression) else when,
-                "on_error": on_error,
-            },
-        )
 
     def finally_step(
         self,
@@ -435,9 +400,9 @@ class Workflow:
             id,
             {
                 "uses": uses,
-                "with": _inputs(with_, inputs),
-                "needs": [need.id if isinstance(need, StepHandle) else need for need in _listed(needs)] or None,
-                "when": when._source if isinstance(when, Expression) else when,
+                "with": all_inputs(with_, inputs),
+                "needs": needs_of(needs),
+                "when": condition_of(when),
                 "clients": clients,
                 "timeout": timeout,
                 "retry": retry,
@@ -447,12 +412,36 @@ class Workflow:
         )
 
     def _add(self, group: dict[str, Step], place: str, step_id: str, data: Mapping[str, object]) -> StepHandle:
-        reader = Reader(secrets=self.secrets, braces=self.syntax == "braces")
+        reader = self._reader()
         _refuse_double(reader, place, step_id, self.steps.keys() | self.finally_steps.keys())
-        read = reader.mapping("", {place: {step_id: written(_without_none(data))}}, _only(place))
+        read = reader.mapping("", {place: {step_id: written(without_none(data))}}, _only(place))
         self._raise(reader.faults)
         group.update(read[place])  # type: ignore[call-overload] # READERS made it a dict
         return StepHandle(step_id)
+
+    # what StepsBuilder asks for
+
+    def _reader(self) -> Reader:
+        return Reader(secrets=self.secrets, braces=self.syntax == "braces")
+
+    def _declare(self, step_id: str, data: Mapping[str, object]) -> Step:
+        self._add(self.steps, "steps", step_id, data)
+        return self.steps[step_id]
+
+    def _root(self) -> Workflow:
+        return self
+
+    def _taken(self) -> set[str]:
+        return set(self.steps.keys() | self.finally_steps.keys())
+
+    def _enclose(self, name: str, workflow: Built) -> None:
+        """Keep a subflow that Python built, as it is now; one name stands for one workflow."""
+        known = self.workflows.get(name)
+        if known is not None and known.to_dict() != workflow.to_dict():
+            reader = Reader()
+            reader.fault(f"workflows.{name}", f"another subflow is called {name!r}", "rename one of the two")
+            self._raise(reader.faults)
+        self.workflows[name] = Workflow.from_dict(workflow.to_dict())
 
     def output(self, name: str, value: object) -> None:
         """Declare what a run answers under a name; the value may hold expressions."""
@@ -466,23 +455,6 @@ class Workflow:
 def _only(key: str) -> Table:
     """The table of a workflow with one key: what the builder adds is read as a file's is."""
     return Table(WORKFLOW.what, {key: WORKFLOW.keys[key]})
-
-
-def _inputs(with_: Mapping[str, object] | Expression | str | None, inputs: Mapping[str, object]) -> object:
-    """What stands under ``with``."""
-    if isinstance(with_, Mapping) or with_ is None:
-        return {**(with_ or {}), **inputs} or None
-    if inputs:
-        raise TypeError(f"with_ is one expression for all inputs, so {', '.join(inputs)} cannot be given. Merge them into it.")
-    return with_
-
-
-def _without_none(data: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in data.items() if value is not None}
-
-
-def _listed(needs: Iterable[str | StepHandle]) -> Iterable[str | StepHandle]:
-    return [needs] if isinstance(needs, str | StepHandle) else needs
 
 
 def _refuse_double(reader: Reader, place: str, name: str, taken: Iterable[str]) -> None:
@@ -499,3 +471,32 @@ def _check_needs(reader: Reader, path: str, step: Step, group: Mapping[str, Step
             reader.fault(path, f"{need!r} is on the other side of 'finally'", remedy)
         else:
             reader.fault(path, f"there is no step {need!r}", suggestion(need, group) or f"steps: {', '.join(list(group)[:10])}")
+
+
+def _check_children(reader: Reader, place: str, step: Step, around: tuple[Mapping[str, object], ...]) -> None:
+    """Ids and needs within a group: a child sees the steps around it by their ids, so it cannot have one of those itself."""
+    if step.parallel is None and step.choose is None:
+        return
+    children = {step.id: (f"{place}.{where}", step) for where, step in children_of(step)}
+    if step.parallel is not None and not children:
+        reader.fault(f"{place}.parallel.steps", "a group needs at least one step")
+    elif step.choose is not None and not children:
+        reader.fault(f"{place}.choose", "a choice needs at least one branch")
+    for path, child in children.values():
+        if any(child.id in ids for ids in around):
+            reader.fault(path, f"the id {child.id!r} is taken by a step around it", "rename one of the two")
+        for need in child.needs:
+            if need not in children:
+                is_around = any(need in ids for ids in around)
+                remedy = "the whole group needs it: put it there" if is_around else suggestion(need, children)
+                reader.fault(f"{path}.needs", f"there is no step {need!r} in this group", remedy)
+        _check_children(reader, path, child, (*around, children))
+
+
+def children_of(step: Step) -> Iterator[tuple[str, Step]]:
+    """The steps within a step, each with where it stands in it."""
+    if step.parallel is not None:
+        for child in step.parallel.steps.values():
+            yield f"parallel.steps.{child.id}", child
+    for branch in (step.choose or {}).values():
+        yield f"choose.{branch.step.id}", branch.step

@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from treadle._models import Json
+from treadle._workflow._reader import Reader
+from treadle._workflow._records import Step
+from treadle.errors import WorkflowInvalidError
+
+
+class Built(Protocol):
+    """A workflow, as far as the builder needs to know it."""
+
+    name: str
+
+    def to_dict(self) -> dict[str, Json]:
+        """Plain data in canonical form."""
+
+
+class _Root(Built, Protocol):
+    def _reader(self) -> Reader: ...
+
+    def _enclose(self, name: str, workflow: Built) -> None: ...
 
 
 class Expression:
@@ -116,8 +136,448 @@ class StepHandle:
         """How many were made."""
         return self._look_up.attempts
 
+    @property
+    def branch(self) -> Expression:
+        """Of a choice: the id of the branch that was taken, or null."""
+        return self._look_up.branch
+
     def __repr__(self) -> str:
         return f"<step {self.id}>"
+
+
+class Use:
+    """What stands in for a step's executor or undoes it, for ``fallback=`` and ``compensate=``.
+
+    Args:
+        uses: Name of the executor.
+        clients: Need -> name of the client.
+        timeout: Deadline of one attempt: seconds, or a text like ``90s``.
+        retry: A mapping as in a file, or a number of attempts.
+        isolation: ``process``, limits of a process as in a file, or ``inline``.
+        with_: Inputs whose names are taken by the arguments above; or one expression for all inputs.
+        **inputs: Inputs of the executor; values may hold expressions.
+    """
+
+    def __init__(
+        self,
+        uses: str,
+        /,
+        *,
+        clients: Mapping[str, str] | None = None,
+        timeout: str | float | None = None,
+        retry: Json | None = None,
+        isolation: Json | None = None,
+        with_: Mapping[str, object] | Expression | str | None = None,
+        **inputs: object,
+    ) -> None:
+        data = {"uses": uses, "with": all_inputs(with_, inputs), "clients": clients, "timeout": timeout}
+        self._data = without_none({**data, "retry": retry, "isolation": isolation})
+
+    def __repr__(self) -> str:
+        return f"<use of {self._data['uses']}>"
+
+
+Bodies = Use | Mapping[str, object] | Sequence["Use | Mapping[str, object]"]
+"""One body or several: as ``Use``, or mappings as in a file."""
+
+
+class StepsBuilder(ABC):
+    """What steps can be added to: a workflow, a parallel group, or the branches of a choice."""
+
+    def step(
+        self,
+        id: str,
+        uses: str,
+        /,
+        *,
+        needs: Iterable[str | StepHandle] = (),
+        when: str | bool | Expression | None = None,
+        foreach: Json | Expression | None = None,
+        as_: str | None = None,
+        max_parallel: int | None = None,
+        clients: Mapping[str, str] | None = None,
+        timeout: str | float | None = None,
+        retry: Json | None = None,
+        isolation: Json | None = None,
+        cache: Mapping[str, object] | None = None,
+        rate_limit: Mapping[str, object] | None = None,
+        on_error: str | None = None,
+        needs_rule: str | None = None,
+        batch: int | None = None,
+        max_failures: int | str | None = None,
+        on_interrupt: str | None = None,
+        fallback: Bodies | None = None,
+        compensate: Use | Mapping[str, object] | None = None,
+        priority: int | None = None,
+        else_: bool | None = None,
+        with_: Mapping[str, object] | Expression | str | None = None,
+        **inputs: object,
+    ) -> StepHandle:
+        """Add a step and get its handle.
+
+        Args:
+            id: Unique among the steps.
+            uses: Name of the executor.
+            needs: Steps that come first; what inputs refer to need not be named.
+            when: Condition; the step is skipped when it is false.
+            foreach: A list or an expression for one: the step runs once for each item.
+            as_: Name of the item in expressions; ``item`` unless given.
+            max_parallel: Most items at once.
+            clients: Need -> name of the client.
+            timeout: Deadline of one attempt: seconds, or a text like ``90s``.
+            retry: A mapping as in a file, or a number of attempts.
+            isolation: ``process``, limits of a process as in a file, or ``inline``.
+            cache: Keep the output for later calls, as in a file: ``{"ttl": "1h"}``.
+            rate_limit: How often its calls may be made, as in a file: ``{"limit": 30, "per": "minute"}``.
+            on_error: ``stop`` or ``continue``.
+            needs_rule: ``all_succeeded``, ``all_done`` or ``any_succeeded``.
+            batch: Items that are handed over together, as a list.
+            max_failures: Failed items, or a percent like ``25%``, that a ``foreach`` bears.
+            on_interrupt: ``rerun``, ``fail`` or ``ask``: what is done with a call whose process went away.
+            fallback: What is tried when the executor has finally failed: one ``Use`` or several in order.
+            compensate: What undoes the step when the run fails later.
+            priority: Of a branch of a choice: the lowest is asked first.
+            else_: Of a branch of a choice: taken when no condition is true.
+            with_: Inputs whose names are taken by the arguments above; or one expression for all inputs.
+            **inputs: Inputs of the executor; values may hold expressions.
+
+        Raises:
+            WorkflowInvalidError: With every fault of the step.
+        """
+        self._declare(
+            id,
+            {
+                "uses": uses,
+                "with": all_inputs(with_, inputs),
+                "needs": needs_of(needs),
+                "needs_rule": needs_rule,
+                "when": condition_of(when),
+                "foreach": foreach,
+                "as": as_,
+                "batch": batch,
+                "max_parallel": max_parallel,
+                "max_failures": max_failures,
+                "clients": clients,
+                "timeout": timeout,
+                "retry": retry,
+                "isolation": isolation,
+                "cache": cache,
+                "rate_limit": rate_limit,
+                "on_error": on_error,
+                "on_interrupt": on_interrupt,
+                "fallback": fallback,
+                "compensate": compensate,
+                "priority": priority,
+                "else": else_,
+            },
+        )
+        return StepHandle(id)
+
+    def wait(
+        self,
+        id: str,
+        /,
+        duration: str | float | Expression | None = None,
+        *,
+        until: str | float | Expression | None = None,
+        signal: str | Expression | None = None,
+        schema: Json | None = None,
+        timeout: str | float | Expression | None = None,
+        on_timeout: str | None = None,
+        default: Json | Expression | None = None,
+        on_reject: str | None = None,
+        needs: Iterable[str | StepHandle] = (),
+        needs_rule: str | None = None,
+        when: str | bool | Expression | None = None,
+        on_error: str | None = None,
+        priority: int | None = None,
+        else_: bool | None = None,
+    ) -> StepHandle:
+        """Add a step that waits for a time or a signal, and get its handle.
+
+        Its output is the signal's payload, or the time at which the wait was over. While it waits it holds no slot of
+        ``max_parallel``.
+
+        Args:
+            id: Unique among the steps.
+            duration: So long: seconds, or a text like ``5m``.
+            until: Until this moment: ISO 8601 with its offset from UTC, or seconds since the epoch.
+            signal: For a signal of this name.
+            schema: JSON Schema of its payload, or ``approval``.
+            timeout: Longest wait for the signal.
+            on_timeout: What becomes of the step then: ``fail`` (the default), ``skip`` or ``continue``.
+            default: Its output then, with ``continue``.
+            on_reject: What becomes of it when an approval says no: ``fail`` (the default) or ``continue``.
+            needs: Steps that come first.
+            needs_rule: As for ``step``.
+            when: Condition; the step is skipped when it is false.
+            on_error: ``stop`` or ``continue``.
+            priority: As for ``step``.
+            else_: As for ``step``.
+
+        Raises:
+            WorkflowInvalidError: With every fault of the step.
+        """
+        waits = {
+            "duration": duration,
+            "until": until,
+            "signal": signal,
+            "schema": schema,
+            "timeout": timeout,
+            "on_timeout": on_timeout,
+            "default": default,
+            "on_reject": on_reject,
+        }
+        self._declare(
+            id,
+            {
+                "wait": without_none(waits),
+                "needs": needs_of(needs),
+                "needs_rule": needs_rule,
+                "when": condition_of(when),
+                "on_error": on_error,
+                "priority": priority,
+                "else": else_,
+            },
+        )
+        return StepHandle(id)
+
+    def parallel(
+        self,
+        id: str,
+        /,
+        *,
+        on_error: str | None = None,
+        max_failures: int | str | None = None,
+        max_parallel: int | None = None,
+        timeout: str | float | None = None,
+        needs: Iterable[str | StepHandle] = (),
+        needs_rule: str | None = None,
+        when: str | bool | Expression | None = None,
+        foreach: Json | Expression | None = None,
+        as_: str | None = None,
+        batch: int | None = None,
+        max_items: int | None = None,
+        max_failed_items: int | str | None = None,
+        on_group_error: str | None = None,
+        compensate: Use | Mapping[str, object] | None = None,
+        priority: int | None = None,
+        else_: bool | None = None,
+    ) -> GroupHandle:
+        """Add a group of steps that run side by side; add its steps to what this answers.
+
+        Args:
+            id: Unique among the steps.
+            on_error: What a failed step of the group means for the others: ``stop`` or ``continue``.
+            max_failures: Failed steps of the group that are borne.
+            max_parallel: Most calls of the group at once.
+            timeout: How long the group may take.
+            needs: As for ``step``.
+            needs_rule: As for ``step``.
+            when: As for ``step``.
+            foreach: The whole group runs once for each item.
+            as_: As for ``step``.
+            batch: As for ``step``.
+            max_items: Most items of the ``foreach`` at once.
+            max_failed_items: Failed items that are borne.
+            on_group_error: What the group's failure means outside of it.
+            compensate: As for ``step``.
+            priority: As for ``step``.
+            else_: As for ``step``.
+
+        Raises:
+            WorkflowInvalidError: With every fault of it.
+        """
+        inside = {"on_error": on_error, "max_failures": max_failures, "max_parallel": max_parallel, "timeout": timeout}
+        data = _group_data(
+            needs, needs_rule, when, foreach, as_, batch, max_items, max_failed_items, on_group_error, compensate
+        )
+        data |= {"priority": priority, "else": else_}
+        step = self._declare(id, {**data, "parallel": {"steps": {}, **without_none(inside)}})
+        return GroupHandle(self, step)
+
+    def choose(
+        self,
+        id: str,
+        /,
+        *,
+        timeout: str | float | None = None,
+        needs: Iterable[str | StepHandle] = (),
+        needs_rule: str | None = None,
+        when: str | bool | Expression | None = None,
+        foreach: Json | Expression | None = None,
+        as_: str | None = None,
+        batch: int | None = None,
+        max_items: int | None = None,
+        max_failed_items: int | str | None = None,
+        on_error: str | None = None,
+        compensate: Use | Mapping[str, object] | None = None,
+        priority: int | None = None,
+        else_: bool | None = None,
+    ) -> GroupHandle:
+        """Add a choice; add its branches to what this answers, each with ``when=`` or ``else_=True``.
+
+        The first branch whose condition is true is taken: the lowest ``priority=`` first, then in the order of declaration.
+        The other arguments are those of ``parallel``; ``on_error`` is that of the choice.
+        """
+        data = _group_data(needs, needs_rule, when, foreach, as_, batch, max_items, max_failed_items, on_error, compensate)
+        data |= {"priority": priority, "else": else_, "timeout": timeout}
+        return GroupHandle(self, self._declare(id, {**data, "choose": {}}))
+
+    def subflow(
+        self,
+        id: str,
+        workflow: str | Built,
+        /,
+        *,
+        timeout: str | float | None = None,
+        needs: Iterable[str | StepHandle] = (),
+        needs_rule: str | None = None,
+        when: str | bool | Expression | None = None,
+        foreach: Json | Expression | None = None,
+        as_: str | None = None,
+        batch: int | None = None,
+        max_parallel: int | None = None,
+        max_failures: int | str | None = None,
+        on_error: str | None = None,
+        compensate: Use | Mapping[str, object] | None = None,
+        priority: int | None = None,
+        else_: bool | None = None,
+        with_: Mapping[str, object] | Expression | str | None = None,
+        **inputs: object,
+    ) -> StepHandle:
+        """Add a step that runs another workflow.
+
+        Args:
+            id: Unique among the steps.
+            workflow: A workflow, or as in a file: a path, a name, a name with versions. One that is passed is copied now.
+            timeout: How long all of it may take.
+            needs: As for ``step``, like the arguments up to ``else_``.
+            needs_rule: As for ``step``.
+            when: As for ``step``.
+            foreach: As for ``step``.
+            as_: As for ``step``.
+            batch: As for ``step``.
+            max_parallel: As for ``step``.
+            max_failures: As for ``step``.
+            on_error: As for ``step``.
+            compensate: As for ``step``.
+            priority: As for ``step``.
+            else_: As for ``step``.
+            with_: Inputs whose names are taken by the arguments above; or one expression for all inputs.
+            **inputs: Inputs of the workflow; values may hold expressions.
+
+        Raises:
+            WorkflowInvalidError: With every fault of it.
+        """
+        data = _group_data(needs, needs_rule, when, foreach, as_, batch, max_parallel, max_failures, on_error, compensate)
+        data |= {"priority": priority, "else": else_, "timeout": timeout, "with": all_inputs(with_, inputs)}
+        name = workflow if isinstance(workflow, str) else workflow.name
+        if not isinstance(workflow, str):
+            self._root()._enclose(name, workflow)
+        self._declare(id, {**data, "workflow": name})
+        return StepHandle(id)
+
+    @abstractmethod
+    def _declare(self, step_id: str, data: Mapping[str, object]) -> Step:
+        """Read a step from data as in a file, and keep it."""
+
+    @abstractmethod
+    def _root(self) -> _Root:
+        """The workflow that all of it belongs to."""
+
+    @abstractmethod
+    def _taken(self) -> set[str]:
+        """Ids that steps within cannot have."""
+
+
+class GroupHandle(StepHandle, StepsBuilder):
+    """A group that was declared: add steps to it, and refer to it as to any step."""
+
+    __slots__ = ("_around", "_step")
+
+    def __init__(self, around: StepsBuilder, step: Step) -> None:
+        super().__init__(step.id)
+        self._around, self._step = around, step
+
+    def _declare(self, step_id: str, data: Mapping[str, object]) -> Step:
+        reader = self._root()._reader()
+        told = {step_id: written(without_none(data))}
+        if step_id in self._taken():
+            reader.fault(step_id, f"{step_id!r} is declared already", "choose another name")
+        if self._step.choose is not None:
+            branches = reader.choose("choose", told)
+            self._check(reader)
+            self._step.choose.update(branches)
+            return branches[step_id].step
+        assert self._step.parallel is not None, "a group is one of the two"
+        steps = reader.steps("steps", told)
+        self._check(reader)
+        self._step.parallel.steps.update(steps)
+        return steps[step_id]
+
+    def _check(self, reader: Reader) -> None:
+        if reader.faults:
+            raise WorkflowInvalidError(reader.faults, name=self._root().name)
+
+    def _root(self) -> _Root:
+        return self._around._root()
+
+    def _taken(self) -> set[str]:
+        own = self._step.parallel.steps if self._step.parallel is not None else self._step.choose or {}
+        return self._around._taken() | set(own)
+
+
+def _group_data(
+    needs: Iterable[str | StepHandle],
+    needs_rule: str | None,
+    when: str | bool | Expression | None,
+    foreach: Json | Expression | None,
+    as_: str | None,
+    batch: int | None,
+    max_parallel: int | None,
+    max_failures: int | str | None,
+    on_error: str | None,
+    compensate: Use | Mapping[str, object] | None,
+) -> dict[str, object]:
+    """What every kind of step may say."""
+    return {
+        "needs": needs_of(needs),
+        "needs_rule": needs_rule,
+        "when": condition_of(when),
+        "foreach": foreach,
+        "as": as_,
+        "batch": batch,
+        "max_parallel": max_parallel,
+        "max_failures": max_failures,
+        "on_error": on_error,
+        "compensate": compensate,
+    }
+
+
+def without_none(data: Mapping[str, object]) -> dict[str, object]:
+    """The arguments that were given."""
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def all_inputs(with_: Mapping[str, object] | Expression | str | None, inputs: Mapping[str, object]) -> object:
+    """What stands under ``with``."""
+    if isinstance(with_, Mapping) or with_ is None:
+        return {**(with_ or {}), **inputs} or None
+    if inputs:
+        raise TypeError(f"with_ is one expression for all inputs, so {', '.join(inputs)} cannot be given. Merge them into it.")
+    return with_
+
+
+def needs_of(needs: Iterable[str | StepHandle]) -> list[str] | None:
+    """The ids of steps that come first; None for none."""
+    listed = [needs] if isinstance(needs, str | StepHandle) else needs
+    return [need.id if isinstance(need, StepHandle) else need for need in listed] or None
+
+
+def condition_of(when: str | bool | Expression | None) -> str | bool | None:
+    """A condition as the file has it."""
+    return when._source if isinstance(when, Expression) else when
 
 
 def source_of(value: object) -> str:
@@ -134,6 +594,8 @@ def written(value: object) -> Json:
     """A value of the builder as the file has it: expressions become texts, tuples lists."""
     if isinstance(value, Expression):
         return str(value)
+    if isinstance(value, Use):
+        return written(value._data)
     if isinstance(value, StepHandle):
         raise TypeError(f"{value!r} is a step, not a value. Use its .output, or its .status.")
     if isinstance(value, Mapping):

@@ -14,13 +14,45 @@ from treadle._limits import LimitsInvalidError, ProcessLimits, read_limits
 from treadle._models import Json, RetryPolicy
 from treadle._policy_keys import StepCache, StepRate, cache_faults, rate_faults
 from treadle._retries import RetryInvalidError, parse_retry
-from treadle._schema import DEFAULTS, INPUT, INPUT_TYPES, NAME, RESERVED_NAMES, STEP, STEP_ID, Table
+from treadle._schema import (
+    BODY,
+    BRANCH,
+    DEFAULTS,
+    INPUT,
+    INPUT_TYPES,
+    NAME,
+    NOT_OF_WAITS,
+    ONLY_WITH,
+    ONLY_WITH_FOREACH,
+    PARALLEL,
+    RESERVED_NAMES,
+    STEP,
+    STEP_ID,
+    STEP_KINDS,
+    Table,
+)
 from treadle._waits import Wait, wait_faults
-from treadle._workflow._records import Defaults, InputSpec, OnError, Step
+from treadle._workflow._records import (
+    Body,
+    Branch,
+    Defaults,
+    InputSpec,
+    NeedsRule,
+    OnError,
+    OnInterrupt,
+    Parallel,
+    Step,
+)
 from treadle.errors import ExpressionError, Fault
 
 MAX_DEPTH = 50
 """Mappings and lists within each other, in one value."""
+
+MAX_GROUPS = 10
+"""Groups within each other."""
+
+MAX_FALLBACKS = 10
+"""Fallbacks of one step."""
 
 MAX_FAULTS = 200
 """Faults that are collected before reading stops: a file of garbage should not keep anyone waiting."""
@@ -29,8 +61,8 @@ _NAME = re.compile(NAME)
 _STEP_ID = re.compile(STEP_ID)
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)%")
 _USES = re.compile(r"[^\s${}]+")
-_OTHER_KINDS = ("parallel", "choose", "wait", "workflow")
-_NOT_OF_WAITS = ("with", "foreach", "as", "max_parallel", "clients", "retry", "timeout", "isolation", "cache", "rate_limit")
+_NEEDS_RULES = ("all_succeeded", "all_done", "any_succeeded")
+_ON_INTERRUPT = ("rerun", "fail", "ask")
 
 
 class _Refused(ValueError):
@@ -99,6 +131,7 @@ class Reader:
         self.braces = braces
         self.secret_names = tuple(secrets)
         self._file, self._position = file, position
+        self._depth = 0
 
     def fault(self, path: str, message: str, remedy: str = "") -> None:
         """Keep a fault; its place is looked up by its path, or by the nearest path above that is in the file."""
@@ -168,6 +201,33 @@ class Reader:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
             raise _Refused(f"expected a whole number from 1, not {shown(value)}")
         return value
+
+    def number(self, path: str, value: object) -> int:
+        """A whole number."""
+        if isinstance(value, bool) or not isinstance(value, int) or not -(2**31) <= value < 2**31:
+            raise _Refused(f"expected a whole number, not {shown(value)}")
+        return value
+
+    def number_from_0(self, path: str, value: object) -> int:
+        """A whole number from 0."""
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+            raise _Refused(f"expected a whole number from 0, not {shown(value)}")
+        return value
+
+    def needs_rule(self, path: str, value: object) -> NeedsRule:
+        """Which needs must have succeeded."""
+        return cast("NeedsRule", _one_of(value, _NEEDS_RULES))
+
+    def on_interrupt(self, path: str, value: object) -> OnInterrupt:
+        """What is done with a call whose process went away."""
+        return cast("OnInterrupt", _one_of(value, _ON_INTERRUPT))
+
+    def subflow(self, path: str, value: object) -> str:
+        """A path, a name, or a name with versions; the same in every run."""
+        text = self.name(path, value)
+        if "${{" in text:
+            raise _Refused("a subflow is fixed: no ${{ }}", "choose between several with 'choose'")
+        return text
 
     def on_error(self, path: str, value: object) -> OnError:
         """Stop or continue."""
@@ -459,37 +519,99 @@ class Reader:
         what = "the id of a step: letters, digits, _ and -, no digit or - first"
         return {key: self.step(f"{path}.{key}", key, item) for key, item in self._items(path, value, _STEP_ID, what)}
 
-    def step(self, path: str, step_id: str, value: object) -> Step:
+    def step(self, path: str, step_id: str, value: object, table: Table = STEP) -> Step:
         """One step; after a fault what could be read of it."""
-        data = self.mapping(path, value, STEP)
+        if self._depth > MAX_GROUPS:
+            self.fault(path, f"groups are nested deeper than {MAX_GROUPS} levels", "make a subflow of the inner ones")
+            return Step(step_id)
+        self._depth += 1
+        data = self.mapping(path, value, table)
+        self._depth -= 1
         if isinstance(value, Mapping):
-            self._check_kind(path, value)
+            self._check_kind(path, step_id, value)
             if "wait" in value:
-                for name in _NOT_OF_WAITS:
+                for name in NOT_OF_WAITS:
                     if name in value:
                         remedy = "write it within the wait: {signal: ..., timeout: ...}" if name == "timeout" else ""
                         self.fault(f"{path}.{name}", f"a step that waits has no {name!r}", remedy)
                 return Step(step_id, **_as_fields(data))  # type: ignore[arg-type] # READERS made each of its field's type
             if "foreach" not in value:
-                for name in ("as", "max_parallel"):
-                    if name in value:
-                        self.fault(f"{path}.{name}", f"{name!r} belongs to a foreach, and there is none")
+                for name in ONLY_WITH_FOREACH & value.keys():
+                    self.fault(f"{path}.{name}", f"{name!r} belongs to a foreach, and there is none")
         return Step(step_id, **_as_fields(data))  # type: ignore[arg-type] # READERS made each of its field's type
 
-    def _check_kind(self, path: str, value: Mapping[object, object]) -> None:
-        kinds = [name for name in ("uses", *_OTHER_KINDS) if name in value]
+    def _check_kind(self, path: str, step_id: str, value: Mapping[object, object]) -> None:
+        kinds = [name for name in STEP_KINDS if name in value]
         if not kinds:
             self.fault(path, "a step needs a 'uses'", "name the executor: uses: shell.run")
         elif len(kinds) > 1:
             named = " and ".join(repr(name) for name in kinds)
             self.fault(f"{path}.{kinds[1]}", f"a step has exactly one of {named}", "make two steps of it")
+        elif kinds[0] != "wait":
+            self._check_beside(path, kinds[0], value)
+        if step_id == "finally" and kinds and kinds[0] != "uses":
+            self.fault(path, "a group cannot be called 'finally'", "its paths would be those of the clean-up; rename it")
+
+    def _check_beside(self, path: str, kind: str, value: Mapping[object, object]) -> None:
+        for name in value:
+            kinds = ONLY_WITH.get(name, (kind,)) if isinstance(name, str) else (kind,)
+            if kind not in kinds:
+                listed = " or ".join(repr(known) for known in kinds if STEP.keys[known].kind)
+                inside = kind == "parallel" and name in PARALLEL.keys
+                remedy = f"write it inside of {kind!r}" if inside else f"give it to the steps in {kind!r}"
+                self.fault(f"{path}.{name}", f"{name!r} belongs to a step with {listed}", remedy)
+
+    def parallel(self, path: str, value: object) -> Parallel:
+        """Steps that form one."""
+        data = self.mapping(path, value, PARALLEL)
+        return Parallel(**_as_fields(data))  # type: ignore[arg-type] # READERS made each of its field's type
+
+    def choose(self, path: str, value: object) -> dict[str, Branch]:
+        """The branches by id."""
+        what = "the id of a branch: letters, digits, _ and -, no digit or - first"
+        branches = {key: self._branch(f"{path}.{key}", key, item) for key, item in self._items(path, value, _STEP_ID, what)}
+        last = [key for key, branch in branches.items() if branch.is_else]
+        for key in last[1:]:
+            self.fault(f"{path}.{key}.else", f"{last[0]!r} is the 'else' already", "give this branch a 'when'")
+        return branches
+
+    def _branch(self, path: str, step_id: str, value: object) -> Branch:
+        step = self.step(path, step_id, value, BRANCH)
+        said = value if isinstance(value, Mapping) else {}
+        is_else = said.get("else") is True
+        if is_else and "when" in said:
+            self.fault(f"{path}.when", "a branch has a 'when' or is the 'else', not both", "leave one of the two out")
+        elif not is_else and "when" not in said and isinstance(value, Mapping):
+            self.fault(path, "a branch needs a 'when'", "write its condition, or else: true")
+        priority = said.get("priority")
+        return Branch(step, priority if isinstance(priority, int) else 0, is_else)
+
+    def body(self, path: str, value: object) -> Body:
+        """What stands in for a step, or undoes it."""
+        data = self.mapping(path, value, BODY)
+        return Body(**{"uses": "", **_as_fields(data)})  # type: ignore[arg-type] # READERS made each of its field's type
+
+    def fallback(self, path: str, value: object) -> tuple[Body, ...]:
+        """One body, or several in order."""
+        if not isinstance(value, list | tuple):
+            return (self.body(path, value),)
+        if not 1 <= len(value) <= MAX_FALLBACKS:
+            raise _Refused(f"expected 1 to {MAX_FALLBACKS} fallbacks, not {len(value)}")
+        return tuple(self.body(f"{path}[{index}]", item) for index, item in enumerate(value))
+
+    def workflows(self, path: str, value: object) -> dict[str, object]:
+        """Subflows by name, not read yet."""
+        return dict(self._items(path, value))
 
 
 def _as_fields(data: Mapping[str, object]) -> dict[str, object]:
-    return {_FIELDS.get(name, name): item for name, item in data.items()}
+    return {_FIELDS.get(name, name): item for name, item in data.items() if name not in _OF_BRANCHES}
 
 
 _FIELDS = {"with": "with_", "as": "as_", "timeout": "timeout_s"}
+
+_OF_BRANCHES = ("priority", "else")
+"""Keys that a branch has and its step has not."""
 
 _TYPE_ALIASES = {
     "any": "object",
@@ -504,10 +626,13 @@ _TYPE_ALIASES = {
 }
 
 READERS: Mapping[str, Callable[[Reader, str, object], object]] = {
+    "body": Reader.body,
+    "choose": Reader.choose,
     "condition": Reader.condition,
     "count": Reader.count,
     "defaults": Reader.defaults,
     "duration": Reader.duration,
+    "fallback": Reader.fallback,
     "flag": Reader.flag,
     "foreach": Reader.foreach,
     "input_type": Reader.input_type,
@@ -517,11 +642,17 @@ READERS: Mapping[str, Callable[[Reader, str, object], object]] = {
     "max_failures": Reader.max_failures,
     "name": Reader.name,
     "needs": Reader.needs,
+    "needs_rule": Reader.needs_rule,
+    "number": Reader.number,
+    "number_from_0": Reader.number_from_0,
     "on_error": Reader.on_error,
+    "on_interrupt": Reader.on_interrupt,
     "outputs": Reader.outputs,
+    "parallel": Reader.parallel,
     "retry": Reader.retry,
     "secrets": Reader.secrets,
     "steps": Reader.steps,
+    "subflow": Reader.subflow,
     "syntax": Reader.syntax,
     "text": Reader.text,
     "texts": Reader.texts,
@@ -531,6 +662,7 @@ READERS: Mapping[str, Callable[[Reader, str, object], object]] = {
     "cache": Reader.cache,
     "rate_limit": Reader.rate_limit,
     "with": Reader.with_,
+    "workflows": Reader.workflows,
 }
 """Kind of value (see ``_schema.KINDS``) -> what reads it."""
 
@@ -549,6 +681,14 @@ def fits(type_: str, value: Json) -> bool:
     if not type_:
         return True
     return isinstance(value, _TYPES[type_]) and (type_ == "boolean" or not isinstance(value, bool))
+
+
+def _one_of(value: object, words: Sequence[str]) -> object:
+    if value not in words:
+        raise _Refused(
+            f"expected {', '.join(map(repr, words[:-1]))} or {words[-1]!r}, not {shown(value)}", suggestion(value, words)
+        )
+    return value
 
 
 def _is_scalar(value: object) -> bool:
