@@ -30,6 +30,9 @@ _RECORDS = (
 """From the inside out: a hook is made with those of its parts."""
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
 class _Converter(Protocol):
     """What is used of cattrs."""
 
@@ -102,7 +105,7 @@ def _load(data: object, kind: type[T]) -> T:
 
 def dump_line(entry: Entry) -> str:
     """A fact or decision as one line of JSON."""
-    return json.dumps(dump_entry(entry), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _encode(dump_entry(entry))
 
 
 def load_line(line: str) -> Entry:

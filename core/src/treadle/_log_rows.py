@@ -59,6 +59,7 @@ class _Step:
         "ended_at",
         "error",
         "is_whole_map",
+        "key",
         "queued_at",
         "reason",
         "span",
@@ -72,7 +73,7 @@ class _Step:
     def __init__(self) -> None:
         self.status = StepStatus.PENDING
         self.attempt = self.stint = 0
-        self.worker = self.reason = ""
+        self.worker = self.reason = self.key = ""
         self.variant = "primary"
         self.queued_at: float | None = None
         self.started_at: float | None = None
@@ -247,7 +248,8 @@ class LogRows:
         step = self._undone.setdefault(place, _Step()) if is_undo else self._at(place)
         step.status = StepStatus.RUNNING
         step.attempt, step.stint, step.worker = entry.attempt, entry.stint, self._worker
-        step.variant = entry.variant
+        if step.variant != entry.variant:
+            step.variant, step.key = entry.variant, ""
         step.started_at = None
         if step.queued_at is None:
             step.queued_at = entry.at
@@ -378,7 +380,7 @@ class LogRows:
             step.attempt,
             step.stint,
             step.worker,
-            "" if step.is_whole_map or not step.attempt else idempotency_key(run_id, path, index, step.variant),
+            self._key(place, step),
             step.queued_at,
             step.started_at,
             step.ended_at,
@@ -388,6 +390,12 @@ class LogRows:
             _first_line(step.error),
             step.reason,
         )
+
+    def _key(self, place: Place, step: _Step) -> str:
+        if not step.key and step.attempt and not step.is_whole_map:
+            # Worth keeping: a row is made at every change of the step.
+            step.key = idempotency_key(self._begun.run_id, *place, step.variant)
+        return step.key
 
     def _executor(self, path: str, variant: str = "primary") -> str:
         if variant != "primary":

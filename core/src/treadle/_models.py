@@ -182,7 +182,7 @@ def idempotency_key(run_id: str, path: str, index: int | None, variant: str = "p
     """What every attempt of a step or item carries: ``trd1-`` and 32 characters (G5)."""
     item = "" if index is None else str(index)
     digest = hashlib.sha256("\x1f".join((run_id, path, item, variant, str(generation))).encode()).digest()
-    return "trd1-" + b32encode(digest).decode().lower()[:32]
+    return "trd1-" + b32encode(digest[:20]).decode().lower()  # 20 bytes are 32 characters
 
 
 def wait_timer_id(path: str) -> str:

@@ -225,7 +225,8 @@ def begin(connection: apsw.Connection, timeout_s: float) -> None:
 class Writer(Worker):
     """The one thread of the process that writes to a file.
 
-    Jobs that have come meanwhile share one commit; each has a savepoint of its own, so that one that fails fails alone.
+    Jobs that have come meanwhile share one commit. When one fails, all are undone and done again with a savepoint for each, so
+    that it fails alone.
 
     Args:
         name: Of the thread.
@@ -311,8 +312,11 @@ class Writer(Worker):
             if self._broken is not None:
                 raise self._broken
             self.begin(connection)
-            for job in jobs:
-                self._attempt(connection, job)
+            if not self._do_plainly(connection, jobs):
+                connection.execute("ROLLBACK")
+                self.begin(connection)
+                for job in jobs:
+                    self._do_apart(connection, job)
             fault_point("in_transaction")
             connection.execute("COMMIT")
             self._check()
@@ -327,7 +331,18 @@ class Writer(Worker):
                 if not job.has_failed:
                     job.fail(StoreUnavailableError(reason.problem, reason.remedy))
 
-    def _attempt(self, connection: apsw.Connection, job: Job[Any]) -> None:
+    def _do_plainly(self, connection: apsw.Connection, jobs: Sequence[Job[Any]]) -> bool:
+        """Do all without savepoints, which cost as much as all the rest; answers whether none has failed, as is the rule."""
+        try:
+            for job in jobs:
+                job.run(connection)
+        except _DOWN:
+            raise
+        except BaseException:  # it comes again when each is done apart
+            return False
+        return True
+
+    def _do_apart(self, connection: apsw.Connection, job: Job[Any]) -> None:
         connection.execute("SAVEPOINT job")
         try:
             job.run(connection)
