@@ -110,6 +110,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def peers(session: nox.Session) -> None:
+    """The figures of kept runs once more, with those of an engine of the same kind beside them in the same run."""
+    session.install("-r", "tests/bench/dbos.txt")
+    session.env["TREADLE_BENCH_DBOS"] = str(Path(session.bin) / "python")
+    dev(session, "python", "tests/bench/run.py", "durable", *session.posargs)
+
+
+@nox.session
 @nox.parametrize("backend", ["phoenix", "mlflow"], ids=["phoenix", "mlflow"])
 def backends(session: nox.Session, backend: str) -> None:
     """Trace trees read back from independent OTLP backends, each installed into an environment of its own."""

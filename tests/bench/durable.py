@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 import anyio
 import apsw
 from steps import REGISTRY, chain, noop, parallel, timed
-from treadle import Plan, Registry, Workflow, aresume, arun, executor, make_plan
+from treadle import Plan, Registry, aresume, arun, executor, make_plan
 from treadle.ports import Checkpoint, Claim, Commit, NewRun, Rows, RunCreated, RunRow, RunStatus, TimerRow
 from treadle_sqlite import SqliteStore
 
@@ -66,6 +65,21 @@ async def measure_chain(folder: Path) -> dict[str, float]:
     return {"ratio": statistics.median(ratios), "step_us": statistics.median(steps), "raw_us": statistics.median(raws)}
 
 
+async def measure_dbos(folder: Path) -> dict[str, float]:
+    """The same chain here and on DBOS with SQLite, in turns; ``TREADLE_BENCH_DBOS`` is the Python that has it."""
+    plan = make_plan(chain(CHAIN), REGISTRY)
+    steps, peers, ratios = [], [], []
+    for number in range(3):
+        steps.append(statistics.median([await durable_us(plan, folder, f"chain{number}-{n}") for n in range(5)]))
+        beside = folder / f"dbos{number}"
+        beside.mkdir()
+        command = [os.environ["TREADLE_BENCH_DBOS"], str(Path(__file__).with_name("dbos_chain.py")), str(beside), str(CHAIN)]
+        done = await anyio.run_process(command, cwd=beside)
+        peers.append(float(json.loads(done.stdout.decode().strip().splitlines()[-1])["step_us"]))
+        ratios.append(steps[-1] / peers[-1])
+    return {"ratio": statistics.median(ratios), "step_us": statistics.median(steps), "dbos_us": statistics.median(peers)}
+
+
 async def measure_parallel(folder: Path) -> dict[str, float]:
     """1,000 steps that need nothing of each other, in turns with raw commits."""
     plan = make_plan(parallel(1000), REGISTRY)
@@ -93,7 +107,9 @@ async def measure_resume(folder: Path) -> dict[str, float]:
     ids: list[str] = []
     async with anyio.create_task_group() as group:
         group.start_soon(
-            partial(arun, workflow, registry=registry, store=store, on_start=lambda run: ids.append(run.run_id), max_parallel=500)
+            partial(
+                arun, workflow, registry=registry, store=store, on_start=lambda run: ids.append(run.run_id), max_parallel=500
+            )
         )
         await reached.wait()
         group.cancel_scope.cancel()
@@ -125,37 +141,6 @@ def _new_run(run_id: str) -> NewRun:
     created = RunCreated(time.time(), run_id, {"name": "w"}, "hash", {})
     row = RunRow(run_id, "w", "hash", RunStatus.RUNNING, "python", "", time.time())
     return NewRun(Commit(run_id, 1, 1, [created], Rows(run=row)), row, "print", "host:1@x")
-
-
-async def measure_runs(folder: Path) -> dict[str, float]:
-    """``treadle runs`` over 100,000 runs, as a command and as a question to the store."""
-    path = folder / "runs.db"
-    store = SqliteStore(path=path)
-    await store.create(_new_run("r"))
-    store.close()
-    connection = apsw.Connection(str(path))
-    columns = [str(row[1]) for row in connection.execute("PRAGMA table_info(runs)")]
-    changed = {"run_id": "printf('r%06d', n)", "created_at": "created_at + n", "workflow": "'w' || (n % 7)"}
-    values = ", ".join(changed.get(name, name) for name in columns)
-    with connection:
-        connection.execute(
-            "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000)"
-            f" INSERT INTO runs SELECT {values} FROM runs, numbers WHERE run_id = 'r'"
-        )
-    connection.close()
-    environ = {**os.environ, "TREADLE_STORE__USE": "sqlite", "TREADLE_STORE__PATH": str(path)}
-    command = [sys.executable, "-m", "treadle._cli"]
-
-    def timed_command(*words: str) -> float:
-        times = []
-        for _ in range(ROUNDS):
-            began = time.perf_counter()
-            subprocess.run([*command, *words], check=True, capture_output=True, env=environ, cwd=folder)
-            times.append(time.perf_counter() - began)
-        return min(times) * 1e3
-
-    runs = timed_command("runs", "--workflow", "w3", "--status", "running", "--limit", "50", "--json")
-    return {"runs_ms": runs, "version_ms": timed_command("version")}
 
 
 async def measure_store(folder: Path) -> dict[str, float]:
@@ -214,8 +199,15 @@ async def measure_writers(folder: Path) -> dict[str, float]:
     await store.create(_new_run("first"))
     store.close()
     code = WRITER.format(here=str(Path(__file__).parent), path=str(path))
-    writers = [subprocess.Popen([sys.executable, "-c", code, f"w{n}"], stdout=subprocess.PIPE, text=True) for n in range(8)]
-    served = [writer.communicate(timeout=60)[0].split() for writer in writers]
+    served: list[list[str]] = []
+
+    async def write(number: int) -> None:
+        done = await anyio.run_process([sys.executable, "-c", code, f"w{number}"])
+        served.append(done.stdout.decode().split())
+
+    async with anyio.create_task_group() as group:
+        for number in range(8):
+            group.start_soon(write, number)
     counts = [float(count) for count, _ in served]
     return {"worst_s": max(float(worst) for _, worst in served), "fairness": min(counts) / max(counts)}
 

@@ -156,6 +156,35 @@ def listing() -> Iterator[Figure]:
     yield Figure("list_100000_runs", round(measured[slowest], 2), "ms", 200, 20, note=note)
 
 
+def durable() -> Iterator[Figure]:
+    """Runs that are kept in SQLite, beside raw commits on the same disk (``TREADLE_BENCH_DISK`` names a folder on another)."""
+    chain = apart("durable.py", "chain")
+    raw = round(chain["raw_us"], 1)
+    note = f"{chain['step_us']:.0f} us/step, in turns with {raw:.0f} us for each raw commit"
+    yield Figure("durable_chain", round(chain["ratio"], 3), "raw commits/step", 2.5, 1.5, note=note)
+    if peer := os.environ.get("TREADLE_BENCH_DBOS"):
+        dbos = apart("durable.py", "dbos", environ={"TREADLE_BENCH_DBOS": peer})
+        note = f"{dbos['step_us']:.0f} us/step, {dbos['dbos_us']:.0f} by DBOS"
+        yield Figure("durable_chain_over_dbos", round(dbos["ratio"], 3), "ratio", 0.4, note=note)
+    wide = apart("durable.py", "parallel")
+    raw = round(wide["raw_us"], 1)
+    yield Figure("durable_parallel_1000", round(wide["step_us"], 1), "us/step", max(150, raw / 2), 50, raw, "us per raw commit")
+    resume = apart("durable.py", "resume")
+    yield Figure("resume_10000", round(resume["resume_s"], 3), "s", 2.0, note="to the start of the last step, the 10,000th")
+    memory = apart("durable.py", "memory")
+    imported = round(memory["import_mb"], 1)
+    yield Figure("durable_memory_10000", round(memory["peak_mb"], 1), "MB", 200, None, imported, "MB, imported")
+    store = apart("durable.py", "store")
+    raw = round(store["raw_us"] / 1000, 3)
+    yield Figure("checkpoint_save_p95", round(store["save_ms"], 3), "ms", max(10, 5 * raw), None, raw, "ms per raw commit")
+    yield Figure("checkpoint_load_p95", round(store["load_ms"], 3), "ms", 5)
+    yield Figure("heartbeat_p95", round(store["beat_ms"], 3), "ms", 1, note="of the processor")
+    yield Figure("check_10000_timers", round(store["timers_ms"], 1), "ms", 100)
+    writers = apart("durable.py", "writers")
+    note = f"the slowest did {writers['fairness']:.2f} of what the fastest did"
+    yield Figure("worst_wait_of_8_writers", round(writers["worst_s"], 3), "s", 1.0, note=note)
+
+
 def graphs(folder: Path) -> Iterator[Figure]:
     """Real workflow graphs: right order, and makespan against the critical path."""
     for file in sorted(folder.glob("*.json")):
@@ -177,6 +206,7 @@ BENCHES: dict[str, Bench] = {
     "http": http,
     "isolation": isolation,
     "listing": listing,
+    "durable": durable,
 }
 
 

@@ -17,6 +17,7 @@ import anyio
 import attrs
 
 from treadle._clock import RealClock
+from treadle._collector import collector_paused
 from treadle._config import Config
 from treadle._contracts import contract_for
 from treadle._loader import load_workflow
@@ -249,7 +250,8 @@ async def _take_up(
 ) -> RunResult:
     """The result of a run that there is: recorded already, or after driving it to its end."""
     row = await store.run(run_id)
-    entries = [record.entry for record in await store.read(run_id)]
+    with collector_paused():
+        entries = [record.entry for record in await store.read(run_id)]
     if row is None or not entries:
         raise RunNotFoundError(run_id, "Its log is not kept any more; only its row is." if row is not None else "")
     if isinstance(entries[-1], RunEnded):
@@ -260,7 +262,8 @@ async def _take_up(
             f"Run {run_id} was begun by a later version of treadle (rules {created.rules}; this one knows {RULES_VERSION}).",
             "Resume it with that version.",
         )
-    plan = make_plan(Workflow.from_dict(created.workflow, file=row.source), registry)
+    with collector_paused():
+        plan = make_plan(Workflow.from_dict(created.workflow, file=row.source), registry)
     session = make(plan, store)
     if created.replay_of:
         session.recorded = await read_recorded(store, plan, created.replay_of, created.replay_from)
@@ -268,7 +271,7 @@ async def _take_up(
     if changes and not accept_changes:
         raise ResumeChangedError(run_id, changes)
     claim = await store.claim(run_id, this_owner(), session.settings.lease_s, is_gone)
-    entries = [record.entry for record in await store.read(run_id)]  # the last owner may have gone on since
+    entries += [record.entry for record in await store.read(run_id, len(entries))]  # the last owner may have gone on since
     return await session.go_on(claim, entries, key=row.key, source=row.source)
 
 

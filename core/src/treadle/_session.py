@@ -15,6 +15,7 @@ import attrs
 import sniffio
 
 from treadle._clients import ClientHosts
+from treadle._collector import collector_paused
 from treadle._conductor import Conductor
 from treadle._driver import DRAIN_S, Driver, received
 from treadle._heart import Heart
@@ -195,14 +196,16 @@ class Session:
                 scopes = stack.enter_context(self._scoped(claim.run_id))
                 tracing = self._tracing(claim.owner)
                 conductor = Conductor(self.plan, scopes.redaction)
-                conductor.replay(entries)
+                with collector_paused():
+                    conductor.replay(entries)
                 if conductor.status is not None:
                     await self._release(claim)
                     return summarise(entries)
                 rows = LogRows(key=key, source=source)
-                for entry in entries:
-                    rows.apply(entry)
-                rows.take()
+                with collector_paused():
+                    for entry in entries:
+                        rows.apply(entry)
+                    rows.take()
             except BaseException:
                 await self._release(claim)
                 raise
