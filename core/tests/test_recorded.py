@@ -33,6 +33,7 @@ calls = Counter[str]()
 async def add(ctx: Context, /, number: int, to: int = 1, fail: int = 0) -> int:
     """Add, after some failures."""
     calls[ctx.step] += 1
+    ctx.spend(tokens=1)
     if ctx.attempt <= fail:
         raise TransientError(f"attempt {ctx.attempt}", retry_after_s=3600)
     return number + to
@@ -70,11 +71,11 @@ def recorded(store: MemoryStore, **inputs: int) -> RunResult:
 
 
 def shape(result: RunResult) -> list[object]:
-    """A log without ids, times and where outcomes are from."""
+    """A log without ids, times, costs and where outcomes are from."""
     plain = [attrs.evolve(entry, at=0.0) for entry in result.entries[2:]]  # type: ignore[type-var]  # attrs' own type
     for place, entry in enumerate(plain):
         if isinstance(entry, AttemptEnded):
-            bare = attrs.evolve(entry.outcome, started_at=0.0, ended_at=0.0, taken_from="", retry=None)
+            bare = attrs.evolve(entry.outcome, started_at=0.0, ended_at=0.0, taken_from="", retry=None, usage=None)
             plain[place] = attrs.evolve(entry, outcome=bare)
         elif hasattr(entry, "due"):
             plain[place] = attrs.evolve(entry, due=0.0)
@@ -83,7 +84,9 @@ def shape(result: RunResult) -> list[object]:
 
 @pytest.mark.parametrize("fail", [0, 2, 3])
 def test_nothing_is_called_again(fail: int) -> None:
-    """The same log follows from the record, failures and all, without a call and without waiting an hour for a retry."""
+    """The same log follows from the record, failures and all, without a call and without waiting an hour for a retry; and at
+    no cost: the recorded run has paid.
+    """
     store = MemoryStore()
     first = recorded(store, fail=fail)
     second = again(first.run_id, store=store)
@@ -96,6 +99,8 @@ def test_nothing_is_called_again(fail: int) -> None:
     assert isinstance(created, RunCreated)
     assert (created.replay_of, created.replay_from, created.trigger) == (first.run_id, "", "replay")
     assert {entry.outcome.taken_from for entry in second.entries if isinstance(entry, AttemptEnded)} == {first.run_id}
+    assert first.usage.total_tokens > 0
+    assert not second.usage.total
     assert second.run_id != first.run_id
     assert second.trace_id != first.trace_id
 

@@ -1,4 +1,4 @@
-"""Five metrics, counted from the log, told apart by names alone."""
+"""The metrics, counted from the log, told apart by names alone."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from treadle._models import (
     RunStatus,
     StepEnded,
     StepStatus,
+    StepUsage,
     StintOpened,
 )
 from treadle._run_metrics import RunMetrics
@@ -34,6 +35,7 @@ CREATED = RunCreated(
 )
 BOOM = ErrorInfo("BoomError", "it broke")
 STEP = {"cicd.pipeline.name": "digest", "cicd.pipeline.task.name": "page", "treadle.executor": "http.request"}
+USED = (names.USED_COST, names.USED_TOKENS, names.USED_REQUESTS)
 RUN = {"cicd.pipeline.name": "digest", "cicd.pipeline.run.state": "executing"}
 
 
@@ -89,7 +91,7 @@ def test_a_run_is_counted_in_metrics(meters: Meters) -> None:
     count(meters, *log())
 
     points = meters.points()
-    assert {*points, names.OUTPUT_ISSUES.name} == {metric.name for metric in names.METRICS}
+    assert set(points) | {metric.name for metric in (names.OUTPUT_ISSUES, *USED)} == {metric.name for metric in names.METRICS}
     run, step, wait = (meters.one(metric.name) for metric in (names.RUN_DURATION, names.STEP_DURATION, names.QUEUE_WAIT))
     assert (run.sum, dict(run.attributes)) == (10.0, RUN | {"cicd.pipeline.result": "success"})
     assert (step.sum, dict(step.attributes)) == (3.0, STEP | {"cicd.pipeline.task.run.result": "success"})
@@ -102,7 +104,8 @@ def test_a_run_is_counted_in_metrics(meters: Meters) -> None:
 
 def test_attributes_are_those_of_the_reference_and_hold_no_id(meters: Meters) -> None:
     """What has many values (run ids, indexes, messages) never makes a series of its own."""
-    invalid = Outcome("failed", error=ErrorInfo("OutputInvalidError", "bad", issues=(Issue("a"),)), started_at=101.5)
+    error = ErrorInfo("OutputInvalidError", "bad", issues=(Issue("a"),))
+    invalid = Outcome("failed", error=error, started_at=101.5, usage=StepUsage(1, 1, 1))
     entries = log(StepStatus.FAILED, RunStatus.FAILED)
     entries[3] = AttemptEnded(104.0, "page", None, 1, invalid)
     count(meters, *entries)
@@ -190,3 +193,19 @@ def test_issues_of_outputs_are_counted_by_executor(meters: Meters) -> None:
 
     point = meters.one("treadle.output.issues")
     assert (point.value, dict(point.attributes)) == (4, STEP)
+
+
+def test_what_is_used_up_is_counted_by_step(meters: Meters) -> None:
+    """Cost, tokens and requests of every attempt, beside how long its step took (S1-25)."""
+    entries = log()
+    entries[3] = AttemptEnded(104.0, "page", None, 1, Outcome("completed", started_at=101.5, usage=StepUsage(250, 12, 0)))
+    count(meters, *entries)
+
+    assert meters.one("treadle.step.duration").sum == 3.0
+    assert [
+        (meters.one(name).value, dict(meters.one(name).attributes)) for name in ("treadle.usage.cost", "treadle.usage.tokens")
+    ] == [
+        (250, STEP),
+        (12, STEP),
+    ]
+    assert "treadle.usage.requests" not in meters.points()

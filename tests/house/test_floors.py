@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 CORE = ROOT / "core" / "src" / "treadle"
 
 FLOORS = [
-    "_span_ids errors",
+    "_money _span_ids",
+    "errors",
     "_models _paths",
     "_codec _faults _loop _store_records",
     "_columns",
@@ -27,7 +28,8 @@ FLOORS = [
     """_attempt_span _call_context _clock _collector _compatibility _config _contracts _durations _error_info _expressions
     _graph _hook_calls _json _lean_spans _limits _log_records _log_rows _mailbox _operation_log _origin _owner
     _payload_schema _policy_keys _redaction _retries _run_metrics _sdk_spans _secrets _span_projection _step_log _surroundings
-    _telemetry _trace_parent _tracing _version _waits""",
+    _telemetry _trace_parent _tracing _version _waits
+    _budgets _ledger _meter _prices""",
     "_bind _clients _doctor _executor _plugins _scopes",
     "_loader _plan _planned _schema _subflows _workflow",
     "_conductor _instances _isolated_child _isolation _keeper _run_settings _scheduler _supervisor",
@@ -44,8 +46,10 @@ PUBLIC = {"treadle", "treadle.errors", "treadle.hookspecs", "treadle.ports", "tr
 PURE = {
     "treadle._conductor",
     "treadle._expressions",
+    "treadle._budgets",
     "treadle._graph",
     "treadle._instances",
+    "treadle._ledger",
     "treadle._mailbox",
     "treadle._models",
     "treadle._policy_keys",

@@ -17,6 +17,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "how-to"
 PAGES = [
     "cache-outputs",
     "chain-executors",
+    "count-and-limit-costs",
     "handle-retries-and-errors",
     "hide-secrets",
     "inject-faults",

@@ -13,16 +13,19 @@ from treadle._version import __version__
 __all__ = [
     "Context",
     "CorrelationFilter",
+    "CostCalculator",
     "Executor",
     "GiveUp",
     "Issue",
     "JsonLogFormatter",
     "KeyOverwrittenWarning",
+    "ModelPrice",
     "OperationLog",
     "Outbox",
     "PermanentError",
     "Pipeline",
     "PipelineResult",
+    "PipelineUsage",
     "Plan",
     "Registry",
     "RetryAfter",
@@ -30,6 +33,7 @@ __all__ = [
     "RunResult",
     "Secret",
     "SpanReport",
+    "StepUsage",
     "SyncContext",
     "TransientError",
     "TreadleError",
@@ -57,16 +61,19 @@ __all__ = [
 _HOMES = {
     "Context": "treadle.ports",
     "CorrelationFilter": "treadle._log_records",
+    "CostCalculator": "treadle._prices",
     "Executor": "treadle._executor",
     "GiveUp": "treadle._models",
     "Issue": "treadle._models",
     "JsonLogFormatter": "treadle._log_records",
     "KeyOverwrittenWarning": "treadle._pipeline",
+    "ModelPrice": "treadle._prices",
     "OperationLog": "treadle._operation_log",
     "Outbox": "treadle._outbox",
     "PermanentError": "treadle.errors",
     "Pipeline": "treadle._pipeline",
     "PipelineResult": "treadle._pipeline",
+    "PipelineUsage": "treadle._prices",
     "Plan": "treadle._plan",
     "Registry": "treadle._plugins",
     "RetryAfter": "treadle._models",
@@ -74,6 +81,7 @@ _HOMES = {
     "RunResult": "treadle._results",
     "Secret": "treadle._secrets",
     "SpanReport": "treadle._outbox",
+    "StepUsage": "treadle._models",
     "SyncContext": "treadle.ports",
     "TransientError": "treadle.errors",
     "TreadleError": "treadle.errors",
@@ -101,12 +109,13 @@ if TYPE_CHECKING:
     from treadle._executor import Executor, client, executor
     from treadle._loader import load_workflow
     from treadle._log_records import CorrelationFilter, JsonLogFormatter
-    from treadle._models import GiveUp, Issue, RetryAfter
+    from treadle._models import GiveUp, Issue, RetryAfter, StepUsage
     from treadle._operation_log import OperationLog
     from treadle._outbox import Outbox, SpanReport
     from treadle._pipeline import KeyOverwrittenWarning, Pipeline, PipelineResult
     from treadle._plan import Plan, make_plan
     from treadle._plugins import Registry
+    from treadle._prices import CostCalculator, ModelPrice, PipelineUsage
     from treadle._results import RunResult
     from treadle._retries import is_transient
     from treadle._secrets import Secret

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+from typing import TYPE_CHECKING
+
 from treadle._attempt_span import traceparent_here
 from treadle._contracts import contract_for
 from treadle._json import NotJsonError
+from treadle._meter import Meter, Spent
 from treadle._models import Call, Json
 from treadle._store_records import Checkpoint
 from treadle.errors import BindError, CheckpointInvalidError
 
 MAX_CHECKPOINT = 64 * 1024 * 1024
 """Bytes of a checkpoint's data as JSON."""
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+_making = threading.Lock()
+"""Threads of one call may spend at the same time, and share its meter."""
 
 
 class CallFacts:
@@ -20,11 +30,26 @@ class CallFacts:
         call: The call.
     """
 
-    __slots__ = ("call", "checkpoint")
+    __slots__ = ("call", "checkpoint", "meter")
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.checkpoint: Checkpoint | None = None
+        self.meter: Meter | None = None
+
+    def spend(self, *, cost: int | str | Decimal | None = 0, tokens: int = 0, requests: int = 0) -> Spent:
+        """Count what is about to be used up, or refuse it."""
+        return (self.meter or self.start_meter()).spend(cost, tokens, requests)
+
+    def start_meter(self) -> Meter:
+        """The meter of the call, made when it is first needed."""
+        with _making:
+            if self.meter is None:
+                self.meter = self._make_meter()
+            return self.meter
+
+    def _make_meter(self) -> Meter:
+        return Meter(self.call.item, self.call.allowance)
 
     @property
     def run_id(self) -> str:

@@ -24,6 +24,9 @@ _RECORDS = (
     models.SpanRecord,
     models.CallCache,
     models.CallRate,
+    models.StepUsage,
+    models.SpendLimit,
+    models.BudgetRefusal,
     Outcome,
     Call,
 )

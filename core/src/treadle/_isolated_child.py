@@ -37,7 +37,8 @@ from treadle._error_info import dump_error, message_of
 from treadle._executor import Executor
 from treadle._limits import size_text
 from treadle._log_records import current_call
-from treadle._models import Call, Json, RetryPolicy, SecretReference, SpanKind, SpanRecord
+from treadle._meter import Meter
+from treadle._models import Call, Json, RetryPolicy, SecretReference, SpanKind, SpanRecord, SpendLimit
 from treadle._origin import Origin, load_origin
 from treadle._store_records import Checkpoint
 from treadle._supervisor import Job
@@ -328,8 +329,9 @@ def load_call(data: Mapping[str, object]) -> Call:
     retry = {name: tuple(value) if isinstance(value, list) else value for name, value in policy.items()}
     references = cast("list[dict[str, list[Any]]]", data["secrets"])
     secrets = tuple(SecretReference(tuple(one["path"]), tuple(map(tuple, one["parts"]))) for one in references)
+    allowance = tuple(SpendLimit(**one) for one in cast("list[dict[str, Any]]", data["allowance"]))
     # Plain data of a call, as treadle's process wrote it.
-    return Call(**{**data, "retry": RetryPolicy(**retry), "secrets": secrets})  # type: ignore[arg-type]
+    return Call(**{**data, "retry": RetryPolicy(**retry), "secrets": secrets, "allowance": allowance})  # type: ignore[arg-type]
 
 
 # -- event loops ---------------------------------------------------------------------------------------------------------
@@ -480,6 +482,15 @@ class ChildContext(CallFacts):
         self._count += 1
         self._worker.send({"keep": [self._count, *what]})
         return self._count
+
+    def _make_meter(self) -> Meter:
+        return Meter(self.call.item, self.call.allowance, self._note_spent)
+
+    def _note_spent(self, meter: Meter) -> None:
+        """Tell treadle's process at once: whatever becomes of this one, what was used up is known."""
+        used, refusal = meter.usage, meter.refusal
+        told: list[Json] = [[used.cost, used.tokens, used.requests], None if refusal is None else list(attrs.astuple(refusal))]
+        self._worker.send({"spent": told})
 
     def span(
         self, name: str, *, kind: SpanKind = "client", attributes: Mapping[str, object] | None = None

@@ -96,6 +96,9 @@ class Relay(Protocol):
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """How far the work is."""
 
+    def spent(self, used: Sequence[int], refusal: Sequence[object] | None) -> None:
+        """What the call has used up, all in all, and what it was refused."""
+
 
 class ChildPool:
     """The children of one run; use it as an async context manager.
@@ -264,7 +267,12 @@ def _request(
 def dump_call(call: Call) -> dict[str, Json]:
     """A call for the child. The codec would do, but importing it there costs more than all the rest."""
     fields = {field.name: getattr(call, field.name) for field in attrs.fields(Call)}
-    return {**fields, "retry": attrs.asdict(call.retry), "secrets": [attrs.asdict(one) for one in call.secrets]}
+    return {
+        **fields,
+        "retry": attrs.asdict(call.retry),
+        "secrets": [attrs.asdict(one) for one in call.secrets],
+        "allowance": [attrs.asdict(one) for one in call.allowance],
+    }
 
 
 def _backend() -> str:
@@ -394,6 +402,7 @@ class _Child:
     _pending: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _written: int = attrs.field(default=0, init=False)
     _streams: tuple[_Lines, ...] = attrs.field(default=(), init=False, repr=False)
+    _relay: Relay | None = attrs.field(default=None, init=False, repr=False)
     _told: dict[str, object] | None = attrs.field(default=None, init=False)
     _is_closed: bool = attrs.field(default=False, init=False)
 
@@ -401,6 +410,7 @@ class _Child:
         """The child's answer; None when it has none and has to be ended."""
         self.calls += 1
         self._written = 0
+        self._relay = relay
         budget = _Budget(MAX_LOGGED)
         self._streams = tuple(_Lines(relay.call.executor, name, budget, secrets) for name in ("stdout", "stderr"))
         answer: Mapping[str, object] | None = None
@@ -469,6 +479,8 @@ class _Child:
                 relay.heartbeat()
             elif "keep" in message:
                 await self._keep(message["keep"], relay)
+            elif "spent" in message:
+                relay.spent(*message["spent"])
             else:
                 name, level, text, path, number = message["log"]
                 self._count(len(line))
@@ -548,9 +560,19 @@ class _Child:
         while not self.has_ended():
             if self._streams and not self.over:
                 self._take_rest()
-            with contextlib.suppress(OSError):
-                os.read(self._replies, _CHUNK)
+            self._hear_spending()
             await anyio.sleep(_POLL_S)
+
+    def _hear_spending(self) -> None:
+        """Of all that it still says only what it has used up: its end must not hide that."""
+        with contextlib.suppress(OSError):  # there is no more now, or for ever
+            while chunk := os.read(self._replies, 16 * _CHUNK):
+                *lines, rest = (self._pending + chunk).split(b"\n")
+                self._pending = bytearray(rest[-_CHUNK:])  # nothing as long as that is about spending
+                for line in lines:
+                    with contextlib.suppress(ValueError, TypeError, KeyError):
+                        if self._relay is not None:
+                            self._relay.spent(*json.loads(line)["spent"])
 
     def how_it_ended(self) -> str:
         """For people: ``ended its process with exit code 3``."""
@@ -573,6 +595,7 @@ class _Child:
         if self._is_closed:
             return
         self._is_closed = True
+        self._hear_spending()
         with contextlib.suppress(OSError, ValueError):
             self._told = json.loads(os.read(self._status, _CHUNK))
         if self._streams and self._told is not None and not self.over:

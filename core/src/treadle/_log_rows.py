@@ -30,6 +30,7 @@ from treadle._models import (
     SignalReceived,
     StepEnded,
     StepStatus,
+    StepUsage,
     StintOpened,
     TimerFired,
     WaitEnded,
@@ -56,6 +57,7 @@ class _Step:
 
     __slots__ = (
         "attempt",
+        "cost",
         "ended_at",
         "error",
         "is_whole_map",
@@ -66,13 +68,14 @@ class _Step:
         "started_at",
         "status",
         "stint",
+        "tokens",
         "variant",
         "worker",
     )
 
     def __init__(self) -> None:
         self.status = StepStatus.PENDING
-        self.attempt = self.stint = 0
+        self.attempt = self.stint = self.cost = self.tokens = 0
         self.worker = self.reason = self.key = ""
         self.variant = "primary"
         self.queued_at: float | None = None
@@ -291,9 +294,16 @@ class LogRows:
         self._changed[place] = step
         outcome = entry.outcome
         step.started_at, step.error = outcome.started_at or entry.at, outcome.error
+        if outcome.usage is not None:
+            self._add_usage(step, entry, outcome.usage)
         self._end_span(step, outcome, entry.at)
         if outcome.status == "completed" and entry.index is not None:
             self._end(place, step, StepStatus.CACHED if outcome.cached else StepStatus.COMPLETED, entry.at)
+
+    def _add_usage(self, step: _Step, entry: AttemptEnded, usage: StepUsage) -> None:
+        for each in [step] if entry.index is None else [step, self._at((entry.path, None))]:
+            each.cost += usage.cost
+            each.tokens += usage.tokens
 
     def _retry_scheduled(self, entry: RetryScheduled) -> None:
         place = (entry.path, entry.index)
@@ -384,8 +394,8 @@ class LogRows:
             step.queued_at,
             step.started_at,
             step.ended_at,
-            0,
-            0,
+            step.cost,
+            step.tokens,
             step.error.type if step.error else "",
             _first_line(step.error),
             step.reason,

@@ -162,6 +162,67 @@ class ErrorInfo:
     inputs: Json = attrs.field(default=None, repr=False)
 
 
+# -- what is used up ---------------------------------------------------------------------------------------------------
+
+Resource = Literal["cost", "tokens", "requests"]
+LimitMode = Literal["before", "after", "warn"]
+
+
+@attrs.frozen
+class StepUsage:
+    """What was used up: by an attempt, a step or a whole run; usages can be added.
+
+    Attributes:
+        cost: Microcents (1e-8 USD).
+        tokens: Tokens of language models, in and out.
+        requests: Requests to a service that is paid or counted.
+    """
+
+    cost: int = 0
+    tokens: int = 0
+    requests: int = 0
+
+    def __add__(self, other: StepUsage) -> StepUsage:
+        """Both together."""
+        return StepUsage(self.cost + other.cost, self.tokens + other.tokens, self.requests + other.requests)
+
+    def __bool__(self) -> bool:
+        """Whether anything was used."""
+        return bool(self.cost or self.tokens or self.requests)
+
+
+@attrs.frozen
+class SpendLimit:
+    """How much of one resource an attempt may use.
+
+    Attributes:
+        resource: ``cost``, ``tokens``, ``requests`` or ``wall_time``.
+        most: Microcents, a number, or milliseconds.
+        mode: ``before`` refuses what would exceed it, ``after`` what has exceeded it, ``warn`` nothing.
+        scope: Whose budget it is a part of, for people: ``run``, ``step report``.
+    """
+
+    resource: Resource | Literal["wall_time"]
+    most: int
+    mode: LimitMode = "before"
+    scope: str = "run"
+
+
+@attrs.frozen
+class BudgetRefusal:
+    """That an attempt asked for more than there was.
+
+    Attributes:
+        resource: Of what; ``wall_time`` when the time of a budget was over.
+        asked: How much more: microcents, a number, or whole seconds.
+        scope: Whose budget it was.
+    """
+
+    resource: str
+    asked: int = 0
+    scope: str = ""
+
+
 # -- calls -------------------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +330,7 @@ class Call:
         limits: For a call in a process of its own: what differs there from ``[limits.process]``; None: the runner's process.
         cache: What the step says of keeping its output; None for nothing.
         rate: What the step says of how often its calls may be made; None for nothing.
+        allowance: What it may use up; empty for any amount.
     """
 
     run_id: str
@@ -292,6 +354,7 @@ class Call:
     limits: Mapping[str, Json] | None = None
     cache: CallCache | None = None
     rate: CallRate | None = None
+    allowance: tuple[SpendLimit, ...] = ()
 
     @property
     def idempotency_key(self) -> str:
@@ -388,6 +451,8 @@ class Outcome:
         spans: Client-call spans of this attempt.
         taken_from: The run whose record it was taken from instead of being made; empty for one that was made.
         cached: The call was not performed: an earlier one's output is the answer.
+        usage: What it used up; None for nothing.
+        refusal: That it ended because it asked for more than its budget held; None when that was not so.
     """
 
     status: OutcomeStatus
@@ -400,6 +465,8 @@ class Outcome:
     spans: tuple[SpanRecord, ...] = ()
     taken_from: str = ""
     cached: bool = False
+    usage: StepUsage | None = None
+    refusal: BudgetRefusal | None = None
 
 
 # -- facts: what happened; stamped, applied, recorded --------------------------------------------------------------------
@@ -561,7 +628,10 @@ Fact = RunCreated | StintOpened | Evaluated | AttemptEnded | TimerFired | Signal
 
 @record
 class AttemptStarted:
-    """A call was released; it may have started from now on."""
+    """A call was released; it may have started from now on.
+
+    ``allowance`` is what was set aside for it in the budgets that it is under: it counts as spent until the attempt ends.
+    """
 
     kind: ClassVar[str] = "AttemptStarted"
     at: float
@@ -570,6 +640,7 @@ class AttemptStarted:
     attempt: int
     variant: str = "primary"
     stint: int = 1
+    allowance: tuple[SpendLimit, ...] = ()
 
 
 @attrs.frozen
@@ -886,6 +957,7 @@ class Start:
     attempt: int
     variant: str = "primary"
     call: Call | None = None
+    allowance: tuple[SpendLimit, ...] = ()
 
 
 @attrs.frozen
@@ -970,6 +1042,7 @@ class StepResult:
         ended_at: When it ended.
         error: The last error.
         reason: Why it ended so.
+        usage: What all its attempts used up, also those that failed.
     """
 
     path: str
@@ -980,6 +1053,7 @@ class StepResult:
     ended_at: float = 0.0
     error: ErrorInfo | None = None
     reason: str = ""
+    usage: StepUsage = StepUsage()
 
     @property
     def duration_s(self) -> float:

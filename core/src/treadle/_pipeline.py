@@ -19,6 +19,7 @@ from treadle._executor import executor_mark
 from treadle._models import Json
 from treadle._plan import make_plan
 from treadle._plugins import Registry
+from treadle._prices import PipelineUsage
 from treadle._results import RunResult
 from treadle._workflow import Workflow
 from treadle.errors import Fault, InputsInvalidError, WorkflowInvalidError
@@ -57,6 +58,11 @@ class PipelineResult:
     output: Json = attrs.field(repr=False)
     step_outputs: Mapping[str, Json] = attrs.field(repr=False)
     run: RunResult
+
+    @property
+    def usage(self) -> PipelineUsage:
+        """What it used up."""
+        return self.run.usage
 
 
 class Pipeline:

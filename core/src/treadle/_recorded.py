@@ -86,7 +86,8 @@ class Recorded:
         if outcome is None or outcome.status == "cancelled" or self.is_live(call.path) or self.inputs[key] != call.inputs:
             return None
         retry = RetryAfter(0.0, outcome.retry.reason) if isinstance(outcome.retry, RetryAfter) else outcome.retry
-        return attrs.evolve(outcome, retry=retry, started_at=now, ended_at=now, spans=(), taken_from=self.run_id)
+        # What it used up, the other run has paid for.
+        return attrs.evolve(outcome, retry=retry, started_at=now, ended_at=now, spans=(), usage=None, taken_from=self.run_id)
 
     def has_fired(self, timer_id: str) -> bool:
         """Whether a wait was over in the recorded run, so that nobody waits again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -25,10 +25,13 @@ from treadle._models import (
     StepEnded,
     StepResult,
     StepStatus,
+    StepUsage,
     WaitEnded,
     WaitStarted,
 )
+from treadle._money import format_money
 from treadle._paths import item_path, scope_path, step_id
+from treadle._prices import PipelineUsage
 from treadle._span_projection import SpanProjection
 from treadle.errors import RunFailedError
 
@@ -84,6 +87,11 @@ class RunResult:
         projection = SpanProjection()
         return [span for entry in self.entries for span in projection.apply(entry)]
 
+    @property
+    def usage(self) -> PipelineUsage:
+        """What all attempts used up, whatever became of them."""
+        return PipelineUsage.from_step_usages(used_by_step(self.entries))
+
     def check(self) -> RunResult:
         """This result, when the run completed.
 
@@ -108,6 +116,7 @@ class RunResult:
             "started_at": self.started_at,
             "duration_s": round(self.duration_s, 6),
             "steps": {path: _step(step) for path, step in self.steps.items()},
+            **_usage(self.usage.total),
         }
 
 
@@ -139,7 +148,24 @@ def _step(step: StepResult) -> dict[str, Json]:
         told["error"] = _error(step.error)
     if step.reason:
         told["reason"] = step.reason
-    return told
+    return told | _usage(step.usage)
+
+
+def _usage(usage: StepUsage) -> dict[str, Json]:
+    """What was used up, under its key; nothing when it was nothing."""
+    if not usage:
+        return {}
+    cost = {"cost_microcents": usage.cost, "cost_usd": format_money(usage.cost)}
+    return {"usage": {**cost, "tokens": usage.tokens, "requests": usage.requests}}
+
+
+def used_by_step(entries: Iterable[Entry]) -> dict[str, StepUsage]:
+    """Step -> what its attempts used up, by a log, in the order of their first end; late ones count too."""
+    used: dict[str, StepUsage] = {}
+    for entry in entries:
+        if isinstance(entry, AttemptEnded) and entry.outcome.usage is not None:
+            used[entry.path] = used.get(entry.path, StepUsage()) + entry.outcome.usage
+    return used
 
 
 def summarise(entries: Sequence[Entry]) -> RunResult:
@@ -170,6 +196,7 @@ def summarise(entries: Sequence[Entry]) -> RunResult:
 
 def step_results(entries: Sequence[Entry]) -> Iterator[StepResult]:
     """The steps of a log that have ended, in that order."""
+    used = used_by_step(entries)
     started: dict[str, float] = {}
     outputs = _Outputs()
     running: dict[tuple[str, int | None], tuple[int, str]] = {}
@@ -196,6 +223,7 @@ def step_results(entries: Sequence[Entry]) -> Iterator[StepResult]:
                 entry.at,
                 entry.error,
                 entry.reason,
+                used.get(path, StepUsage()),
             )
         else:
             outputs.note(entry)

@@ -45,6 +45,7 @@ class _Instruments:
     step_duration: _Histogram
     queue_wait: _Histogram
     output_issues: _Counter
+    used: tuple[_Counter, _Counter, _Counter]
 
 
 _made: WeakKeyDictionary[object, _Instruments] = WeakKeyDictionary()
@@ -114,6 +115,10 @@ class RunMetrics:
         error = entry.outcome.error
         if not replayed and error is not None and error.issues:
             instruments.output_issues.add(len(error.issues), self._step(entry.path))
+        if not replayed and entry.outcome.usage:
+            for counter, amount in zip(instruments.used, attrs.astuple(entry.outcome.usage), strict=True):
+                if amount:
+                    counter.add(amount, self._step(entry.path))
 
     def _step_ended(self, instruments: _Instruments, entry: StepEnded, *, replayed: bool) -> None:
         began_at = self._began.pop(entry.path, None)
@@ -174,11 +179,15 @@ def _make(provider: object) -> _Instruments:
             metric.name, unit=metric.unit, description=metric.meaning, explicit_bucket_boundaries_advisory=buckets
         )
 
-    active, issues = names.RUN_ACTIVE, names.OUTPUT_ISSUES
+    def counter(metric: names.Metric) -> _Counter:
+        return meter.create_counter(metric.name, unit=metric.unit, description=metric.meaning)
+
+    active = names.RUN_ACTIVE
     return _Instruments(
         run_duration=histogram(names.RUN_DURATION),
         run_active=meter.create_up_down_counter(active.name, unit=active.unit, description=active.meaning),
         step_duration=histogram(names.STEP_DURATION),
         queue_wait=histogram(names.QUEUE_WAIT),
-        output_issues=meter.create_counter(issues.name, unit=issues.unit, description=issues.meaning),
+        output_issues=counter(names.OUTPUT_ISSUES),
+        used=(counter(names.USED_COST), counter(names.USED_TOKENS), counter(names.USED_REQUESTS)),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar, cast
@@ -20,7 +20,9 @@ from treadle._error_info import describe_error, message_of
 from treadle._isolation import ChildPool
 from treadle._keeper import Keeper
 from treadle._log_records import current_call
+from treadle._meter import Meter
 from treadle._models import (
+    BudgetRefusal,
     Cached,
     Call,
     GiveUp,
@@ -30,6 +32,7 @@ from treadle._models import (
     RetryAfter,
     SpanKind,
     SpanRecord,
+    StepUsage,
     Work,
 )
 from treadle._redaction import Redaction
@@ -118,6 +121,14 @@ class _CallContext(CallFacts):
         """A span for a call to a service, child of this attempt."""
         return self._runner.client_span(self.call, name, kind, attributes or {}, self.spans.append)
 
+    def _make_meter(self) -> Meter:
+        meter = self._runner.meters[key_of(self.call)] = super()._make_meter()
+        return meter
+
+    def spent(self, used: Sequence[int], refusal: Sequence[object] | None) -> None:
+        """What a process of the call's own has used up, all in all."""
+        self.start_meter().take_over(used, None if refusal is None else BudgetRefusal(*refusal))  # type: ignore[arg-type]  # as it was told
+
     async def run_sync(self, function: Callable[[], T]) -> T:
         """Run ``function`` in a worker thread with this context copied; for ``def`` executors."""
         return await self._runner.in_thread(self, function)
@@ -193,6 +204,7 @@ class Runner:
         self.tracing, self._clock, self._progress, self._trouble = tracing, clock, progress, trouble
         self._redaction = redaction
         self.interruptions: dict[Key, TreadleError] = {}
+        self.meters: dict[Key, Meter] = {}
         self.detached_threads = 0
         self._limiter: anyio.CapacityLimiter | None = None
 
@@ -210,12 +222,17 @@ class Runner:
         current_call.set(call)
         with self.tracing.attempt(call, started_at) as span:
             context = (RunContext if scope.bound.is_async else SyncRunContext)(call, self)
+            if call.allowance:
+                context.start_meter()
             try:
                 output = await self._work(scope, call, context)
                 if context.is_kept and self.keeper is not None:
                     self.keeper.end(context, is_done=True)
                 now, spans = self._clock.now(), tuple(context.spans)
-                outcome = Outcome("completed", output, None, None, started_at, now, False, spans, cached=context.is_cached)
+                usage = None if context.meter is None else self._used(call)
+                outcome = Outcome(
+                    "completed", output, None, None, started_at, now, False, spans, cached=context.is_cached, usage=usage
+                )
             except BaseException as error:  # foreign code is entered here
                 if context.is_kept and self.keeper is not None:
                     await self.keeper.flush(context)
@@ -362,7 +379,20 @@ class Runner:
             proposal = self._propose(call, error)
         info = describe_error(error, self.secret_values(call), str if self._redaction is None else self._redaction.text)
         spans = tuple(context.spans) if context else ()
-        return Outcome(status, None, info, proposal, started_at, self._clock.now(), is_detached, spans)
+        meter = self.meters.get(key_of(call))
+        # What a process of its own still uses up after it was given up is not known.
+        usage = self._used(call, is_known=context is not None or call.limits is None)
+        refusal = meter.refusal if meter is not None and status == "failed" else None
+        return Outcome(
+            status, None, info, proposal, started_at, self._clock.now(), is_detached, spans, usage=usage, refusal=refusal
+        )
+
+    def _used(self, call: Call, *, is_known: bool = True) -> StepUsage | None:
+        """What an attempt has used up; from now on it can use nothing."""
+        meter = self.meters.pop(key_of(call), None)
+        if meter is None:
+            return None
+        return meter.close() if is_known else meter.abandon()
 
     def _in_family_words(self, call: Call, error: StepTimeoutError) -> Exception:
         try:

@@ -23,13 +23,23 @@ from treadle._models import (
     RunEnded,
     SpanRecord,
     StepEnded,
+    StepUsage,
     StintOpened,
     WaitStarted,
 )
 from treadle._paths import item_path, scope_path, split_item, written_step
 from treadle._span_ids import attempt_span_id, step_span_id
 
-__all__ = ["Ending", "SpanProjection", "attempt_attributes", "attempt_ending", "call_attributes", "error_type", "executor_of"]
+__all__ = [
+    "Ending",
+    "SpanProjection",
+    "attempt_attributes",
+    "attempt_ending",
+    "call_attributes",
+    "error_type",
+    "executor_of",
+    "usage_attributes",
+]
 
 Event = tuple[str, float, Mapping[str, object]]
 
@@ -59,10 +69,20 @@ def attempt_ending(outcome: Outcome, ended_at: float) -> Ending:
     attributes: dict[str, object] = {names.TASK_RESULT: result}
     if outcome.cached:
         attributes[names.ATTEMPT_CACHED] = True
+    if outcome.usage is not None:
+        attributes |= usage_attributes(outcome.usage)
+    if outcome.refusal is not None:
+        attributes[names.REFUSED] = outcome.refusal.resource
     if status == "unset":
         return Ending(status, "", attributes, ())
     attributes[names.ERROR_TYPE] = error_type(result, outcome.error)
     return Ending(status, _description(outcome.error), attributes, _exception(outcome.error, ended_at))
+
+
+def usage_attributes(usage: StepUsage) -> dict[str, object]:
+    """What was used up; what was not is left out."""
+    used = {names.COST: usage.cost, names.TOKENS: usage.tokens, names.REQUESTS: usage.requests}
+    return {name: amount for name, amount in used.items() if amount}
 
 
 def attempt_attributes(
@@ -127,6 +147,7 @@ class _Step:
     ended_at: float = 0.0
     count: int | None = None
     events: tuple[Event, ...] = ()
+    usage: StepUsage | None = None
     failed: dict[tuple[int | None, str], str] | None = None
     """Item and variant -> span id of its last attempt, while another may follow."""
 
@@ -164,6 +185,7 @@ class SpanProjection:
         self._stints = 0
         self._worker = ""
         self._last_at = 0.0
+        self._usage: StepUsage | None = None
         self._steps: dict[str, _Step] = {}
         self._open: dict[tuple[str, int | None, int, str], _Open] = {}
         # A table rather than a match: this runs for every entry of a traced run.
@@ -216,6 +238,8 @@ class SpanProjection:
             names.RUN_TRIGGER: run.trigger,
             names.RUN_STINTS: max(1, self._stints),
         }
+        if self._usage is not None:
+            attributes |= usage_attributes(self._usage)
         if status == "error":
             attributes[names.ERROR_TYPE] = error_type(result, entry.error, otherwise=entry.status.value)
         span = SpanRecord(
@@ -322,6 +346,8 @@ class SpanProjection:
             attributes[names.STEP_COUNT] = step.count
         if entry.culprit:
             attributes[names.STEP_CULPRIT] = entry.culprit
+        if step.usage is not None:
+            attributes |= usage_attributes(step.usage)
         if status == "error":
             attributes[names.ERROR_TYPE] = error_type(result, entry.error, otherwise=entry.status.value)
         return attributes
@@ -337,6 +363,10 @@ class SpanProjection:
 
     def _attempt_ended(self, entry: AttemptEnded) -> tuple[SpanRecord, ...]:
         outcome = entry.outcome
+        if outcome.usage is not None:
+            step = self._step(entry.path)
+            step.usage = outcome.usage + (step.usage or StepUsage())
+            self._usage = outcome.usage + (self._usage or StepUsage())
         open_ = self._open.pop((entry.path, entry.index, entry.attempt, entry.variant), None)
         released_at = open_.entry.at if open_ else outcome.started_at or entry.at
         ended_at = outcome.ended_at or entry.at

@@ -70,6 +70,10 @@ RETRY_DELAY_S: Final = "treadle.retry.delay_s"
 RETRY_REASON: Final = "treadle.retry.reason"
 LINK_KIND: Final = "treadle.link.kind"
 ITEMS_PROCESSED: Final = "treadle.items_processed"
+COST: Final = "treadle.cost.microcents"
+TOKENS: Final = "treadle.tokens"
+REQUESTS: Final = "treadle.requests"
+REFUSED: Final = "treadle.budget.refused"
 
 ATTRIBUTES: Final = (
     Attribute(ACTION, "run", "string", "Always `RUN`."),
@@ -106,6 +110,12 @@ ATTRIBUTES: Final = (
     Attribute(ITEMS_PROCESSED, "event `partial_completion`", "int", "How many items the partial results are."),
     Attribute(RETRY_DELAY_S, "event `retry.scheduled`", "double", "Seconds until the next attempt may start."),
     Attribute(RETRY_REASON, "event `retry.scheduled`", "string", "Why trying again may help."),
+    Attribute(COST, "run, step, attempt", "int", "What it has cost, in 1e-8 USD; left out for nothing, as the next two are."),
+    Attribute(TOKENS, "run, step, attempt", "int", "Tokens of language models that it used, in and out."),
+    Attribute(REQUESTS, "run, step, attempt", "int", "Paid or limited requests that it made."),
+    Attribute(
+        REFUSED, "attempt", "string", "`cost`, `tokens`, `requests`, `wall_time` or `price`: of what its budget held no more."
+    ),
     Attribute(LINK_KIND, "link", "string", "`retry_of`: from an attempt to the one before it."),
 )
 
@@ -227,7 +237,7 @@ class Metric:
     Attributes:
         name: What backends show.
         instrument: ``histogram``, ``counter`` or ``up-down counter``.
-        unit: ``s``, ``{run}`` or ``{issue}``.
+        unit: ``s``, or what is counted, like ``{run}``.
         attributes: What it is told apart by; never an id.
         meaning: One sentence.
     """
@@ -270,7 +280,25 @@ OUTPUT_ISSUES: Final = Metric(
     (PIPELINE, TASK, EXECUTOR),
     "Broken clauses of contracts that outputs had, of every attempt.",
 )
-METRICS: Final = (RUN_DURATION, RUN_ACTIVE, STEP_DURATION, QUEUE_WAIT, OUTPUT_ISSUES)
+USED_COST: Final = Metric(
+    "treadle.usage.cost", "counter", "{microcent}", (PIPELINE, TASK, EXECUTOR), "Money that attempts have spent, in 1e-8 USD."
+)
+USED_TOKENS: Final = Metric(
+    "treadle.usage.tokens", "counter", "{token}", (PIPELINE, TASK, EXECUTOR), "Tokens that attempts have used."
+)
+USED_REQUESTS: Final = Metric(
+    "treadle.usage.requests", "counter", "{request}", (PIPELINE, TASK, EXECUTOR), "Paid or limited requests of attempts."
+)
+METRICS: Final = (
+    RUN_DURATION,
+    RUN_ACTIVE,
+    STEP_DURATION,
+    QUEUE_WAIT,
+    OUTPUT_ISSUES,
+    USED_COST,
+    USED_TOKENS,
+    USED_REQUESTS,
+)
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 """Bounds of every histogram, in seconds: the conventions' list, carried on to two hours."""

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 import attrs
 
+from treadle._money import format_money
+
 __all__ = [
     "BindError",
+    "BudgetExceededError",
     "CallCancelledError",
     "ConfigError",
     "ConfigInvalidError",
@@ -47,6 +50,7 @@ __all__ = [
     "StoreUnavailableError",
     "TransientError",
     "TreadleError",
+    "UnknownPriceError",
     "WaitTimeoutError",
     "WorkflowInvalidError",
 ]
@@ -282,6 +286,56 @@ class PermanentError(TreadleError):
     """For executors to raise: trying again cannot help."""
 
     retryable = False
+
+
+class BudgetExceededError(PermanentError):
+    """An attempt asked for more than its budget holds, or has spent more; trying again cannot help.
+
+    Args:
+        resource: ``cost``, ``tokens``, ``requests`` or ``wall_time``.
+        scope: Whose budget: ``run``, ``step report``.
+        most: What the attempt may spend: microcents, a number, or seconds.
+        spent: What it had spent before.
+        asked: What it asked for.
+        is_over: Whether it was spent already, so that nothing could be refused.
+    """
+
+    def __init__(self, resource: str, scope: str, *, most: int, spent: int, asked: int, is_over: bool = False) -> None:
+        self.resource, self.scope, self.most, self.spent, self.asked, self.is_over = (
+            resource,
+            scope,
+            most,
+            spent,
+            asked,
+            is_over,
+        )
+        what = (
+            f"has exceeded the {resource} budget of the {scope}"
+            if is_over
+            else f"would exceed the {resource} budget of the {scope}"
+        )
+        of = f"{_amount(resource, spent)} of {_amount(resource, most)} that it may use are used"
+        super().__init__(
+            f"It {what}: {of}, {_amount(resource, asked)} more {'were used' if is_over else 'are asked for'}.",
+            "Raise the 'budget', or make the work cheaper. A budget of its own gives a step more than an even share.",
+        )
+
+
+def _amount(resource: str, number: int) -> str:
+    if resource == "cost":
+        return f"{format_money(number)} USD"
+    return f"{number} s" if resource == "wall_time" else f"{number} {resource}"
+
+
+class UnknownPriceError(PermanentError):
+    """Something whose price is not known was to be paid under a budget of money."""
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        super().__init__(
+            f"What it spends has no known price, and the {scope} has a cost budget.",
+            "Add the price to the CostCalculator, or limit tokens and requests instead of cost.",
+        )
 
 
 class OutputInvalidError(TreadleError, RuntimeError):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import attrs
 
@@ -37,6 +37,7 @@ from treadle._models import (
     FACTS,
     AttemptEnded,
     AttemptStarted,
+    BudgetRefusal,
     Cached,
     Call,
     CallCache,
@@ -72,10 +73,12 @@ from treadle._models import (
     SignalReceived,
     SpanKind,
     SpanRecord,
+    SpendLimit,
     Start,
     StepEnded,
     StepResult,
     StepStatus,
+    StepUsage,
     StintOpened,
     TimerFired,
     Turn,
@@ -115,6 +118,9 @@ from treadle._store_records import (
     owned_elsewhere,
 )
 
+if TYPE_CHECKING:
+    from decimal import Decimal
+
 __all__ = [
     "BEAT_S",
     "DECISIONS",
@@ -132,6 +138,7 @@ __all__ = [
     "AttemptEnded",
     "AttemptStarted",
     "BeatRow",
+    "BudgetRefusal",
     "Cached",
     "Call",
     "CallCache",
@@ -197,11 +204,14 @@ __all__ = [
     "SpanRecord",
     "SpanRow",
     "SpanSender",
+    "SpendLimit",
+    "Spent",
     "Start",
     "StepEnded",
     "StepResult",
     "StepRow",
     "StepStatus",
+    "StepUsage",
     "StintOpened",
     "Store",
     "StoreStats",
@@ -230,6 +240,15 @@ __all__ = [
     "unpack",
     "unpack_entry",
 ]
+
+
+class Spent(Protocol):
+    """Something that was counted by ``spend``."""
+
+    def settle(
+        self, *, cost: int | str | Decimal | None = None, tokens: int | None = None, requests: int | None = None
+    ) -> None:
+        """Say what it really was; what is left out stays as it was asked for. More than there was is counted, too."""
 
 
 class AnyContext(Protocol):
@@ -301,6 +320,25 @@ class AnyContext(Protocol):
 
         Who has said so once is held to it: an attempt that is silent for three minutes (``[run] stall``) ends as timed out.
         ``progress``, ``save`` and ``save_soon`` say the same.
+        """
+
+    def spend(self, *, cost: int | str | Decimal | None = 0, tokens: int = 0, requests: int = 0) -> Spent:
+        """Count what is about to be used up, before it is; from any thread, and from a process of the call's own.
+
+        Whatever becomes of the attempt, what was counted is counted, and recorded with its outcome.
+
+        Args:
+            cost: Dollars as a text or Decimal, or microcents as an int; None: it costs something, and nobody knows how much.
+            tokens: Of a language model, in and out.
+            requests: To something that is paid or limited.
+
+        Returns:
+            What ``settle`` is called on when it turned out to be another amount, so that the rest can be used by others.
+
+        Raises:
+            BudgetExceededError: The budget does not hold so much; nothing was counted.
+            UnknownPriceError: ``cost`` is None, and a budget limits it.
+            CallCancelledError: The attempt is over.
         """
 
     def span(

@@ -12,7 +12,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from treadle._cli._output import clean, colour, count, mark, spell
+from treadle._cli._output import clean, colour, count, mark, spell, spell_usage
 from treadle._cli._progress import stamp
 from treadle._cli._view import Change, RunView, StepView, Wait, items_over, wait_text
 
@@ -112,6 +112,9 @@ class LiveDisplay:
         running = sum(len(step.active) for step in view.steps.values())
         parts += [f"{running} running"] if running else []
         parts += [spell(now - view.started_at)] if view.started_at else []
+        used = spell_usage(view.usage.cost, view.usage.tokens, view.usage.requests)
+        if used or view.budget:
+            parts.append(f"{used or 'nothing'} used" + (f" of {view.budget}" if view.budget else ""))
         text = Text(", ".join(parts), style="dim")
         return text.append(f"  stopping: {clean(view.stopping)}", style="yellow") if view.stopping else text
 

@@ -13,6 +13,7 @@ from typing import TextIO, cast
 import click
 
 from treadle._cli._ending import threads_left
+from treadle._money import format_money
 from treadle._step_log import KeptPrints
 
 # Status -> symbol, the same in ASCII, colour. The status is always written too: no meaning hangs on a symbol or a colour.
@@ -99,6 +100,16 @@ def spell(seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """``1 step``, ``2 steps``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def spell_usage(cost: int, tokens: int, requests: int = 0) -> str:
+    """What was used up, for people: ``0.25 USD, 1,200 tokens, 3 requests``; empty for nothing."""
+    parts = [
+        f"{format_money(cost)} USD" if cost else "",
+        f"{tokens:,} tokens" if tokens else "",
+        count(requests, "request") if requests else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def write(text: str, stream: TextIO | None = None) -> None:

@@ -13,7 +13,7 @@ import click
 
 from treadle._cli._kept import ENDED, find_run, kept_runs, moment, read_log, took
 from treadle._cli._loading import json_option
-from treadle._cli._output import clean, mark, paint, say, spell, table, write, write_json
+from treadle._cli._output import clean, mark, paint, say, spell, spell_usage, table, write, write_json
 from treadle._cli._signal import Open, open_waits
 from treadle._durations import parse_duration
 from treadle.ports import (
@@ -158,19 +158,24 @@ def _shown_run(row: RunRow, steps: Sequence[StepRow], waits: Sequence[Open]) -> 
         yield f"  owner:   {row.owner}, last heard of {moment(row.heartbeat_at)}"
     if row.error_message or row.reason:
         yield f"  cause:   {clean(row.culprit + ': ' if row.culprit else '')}{clean(row.error_message or row.reason)}"
+    whole = [step for step in steps if step.index is None]
+    used = spell_usage(sum(step.cost for step in whole), sum(step.tokens for step in whole))
+    if used:
+        yield f"  used:    {used}"
     rows = [
         [
             step.path if step.index is None else f"  {step.path}[{step.index}]",
             step.status.value,
             str(step.attempt),
             "" if step.ended_at is None or step.queued_at is None else spell(step.ended_at - step.queued_at),
+            *([spell_usage(step.cost, step.tokens)] if used else []),
             f"{step.error_type}: {step.error_message}" if step.error_type else step.reason,
         ]
         for step in steps
     ]
     if rows:
         yield ""
-        yield table(["STEP", "STATUS", "ATTEMPTS", "TOOK", "WHY"], rows)
+        yield table(["STEP", "STATUS", "ATTEMPTS", "TOOK", *(["USED"] if used else []), "WHY"], rows)
     for wait in waits:
         yield f"  {clean(_shown_wait(row, wait))}"
     if row.status.value not in ENDED and not row.owner:

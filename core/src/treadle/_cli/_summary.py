@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from typing import TextIO
 
-from treadle._cli._output import MARKS, clean, count, first_line, is_terminal, mark, paint, spell
+from treadle._cli._output import MARKS, clean, count, first_line, is_terminal, mark, paint, spell, spell_usage
 from treadle._cli._view import told
 from treadle._results import RunResult
 from treadle.ports import GroupStarted, MapStarted, StepResult
@@ -32,6 +32,9 @@ def summarize(result: RunResult, name: str, rerun: str, executors: Mapping[str, 
     lines = [f"{head} in {spell(result.duration_s)} ({_counts(result)})"]
     lines += [f"  {label + ':':<8} {text}" for label, text in _causes(result)]
     lines += [f"  {'output:':<8} {text}" for text in _outputs(result.outputs, cut=is_terminal(stream))]
+    total = result.usage.total
+    used = spell_usage(total.cost, total.tokens, total.requests)
+    lines += [f"  {'used:':<8} {used}"] if used else []
     trace = f"  trace {result.trace_id}" if result.trace_id else ""
     lines.append(f"  {'run:':<8} {result.run_id}{trace}")
     if status != "completed":

@@ -26,6 +26,7 @@ from treadle.ports import (
     RunStopping,
     SignalReceived,
     StepEnded,
+    StepUsage,
     WaitStarted,
 )
 
@@ -115,6 +116,8 @@ class RunView:
     steps: dict[str, StepView] = attrs.field(factory=dict)
     stopping: str = ""
     cancelled: str = ""
+    usage: StepUsage = attrs.field(factory=StepUsage)
+    budget: str = ""
     _approvals: set[str] = attrs.field(factory=set)
     _errors: dict[tuple[str, int | None], str] = attrs.field(factory=dict)
 
@@ -197,6 +200,7 @@ class RunView:
         self.workflow = str(entry.workflow.get("name") or "")
         self._approvals = set(_approvals(entry.workflow))
         self.steps_total = sum(_size(entry.workflow.get(part)) for part in ("steps", "finally"))
+        self.budget = _budget(entry.workflow.get("budget"))
         trace = f", trace {entry.trace_id}" if entry.trace_id else ""
         text = f"run {entry.run_id} of {self.workflow or 'the workflow'}: {count(self.steps_total, 'step')}{trace}"
         return [Change(entry.at, "run_started", "running", text, scrolls=True)]
@@ -234,6 +238,7 @@ class RunView:
         step = outer or self._step(entry.path, entry.at)
         if outer is None and step.active.get(entry.index) == entry.attempt:
             del step.active[entry.index]
+        self.usage += outcome.usage or StepUsage()
         changes = []
         if outcome.detached:
             text = f"{_item(entry.path, entry.index)}: did not stop when told to; its code may still be running"
@@ -377,6 +382,14 @@ def _approvals(workflow: Mapping[str, object]) -> Iterator[str]:
             wait = step.get("wait") if isinstance(step, Mapping) else None
             if wait is not None and DeclaredWait.read(wait).is_approval:
                 yield f"{prefix}{name}"
+
+
+def _budget(said: object) -> str:
+    """What a run may use up, for people; empty for any amount."""
+    told = said if isinstance(said, Mapping) else {}
+    parts = [f"{told['cost']} USD" if "cost" in told else ""]
+    parts += [f"{told[name]:,} {name}" for name in ("tokens", "requests") if name in told]
+    return ", ".join(part for part in parts if part)
 
 
 def _size(part: object) -> int:

@@ -1,0 +1,363 @@
+"""The ledger of a run's budgets: what is set aside for whom, and what was used up. Pure: the scheduler keeps it and decides.
+
+Budgets form a tree: run, groups, steps, items. Whoever starts gets a part of what is above it, set aside for it alone until
+it ends, so that nothing that runs at the same time can use the same money twice. What it leaves goes back.
+
+A place with a budget of its own takes that; the others take even shares of the rest: what is free, less the budgets of its
+siblings that are still to come, divided by how many they are, rounded up. So the first ones get the remainder, one more each,
+and the sum is the whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import attrs
+
+from treadle._budgets import DIVIDED, AfterCrash, Budget
+from treadle._models import BudgetRefusal, Json, LimitMode, Resource, SpendLimit, StepUsage
+
+__all__ = ["Ledger", "Share"]
+
+_ITEM = re.compile(r"\[\d+\]")
+
+
+@attrs.frozen
+class Share:
+    """A place in the plan that takes part.
+
+    Attributes:
+        path: The step or group in the plan; empty for the run.
+        budget: Its own; None: it takes an even share.
+        spends: Whether it, or something in it, can use anything up.
+        is_map: Whether it has items, which share what it has.
+        children: The places in it.
+    """
+
+    path: str
+    budget: Budget | None = None
+    spends: bool = True
+    is_map: bool = False
+    children: tuple[Share, ...] = ()
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it or anything in it has a budget."""
+        return self.budget is not None or any(child.is_limited for child in self.children)
+
+    def own(self, resource: Resource) -> int | None:
+        """How much its own budget holds; one that only warns sets nothing aside."""
+        budget = self.budget
+        return None if budget is None or budget.mode == "warn" else budget.limit(resource)
+
+
+class _Place:
+    """A share while something in it is going on."""
+
+    __slots__ = ("began_at", "children", "coming", "given", "is_item", "items", "key", "parent", "share", "spent")
+
+    def __init__(self, key: str, share: Share, parent: _Place | None) -> None:
+        self.key, self.share, self.parent = key, share, parent
+        self.is_item = key.endswith("]")
+        self.children: dict[str, _Place] = {}
+        is_whole_map = share.is_map and not self.is_item
+        self.items = 0  # of a map, that are still to come
+        self.coming = {} if is_whole_map else {child.path: child for child in share.children if child.spends}
+        self.given: dict[Resource, int] = {}  # what it may use up in all
+        self.spent: dict[Resource, int] = dict.fromkeys(DIVIDED, 0)
+        self.began_at: float | None = None
+
+    @property
+    def budget(self) -> Budget | None:
+        """Its own; that of a step with items is for all of them together."""
+        return None if self.is_item else self.share.budget
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something was set aside for it."""
+        return self.parent is None or self.key in self.parent.children
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"{'group' if self.share.children else 'step'} {self.key}" if self.key else "run"
+
+    @property
+    def due(self) -> float | None:
+        """When its own time is up."""
+        budget = self.budget
+        if budget is None or budget.wall_time_s is None or self.began_at is None:
+            return None
+        return self.began_at + budget.wall_time_s
+
+    def own(self, resource: Resource) -> int | None:
+        """How much its own budget sets aside."""
+        return None if self.is_item else self.share.own(resource)
+
+    def left(self, resource: Resource) -> int:
+        """What it may still use up."""
+        return max(0, self.given[resource] - self.spent[resource])
+
+    def free(self, resource: Resource) -> int:
+        """What of that is not set aside for a child."""
+        held = sum(child.left(resource) for child in self.children.values() if resource in child.given)
+        return max(0, self.left(resource) - held)
+
+    def even_share(self, resource: Resource) -> int:
+        """What a child without a budget of its own gets now."""
+        owns = [child.own(resource) for child in self.coming.values()]
+        claimed = sum(own for own in owns if own is not None)
+        sharers = 1 + self.items + owns.count(None)
+        return -(-max(0, self.free(resource) - claimed) // sharers)
+
+    def forget(self, path: str) -> None:
+        """A child that was to come is there, or will not come."""
+        if self.share.is_map and not self.is_item:
+            self.items = max(0, self.items - 1)
+        else:
+            self.coming.pop(path, None)
+
+
+class Ledger:
+    """Keeps one run's budgets.
+
+    Args:
+        root: The run with everything in it.
+    """
+
+    def __init__(self, root: Share) -> None:
+        self._shares: dict[str, tuple[Share, str]] = {}
+        self._index(root, "")
+        self._root = _Place("", root, None)
+        self._places: dict[str, _Place] = {"": self._root}
+        _give(self._root)
+
+    def _index(self, share: Share, above: str) -> None:
+        self._shares[share.path] = share, above
+        for child in share.children:
+            self._index(child, share.path)
+
+    # -- the life of a place
+
+    def begin(self, at: float) -> None:
+        """The run begins."""
+        self._root.began_at = at
+
+    def expand(self, key: str, count: int) -> None:
+        """A place with items knows how many they are."""
+        place = self._place(key)
+        if place is not None:
+            place.items = count
+
+    def open(self, key: str, at: float, *, may_wait: bool) -> bool:
+        """Set something aside for a step or item that is about to start.
+
+        Args:
+            key: Its path, with its item: ``each[3]``.
+            at: When.
+            may_wait: Whether others run, who may give something back.
+
+        Returns:
+            Whether it may start; not while its own budget is more than what is free, and others may give something back.
+        """
+        place = self._place(key)
+        chain = list(_upwards(place))[::-1]
+        if may_wait and any(_lacks(each) for each in chain):
+            return False
+        for each in chain:
+            if each.began_at is None:
+                each.began_at = at
+            _give(each)
+        return True
+
+    def allowance(self, key: str, at: float) -> tuple[SpendLimit, ...]:
+        """What an attempt that starts now may use up."""
+        place = self._place(key)
+        limits: list[SpendLimit] = []
+        if place is None:
+            return ()
+        for resource in place.given:
+            mode, scope, _ = _terms(place, resource)
+            limits.append(SpendLimit(resource, place.left(resource), mode, scope))
+        for each in _upwards(place):
+            budget = each.budget
+            if budget is None:
+                continue
+            if budget.mode == "warn":
+                most = {resource: budget.limit(resource) for resource in DIVIDED}
+                limits += [
+                    SpendLimit(resource, max(0, number - each.spent[resource]), "warn", each.label)
+                    for resource, number in most.items()
+                    if number is not None
+                ]
+            elif each.due is not None:
+                limits.append(SpendLimit("wall_time", max(0, round((each.due - at) * 1000)), budget.mode, each.label))
+        return tuple(limits)
+
+    def settle(self, key: str, usage: StepUsage | None) -> None:
+        """An attempt has used something up."""
+        for each in _upwards(self._place(key)) if usage else ():
+            for resource in DIVIDED:
+                each.spent[resource] += getattr(usage, resource)
+
+    def lose(self, key: str) -> None:
+        """An attempt went away, and nobody knows what it has used up: all that it might have counts."""
+        place = self._place(key)
+        if place is None:
+            return
+        for resource in list(place.given):
+            _, _, after_crash = _terms(place, resource)
+            lost = place.left(resource) if after_crash == "charge" else 0
+            for each in _upwards(place):
+                each.spent[resource] += lost
+            if place.own(resource) is None and place.parent is not None:
+                # It gets another share: what it lost is lost to all.
+                del place.given[resource]
+                place.spent[resource] = 0
+
+    def close(self, key: str) -> None:
+        """A step, item or group has ended: what was set aside for it and not used goes back."""
+        place = self._places.get(key)
+        parent = place.parent if place is not None else self._parent_of(key)
+        if parent is None:
+            return
+        if place is None or not place.is_open:
+            parent.forget(_plan_path(key))
+        for inner in [other for other in self._places if other == key or other.startswith((f"{key}/", f"{key}["))]:
+            del self._places[inner]
+        parent.children.pop(key, None)
+
+    # -- what is over
+
+    def late(self, key: str, at: float) -> BudgetRefusal | None:
+        """That the time of a budget over a step is up; None while it is not."""
+        for each in _upwards(self._place(key)):
+            if each.due is not None and at >= each.due and cast("Budget", each.budget).mode != "warn":
+                return BudgetRefusal("wall_time", 0, each.label)
+        return None
+
+    @property
+    def due(self) -> float | None:
+        """When the run's own time is up; None when that ends nothing."""
+        budget = self._root.budget
+        return None if budget is None or budget.mode == "warn" or budget.on_exceeded != "stop" else self._root.due
+
+    def stops(self, key: str, refusal: BudgetRefusal) -> str | None:
+        """Which group, or run (empty), ends because an attempt was refused something; None: only its step does."""
+        for each in _upwards(self._place(key)):
+            budget = each.budget
+            if budget is None or budget.on_exceeded != "stop" or budget.mode == "warn" or not each.share.children:
+                continue
+            if refusal.resource in DIVIDED:
+                most = budget.limit(refusal.resource)
+                if most is not None and each.spent[refusal.resource] + max(1, refusal.asked) > most:
+                    return each.key
+            elif refusal.scope == each.label:
+                return each.key
+        return None
+
+    # -- parts
+
+    def _place(self, key: str) -> _Place | None:
+        """The place of a path; None for one that takes no part."""
+        place = self._places.get(key)
+        if place is None and (found := self._shares.get(_plan_path(key))) is not None:
+            parent = self._parent_of(key)
+            if parent is not None:
+                place = self._places[key] = _Place(key, found[0], parent)
+        return place
+
+    def _parent_of(self, key: str) -> _Place | None:
+        if not key:
+            return None
+        if key.endswith("]"):
+            return self._place(key[: key.rindex("[")])
+        found = self._shares.get(_plan_path(key))
+        if found is None:
+            return None
+        depth = found[1].count("/") + 1 if found[1] else 0
+        return self._place("/".join(key.split("/")[:depth]))
+
+    # -- snapshots
+
+    def dump(self) -> Json:
+        """The whole state as plain JSON data."""
+        return {
+            key: {
+                "given": dict(place.given),
+                "spent": dict(place.spent),
+                "items": place.items,
+                "coming": list(place.coming),
+                "began_at": place.began_at,
+                "is_open": place.is_open,
+            }
+            for key, place in self._places.items()
+        }
+
+    @classmethod
+    def load(cls, root: Share, data: Json) -> Ledger:
+        """Build the ledger that ``dump`` described."""
+        self = cls(root)
+        for key, state in cast("Mapping[str, dict[str, object]]", data).items():
+            place = self._place(key)
+            assert place is not None, "it was dumped"
+            place.given = cast("dict[Resource, int]", dict(cast("dict[str, int]", state["given"])))
+            place.spent = cast("dict[Resource, int]", dict(cast("dict[str, int]", state["spent"])))
+            place.items, place.began_at = cast("int", state["items"]), cast("float | None", state["began_at"])
+            place.coming = {path: self._shares[path][0] for path in cast("list[str]", state["coming"])}
+            if place.parent is not None and state["is_open"]:
+                place.parent.children[key] = place
+        return self
+
+
+def _plan_path(key: str) -> str:
+    """Where an instance stands in the plan: ``each/post`` for ``each[3]/post``."""
+    return _ITEM.sub("", key) if "[" in key else key
+
+
+def _upwards(place: _Place | None) -> Iterator[_Place]:
+    """A place and all that it is in, up to the run."""
+    while place is not None:
+        yield place
+        place = place.parent
+
+
+def _terms(place: _Place, resource: Resource) -> tuple[LimitMode, str, AfterCrash]:
+    """By which mode, of whose budget, and with which rule after a crash something was given."""
+    budgets = [(each, each.budget) for each in _upwards(place) if each.own(resource) is not None]
+    nearest, budget = budgets[0]
+    assert budget is not None, "something was given"
+    # Nobody may be laxer than what is around it.
+    is_strict = any(above is not None and above.mode == "before" for _, above in budgets)
+    return "before" if is_strict else budget.mode, nearest.label, budget.after_crash
+
+
+def _lacks(place: _Place) -> bool:
+    """Whether its own budget is more than what it could be given now."""
+    parent = place.parent
+    if parent is None or place.is_open:
+        return False
+    return any(
+        (own := place.own(resource)) is not None and resource in parent.given and own > parent.free(resource)
+        for resource in DIVIDED
+    )
+
+
+def _give(place: _Place) -> None:
+    """Set aside what it is to have of each limited resource, unless that is done."""
+    parent = place.parent
+    if parent is not None and not place.is_open:
+        parent.forget(place.share.path)
+    for resource in DIVIDED:
+        if resource in place.given:
+            continue
+        own = place.own(resource)
+        above = None if parent is None or resource not in parent.given else parent
+        if own is not None:
+            place.given[resource] = own if above is None else min(own, above.free(resource))
+        elif above is not None and place.share.spends:
+            place.given[resource] = above.even_share(resource)
+    if parent is not None:
+        parent.children[place.key] = place
