@@ -33,6 +33,8 @@ from treadle._store_records import (
     RunQuery,
     RunRow,
     Signal,
+    SlotRequest,
+    SlotRow,
     SpanExport,
     SpanRow,
     StepRow,
@@ -87,6 +89,25 @@ class _Run:
         self.lease_until = time.monotonic() + lease_s
 
 
+@attrs.define
+class _Slot:
+    """A slot that is held, or a place in line."""
+
+    group: str
+    run_id: str
+    holder: str
+    priority: int
+    epoch: int
+    is_held: bool = False
+
+
+def _is_next(line: Sequence[_Slot], mine: _Slot, limit: int) -> bool:
+    """Whether there is a slot for a place in line: higher priority first, then who stood there first."""
+    waiting = sorted((slot for slot in line if not slot.is_held), key=lambda slot: -slot.priority)
+    free = limit - sum(slot.is_held for slot in line)
+    return any(slot is mine for slot in waiting[: max(0, free)])
+
+
 class MemoryStore:
     """Keeps runs in lists. Nothing survives the process."""
 
@@ -99,6 +120,7 @@ class MemoryStore:
         self._keys: dict[str, str] = {}
         self._exports: dict[str, SpanExport] = {}
         self._leads: dict[str, tuple[str, float]] = {}
+        self._slots: dict[str, list[_Slot]] = {}  # group -> who holds one or stands in line, in the order of asking
         self._lock = threading.Lock()  # beats come from other threads
 
     # -- writing
@@ -191,6 +213,37 @@ class MemoryStore:
             kept = self._found(run_id).lines
             kept += [attrs.evolve(line, seq=seq) for seq, line in enumerate(lines, len(kept) + 1)]
 
+    async def take_slots(self, claim: Claim, requests: Sequence[SlotRequest], is_gone: Callable[[str], bool]) -> frozenset[str]:
+        """Ask for slots."""
+        with self._lock:
+            self._held(claim)
+            taken = {request.holder for request in requests if self._take_slot(claim, request, is_gone)}
+            return frozenset(taken)
+
+    def _take_slot(self, claim: Claim, request: SlotRequest, is_gone: Callable[[str], bool]) -> bool:
+        line = [slot for slot in self._slots.get(request.group, ()) if self._is_alive(slot)]
+        mine = next((slot for slot in line if (slot.run_id, slot.holder) == (claim.run_id, request.holder)), None)
+        if mine is None:
+            mine = _Slot(request.group, claim.run_id, request.holder, request.priority, claim.epoch)
+            line.append(mine)
+        if not mine.is_held and not _is_next(line, mine, request.limit):
+            line = [slot for slot in line if slot is mine or not is_gone(self._runs[slot.run_id].owner)]
+        self._slots[request.group] = line
+        if not mine.is_held:
+            mine.is_held = _is_next(line, mine, request.limit)
+        return mine.is_held
+
+    def _is_alive(self, slot: _Slot) -> bool:
+        run = self._runs.get(slot.run_id)
+        return run is not None and run.epoch == slot.epoch and bool(run.owner) and time.monotonic() < run.lease_until
+
+    async def free_slots(self, claim: Claim, holders: Sequence[str]) -> None:
+        """Give slots back, or leave the line."""
+        gone = {(claim.run_id, holder, claim.epoch) for holder in holders}
+        with self._lock:
+            for group, line in list(self._slots.items()):
+                self._slots[group] = [slot for slot in line if (slot.run_id, slot.holder, slot.epoch) not in gone]
+
     # -- for the owner's heart
 
     def beat(self, claim: Claim, steps: Sequence[BeatRow] = ()) -> None:
@@ -238,6 +291,20 @@ class MemoryStore:
     async def timers(self, run_id: str) -> Sequence[TimerRow]:
         """The timers of a run."""
         return sorted(self._rows(run_id).timers, key=attrgetter("due", "timer_id"))
+
+    async def pending_timers(self, *, until: float | None = None, limit: int = 100) -> Sequence[TimerRow]:
+        """Timers of all runs that have not fired, by due time."""
+        rows = [row for run_id in list(self._runs) for row in self._rows(run_id).timers if row.status == "pending"]
+        due = [row for row in rows if until is None or row.due <= until]
+        return sorted(due, key=attrgetter("due", "run_id", "timer_id"))[:limit]
+
+    async def slots(self, group: str = "") -> Sequence[SlotRow]:
+        """Slots that are held or waited for."""
+        with self._lock:
+            lines = [self._slots.get(group, [])] if group else list(self._slots.values())
+            found = [slot for line in lines for slot in line if self._is_alive(slot)]
+            found.sort(key=lambda slot: (slot.group, not slot.is_held, -slot.priority))
+            return [SlotRow(slot.group, slot.run_id, slot.holder, slot.priority, slot.is_held) for slot in found]
 
     async def spans(self, run_id: str) -> Sequence[SpanRow]:
         """The executions of a run."""

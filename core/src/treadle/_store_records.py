@@ -557,6 +557,42 @@ class Signal:
 
 
 @attrs.frozen
+class SlotRequest:
+    """A call, or a whole run, that asks for a slot of a group.
+
+    Attributes:
+        group: What has slots; shared by all runs of the store.
+        holder: Who asks, unique within the run.
+        limit: Slots that the group has, by who asks.
+        priority: Higher ones first; who asked first among equals.
+    """
+
+    group: str
+    holder: str
+    limit: int
+    priority: int = 0
+
+
+@attrs.frozen
+class SlotRow:
+    """A slot that is held, or that is waited for.
+
+    Attributes:
+        group: What has slots.
+        run_id: Whose it is.
+        holder: Of the run.
+        priority: Higher ones first.
+        is_held: False while it is waited for.
+    """
+
+    group: str
+    run_id: str
+    holder: str
+    priority: int
+    is_held: bool
+
+
+@attrs.frozen
 class Creation:
     """What became of a NewRun.
 

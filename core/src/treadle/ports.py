@@ -107,6 +107,8 @@ from treadle._store_records import (
     RunQuery,
     RunRow,
     Signal,
+    SlotRequest,
+    SlotRow,
     SpanExport,
     SpanLetter,
     SpanRow,
@@ -197,6 +199,8 @@ __all__ = [
     "SetTimer",
     "Signal",
     "SignalReceived",
+    "SlotRequest",
+    "SlotRow",
     "SpanBatch",
     "SpanExport",
     "SpanKind",
@@ -567,6 +571,28 @@ class Store(Protocol):
             RunNotFoundError: There is no such run.
         """
 
+    async def take_slots(self, claim: Claim, requests: Sequence[SlotRequest], is_gone: Callable[[str], bool]) -> frozenset[str]:
+        """Ask for slots, again and again until they are given; who asks stands in line from the first time on.
+
+        A slot is given to the first in line while fewer than ``limit`` are held: higher priority first, then who asked first.
+        Slots and places in line count only while their run's claim holds: what a process that died, or that lost its run, held
+        is free without anybody's doing.
+
+        Args:
+            claim: Of the run that asks.
+            requests: What is asked for; asking for what is held already answers it.
+            is_gone: As for ``claim``: a holder whose process is known to have ended holds nothing.
+
+        Returns:
+            The holders that have their slot.
+
+        Raises:
+            LeaseLostError: Somebody else has claimed the run since.
+        """
+
+    async def free_slots(self, claim: Claim, holders: Sequence[str]) -> None:
+        """Give slots back, or leave the line; nothing happens to what the run does not have."""
+
     # -- for the owner's heart, from its thread
 
     def beat(self, claim: Claim, steps: Sequence[BeatRow] = ()) -> None:
@@ -602,6 +628,12 @@ class Store(Protocol):
 
     async def timers(self, run_id: str) -> Sequence[TimerRow]:
         """The timers of a run, by due time."""
+
+    async def pending_timers(self, *, until: float | None = None, limit: int = 100) -> Sequence[TimerRow]:
+        """Timers of all runs that have not fired, by due time: those that are due ``until`` then, or the next ones."""
+
+    async def slots(self, group: str = "") -> Sequence[SlotRow]:
+        """Slots that are held or waited for, of one group or of all: held ones first, then in the order of the line."""
 
     async def spans(self, run_id: str) -> Sequence[SpanRow]:
         """The executions of a run, by start."""

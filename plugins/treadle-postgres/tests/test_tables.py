@@ -34,7 +34,7 @@ INDEXES = {
     "records_path": "(path, run_id, seq)",
     "records_kind": "(kind, at)",
     "records_at": "(at)",
-    "timers_due": "(status, fire_at)",
+    "timers_due": "(status, fire_at, run_id, timer_id)",
     "checkpoints_saved": "(saved_at, size_bytes)",
 }
 

@@ -55,6 +55,7 @@ from treadle._store_records import (
     Rows,
     RunQuery,
     Signal,
+    SlotRequest,
     SpanExport,
     SpanLetter,
 )
@@ -605,6 +606,145 @@ class StoreContract:
             for sender in range(8):
                 mine = [signal.payload for signal in everything if signal.signal_id.startswith(f"{sender}-")]
                 assert mine == [0, 1, 2, 3, 4]
+
+        self._run(backend, tmp_path, act)
+
+    # -- slots and timers of all runs
+
+    def test_slots_are_given_up_to_the_limit(self, backend: str, tmp_path: Path) -> None:
+        """By priority, then by who asked first, whoever they belong to; one that is given back goes to the next in line."""
+
+        async def act(store: Store) -> None:
+            claims = [await self._claim_of(store, f"r{number}") for number in range(4)]
+            wanted = [SlotRequest("gpu", f"h{number}", 2, priority) for number, priority in enumerate((0, 0, 0, 5))]
+
+            async def ask(number: int) -> bool:
+                return bool(await store.take_slots(claims[number], [wanted[number]], _nobody_is_gone))
+
+            assert [await ask(number) for number in (0, 1, 2, 3)] == [True, True, False, False]
+            assert await ask(0), "asking for what is held answers it"
+            assert [(slot.holder, slot.is_held) for slot in await store.slots("gpu")] == [
+                ("h0", True),
+                ("h1", True),
+                ("h3", False),
+                ("h2", False),
+            ]
+            await store.free_slots(claims[0], ["h0", "nobody's"])
+            assert [await ask(number) for number in (2, 3, 2)] == [False, True, False], "the higher priority is the first"
+            await store.free_slots(claims[3], ["h3"])
+            assert [await ask(number) for number in (0, 2, 0)] == [False, True, False], "then who asked first"
+            await store.free_slots(claims[0], ["h0"])
+            assert await store.take_slots(claims[3], [SlotRequest("other", "h3", 1)], _nobody_is_gone) == {"h3"}
+            assert {slot.group for slot in await store.slots()} == {"gpu", "other"}
+
+        self._run(backend, tmp_path, act)
+
+    async def _claim_of(self, store: Store, run_id: str, *, lease_s: float = _LONG_S) -> Claim:
+        writer = _Writer(store, run_id)
+        await writer.create(lease_s=lease_s)
+        return writer.claim
+
+    def test_a_run_may_hold_several_slots(self, backend: str, tmp_path: Path) -> None:
+        """Of one group and of several, asked for together; each is a holder of its own."""
+
+        async def act(store: Store) -> None:
+            claim = await self._claim_of(store, "r1")
+            wanted = [SlotRequest("a", f"a{number}", 2) for number in range(3)] + [SlotRequest("b", "b0", 1)]
+            assert await store.take_slots(claim, wanted, _nobody_is_gone) == {"a0", "a1", "b0"}
+            await store.free_slots(claim, ["a1", "b0"])
+            assert await store.take_slots(claim, wanted[2:3], _nobody_is_gone) == {"a2"}
+            assert await store.take_slots(claim, [], _nobody_is_gone) == frozenset()
+
+        self._run(backend, tmp_path, act)
+
+    def test_slots_of_the_dead_are_free(self, backend: str, tmp_path: Path) -> None:
+        """Also their places in line: when the lease has run out, the run was let go of, has ended or was claimed by another."""
+
+        async def act(store: Store) -> None:
+            alive = await self._claim_of(store, "alive")
+            mine = [SlotRequest("gpu", "mine", 1)]
+            high = [SlotRequest("gpu", "theirs", 1, 9)]
+
+            async def is_free() -> bool:
+                has_it = bool(await store.take_slots(alive, mine, _nobody_is_gone))
+                await store.free_slots(alive, ["mine"])
+                return has_it
+
+            dying = await self._claim_of(store, "dying", lease_s=_SHORT_S)
+            assert await store.take_slots(dying, high, _nobody_is_gone)
+            await anyio.sleep(2 * _SHORT_S)
+            assert await is_free(), "its lease has run out"
+            assert "theirs" not in {slot.holder for slot in await store.slots()}
+
+            held = await self._claim_of(store, "held")
+            assert await store.take_slots(held, high, _nobody_is_gone)
+            assert not await is_free()
+            await store.release(held)
+            assert await is_free(), "it was let go of"
+            again = await store.claim("held", _SECOND, _LONG_S, _nobody_is_gone)
+            assert await is_free(), "whoever goes on with it has to ask anew"
+            with _raises(LeaseLostError):
+                await store.take_slots(held, high, _nobody_is_gone)
+            assert await store.take_slots(again, high, _nobody_is_gone)
+            await store.free_slots(held, ["theirs"])
+            assert not await is_free(), "an earlier owner gives nothing back"
+            await store.free_slots(again, ["theirs"])
+
+            gone = await self._claim_of(store, "gone")
+            assert await store.take_slots(gone, high, _nobody_is_gone)
+            assert not await is_free()
+            assert await store.take_slots(alive, mine, lambda owner: True), "its process has ended"
+
+        self._run(backend, tmp_path, act)
+
+    def test_never_more_slots_than_the_limit(self, backend: str, tmp_path: Path) -> None:
+        """However many ask at once, and none is lost: all get theirs in the end."""
+
+        async def act(store: Store) -> None:
+            claims = [await self._claim_of(store, f"r{number}") for number in range(6)]
+            holding: set[int] = set()
+            most = 0
+
+            async def work(number: int) -> None:
+                nonlocal most
+                request = [SlotRequest("gpu", "call", 2)]
+                for _ in range(2):
+                    while not await store.take_slots(claims[number], request, _nobody_is_gone):  # noqa: ASYNC110 - so a slot is waited for
+                        await anyio.sleep(0.001)
+                    holding.add(number)
+                    most = max(most, len(holding))
+                    await anyio.sleep(0.001)
+                    holding.discard(number)
+                    await store.free_slots(claims[number], ["call"])
+
+            with anyio.fail_after(60):
+                async with anyio.create_task_group() as group:
+                    for number in range(6):
+                        group.start_soon(work, number)
+            assert most == 2
+            assert list(await store.slots()) == []
+
+        self._run(backend, tmp_path, act)
+
+    def test_timers_of_all_runs_are_found_by_their_time(self, backend: str, tmp_path: Path) -> None:
+        """Those that have not fired, the next ones first: what a timer service looks at (S1-44)."""
+
+        async def act(store: Store) -> None:
+            for number in range(3):
+                writer = _Writer(store, f"r{number}")
+                await writer.create()
+                story = _story(f"r{number}")
+                await writer.write(story[0])
+                retry = story[1][1]
+                assert isinstance(retry, RetryScheduled)
+                await writer.write([story[1][0], attrs.evolve(retry, due=_AT + 10 - number)])
+                if number == 0:
+                    await writer.write(story[2])
+            found = await store.pending_timers()
+            assert [(row.run_id, row.due - _AT) for row in found] == [("r2", 8), ("r1", 9)]
+            assert [row.run_id for row in await store.pending_timers(limit=1)] == ["r2"]
+            assert [row.run_id for row in await store.pending_timers(until=_AT + 8)] == ["r2"]
+            assert list(await store.pending_timers(until=_AT + 7)) == []
 
         self._run(backend, tmp_path, act)
 

@@ -179,6 +179,22 @@ BEAT_WITH_STEPS = (
     " FROM held, json_to_recordset($4::json) AS x(path text, item_index bigint, attempt bigint, at double precision)"
     ") SELECT cancel_reason, cancel_force, signal_count FROM held"
 )
+_ALIVE = (
+    "EXISTS (SELECT FROM runs WHERE runs.run_id = slots.run_id AND runs.epoch = slots.epoch AND runs.owner <> ''"
+    f" AND runs.lease_until > {NOW})"
+)
+DROP_DEAD_SLOTS = f"DELETE FROM slots WHERE slot_group = $1 AND NOT {_ALIVE}"
+ASK_SLOT = (
+    "INSERT INTO slots (slot_group, run_id, holder, epoch, priority, is_held) SELECT $1, run_id, $3, epoch, $5::bigint, FALSE"
+    " FROM runs WHERE run_id = $2 AND epoch = $4::bigint ON CONFLICT (run_id, holder, slot_group) DO NOTHING"
+)
+SLOT_LINE = (
+    "SELECT slots.run_id, slots.holder, slots.is_held, runs.owner FROM slots JOIN runs ON runs.run_id = slots.run_id"
+    " WHERE slot_group = $1 ORDER BY is_held DESC, priority DESC, place"
+)
+GIVE_SLOT = "UPDATE slots SET is_held = TRUE WHERE run_id = $1 AND holder = $2 AND slot_group = $3"
+FREE_SLOTS = "DELETE FROM slots WHERE run_id = $1 AND epoch = $2::bigint AND holder = ANY ($3::text[]) RETURNING holder"
+DROP_SLOTS_OF = "DELETE FROM slots WHERE slot_group = $1 AND run_id = ANY ($2::text[])"
 REQUEST_CANCEL = (
     "WITH asked AS (UPDATE runs SET cancel_reason = $2, cancel_force = $3::boolean"
     " WHERE run_id = $1 AND (cancel_reason IS NULL OR $3::boolean OR NOT cancel_force) RETURNING run_id)"
@@ -188,7 +204,7 @@ REQUEST_CANCEL = (
 # -- what is old; each takes a number of days, answers how many it removed, and is a function of the database as well
 
 TABLES = (
-    *("runs", "steps", "records", "checkpoints", "timers", "signals", "processes", "heartbeats", "lines"),
+    *("runs", "steps", "records", "checkpoints", "timers", "signals", "slots", "processes", "heartbeats", "lines"),
     *("execution_spans", "span_exports"),
 )
 _RUN_OF = {"execution_spans": "workflow_execution_id"}
@@ -279,6 +295,18 @@ CHECKPOINTS = (
 CHECKPOINT_STATISTICS = "SELECT count(*), coalesce(sum(size_bytes), 0)::bigint FROM checkpoints WHERE saved_at >= 0"
 PROCESSES = "SELECT path, item_index, pid, started, machine FROM processes WHERE run_id = $1 ORDER BY path, item_index, pid"
 HEARTBEATS = "SELECT path, item_index, attempt, at FROM heartbeats WHERE run_id = $1 ORDER BY at"
+DUE_TIMERS = (
+    f"SELECT {', '.join(TIMER_TABLE.columns)} FROM timers WHERE status = 'pending' AND fire_at <= $1::double precision"
+    " ORDER BY fire_at, run_id, timer_id LIMIT $2::bigint"
+)
+SLOTS = (
+    f"SELECT slot_group, run_id, holder, priority, is_held FROM slots WHERE slot_group = $1 AND {_ALIVE}"
+    " ORDER BY is_held DESC, priority DESC, place"
+)
+ALL_SLOTS = (
+    f"SELECT slot_group, run_id, holder, priority, is_held FROM slots WHERE {_ALIVE}"
+    " ORDER BY slot_group, is_held DESC, priority DESC, place"
+)
 CANCEL_REQUEST = "SELECT cancel_reason, cancel_force, signal_count FROM runs WHERE run_id = $1"
 
 

@@ -115,7 +115,7 @@ CREATE TABLE timers (
     payload TEXT,
     PRIMARY KEY (run_id, timer_id)
 );
-CREATE INDEX timers_due ON timers (status, fire_at);
+CREATE INDEX timers_due ON timers (status, fire_at, run_id, timer_id);
 
 CREATE TABLE signals (
     run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id),
@@ -130,6 +130,18 @@ CREATE TABLE signals (
 );
 ALTER TABLE signals ALTER COLUMN payload SET STORAGE EXTERNAL;
 CREATE UNIQUE INDEX signals_id ON signals (run_id, signal_id);
+
+CREATE TABLE slots (
+    slot_group TEXT COLLATE "C" NOT NULL,
+    run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+    holder TEXT COLLATE "C" NOT NULL,
+    epoch BIGINT NOT NULL,
+    priority BIGINT NOT NULL,
+    is_held BOOLEAN NOT NULL,
+    place BIGINT GENERATED ALWAYS AS IDENTITY,
+    PRIMARY KEY (run_id, holder, slot_group)
+);
+CREATE INDEX slots_line ON slots (slot_group, is_held DESC, priority DESC, place);
 
 CREATE TABLE checkpoints (
     run_id TEXT COLLATE "C" NOT NULL REFERENCES runs (run_id),

@@ -45,6 +45,8 @@ from treadle.ports import (
     RunQuery,
     RunRow,
     Signal,
+    SlotRequest,
+    SlotRow,
     SpanExport,
     SpanRow,
     StepRow,
@@ -72,6 +74,10 @@ T = TypeVar("T")
 
 _NO_ROWS = Rows()
 _CLEANED_EVERY_S = 3600.0
+
+
+_LOCK_GROUP = "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))"
+"""Until the end of the transaction: of many that ask for slots of a group, one at a time."""
 
 
 class PostgresStore:
@@ -274,6 +280,27 @@ class PostgresStore:
 
         self._write().ask_here(Single(run_id, sql.KEEP_LINES, (run_id, line_values(lines)), finish))
 
+    async def take_slots(self, claim: Claim, requests: Sequence[SlotRequest], is_gone: Callable[[str], bool]) -> frozenset[str]:
+        """Ask for slots."""
+
+        def work(connection: Connection, is_again: bool) -> frozenset[str]:
+            taken: set[str] = set()
+            # One group after the other: who held the locks of several could wait for who waits for them.
+            for group in dict.fromkeys(request.group for request in requests):
+                with connection.transaction():
+                    connection.execute(_LOCK_GROUP, (f"{self._server.schema} {group}",))
+                    if _ownership(connection, claim.run_id)[1] != claim.epoch:
+                        raise _lost(connection, claim)
+                    wanted = [request for request in requests if request.group == group]
+                    taken |= {request.holder for request in wanted if _take_slot(connection, claim, request, is_gone)}
+            return frozenset(taken)
+
+        return await self._write().ask(work)
+
+    async def free_slots(self, claim: Claim, holders: Sequence[str]) -> None:
+        """Give slots back, or leave the line."""
+        await self._write().ask(Single(claim.run_id, sql.FREE_SLOTS, (claim.run_id, claim.epoch, list(holders)), _ignore))
+
     # -- for the owner's heart
 
     def beat(self, claim: Claim, steps: Sequence[BeatRow] = ()) -> None:
@@ -354,6 +381,16 @@ class PostgresStore:
     async def timers(self, run_id: str) -> Sequence[TimerRow]:
         """The timers of a run, by due time."""
         return [TIMER_TABLE.row(row) for row in await self._all(sql.TIMERS, (run_id,))]
+
+    async def pending_timers(self, *, until: float | None = None, limit: int = 100) -> Sequence[TimerRow]:
+        """Timers of all runs that have not fired, by due time."""
+        latest = 1e300 if until is None else float(until)
+        return [TIMER_TABLE.row(row) for row in await self._all(sql.DUE_TIMERS, (latest, limit))]
+
+    async def slots(self, group: str = "") -> Sequence[SlotRow]:
+        """Slots that are held or waited for."""
+        rows = await (self._all(sql.SLOTS, (group,)) if group else self._all(sql.ALL_SLOTS, ()))
+        return [SlotRow(*row) for row in rows]  # type: ignore[arg-type]  # the columns in order
 
     async def spans(self, run_id: str) -> Sequence[SpanRow]:
         """The executions of a run, by start."""
@@ -605,6 +642,25 @@ def _ownership(connection: Connection, run_id: str) -> tuple[str, int, float, bo
 def _lost(connection: Connection, claim: Claim) -> LeaseLostError:
     owner, _, claimed_at, *_ = _ownership(connection, claim.run_id)
     return lease_lost(claim.run_id, owner, claimed_at)
+
+
+def _take_slot(connection: Connection, claim: Claim, request: SlotRequest, is_gone: Callable[[str], bool]) -> bool:
+    group, mine = request.group, (claim.run_id, request.holder)
+    connection.execute(sql.DROP_DEAD_SLOTS, (group,))
+    connection.execute(sql.ASK_SLOT, (group, *mine, claim.epoch, request.priority))
+    while True:
+        line = cast("list[tuple[str, str, bool, str]]", connection.execute(sql.SLOT_LINE, (group,)).fetchall())
+        given = {(run_id, holder) for run_id, holder, is_held, _ in line if is_held}
+        if mine in given:
+            return True
+        waiting = [(run_id, holder) for run_id, holder, is_held, _ in line if not is_held]
+        if mine in waiting[: max(0, request.limit - len(given))]:
+            connection.execute(sql.GIVE_SLOT, (*mine, group))
+            return True
+        gone = {run_id for run_id, _, _, owner in line if run_id != claim.run_id and is_gone(owner)}
+        if not gone:
+            return False
+        connection.execute(sql.DROP_SLOTS_OF, (group, sorted(gone)))
 
 
 def _asked(row: Values) -> Asked:

@@ -74,6 +74,22 @@ SEND_SIGNAL = (
     " SELECT ?, coalesce(max(number), 0) + 1, ?, ?, ?, ?, ?, ? FROM signals WHERE run_id = ?"
     " ON CONFLICT (run_id, signal_id) DO NOTHING"
 )
+_ALIVE = (
+    "EXISTS (SELECT 1 FROM runs WHERE runs.run_id = slots.run_id AND runs.epoch = slots.epoch AND runs.owner <> ''"
+    " AND runs.boot_id = ? AND runs.lease_until > ?)"
+)
+DROP_DEAD_SLOTS = f"DELETE FROM slots WHERE slot_group = ? AND NOT {_ALIVE}"
+ASK_SLOT = (
+    "INSERT INTO slots (slot_group, run_id, holder, epoch, priority, is_held) VALUES (?, ?, ?, ?, ?, 0)"
+    " ON CONFLICT (run_id, holder, slot_group) DO NOTHING"
+)
+SLOT_LINE = (
+    "SELECT slots.run_id, slots.holder, slots.is_held, runs.owner FROM slots JOIN runs ON runs.run_id = slots.run_id"
+    " WHERE slot_group = ? ORDER BY is_held DESC, priority DESC, place"
+)
+GIVE_SLOT = "UPDATE slots SET is_held = 1 WHERE run_id = ? AND holder = ? AND slot_group = ?"
+FREE_SLOT = "DELETE FROM slots WHERE run_id = ? AND holder = ? AND epoch = ?"
+DROP_SLOTS_OF = "DELETE FROM slots WHERE slot_group = ? AND run_id = ?"
 REQUEST_CANCEL = (
     "UPDATE runs SET cancel_reason = ?, cancel_force = ? WHERE run_id = ? AND (cancel_reason IS NULL OR ? >= cancel_force)"
 )
@@ -88,6 +104,7 @@ TABLES = (
     "checkpoints",
     "timers",
     "signals",
+    "slots",
     "processes",
     "heartbeats",
     "lines",
@@ -171,6 +188,18 @@ CHECKPOINTS = (
 CHECKPOINT_STATISTICS = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM checkpoints"
 PROCESSES = "SELECT path, item_index, pid, started, machine FROM processes WHERE run_id = ? ORDER BY path, item_index, pid"
 HEARTBEATS = "SELECT path, item_index, attempt, at FROM heartbeats WHERE run_id = ? ORDER BY at"
+DUE_TIMERS = (
+    f"SELECT {', '.join(TIMER_TABLE.columns)} FROM timers WHERE status = 'pending' AND fire_at <= ?"
+    " ORDER BY fire_at, run_id, timer_id LIMIT ?"
+)
+SLOTS = (
+    f"SELECT slot_group, run_id, holder, priority, is_held FROM slots WHERE slot_group = ? AND {_ALIVE}"
+    " ORDER BY is_held DESC, priority DESC, place"
+)
+ALL_SLOTS = (
+    f"SELECT slot_group, run_id, holder, priority, is_held FROM slots INDEXED BY slots_line WHERE {_ALIVE}"
+    " ORDER BY slot_group, is_held DESC, priority DESC, place"
+)
 CANCEL_REQUEST = "SELECT cancel_reason, cancel_force FROM runs WHERE run_id = ?"
 
 

@@ -112,7 +112,7 @@ CREATE TABLE timers (
     payload BLOB
 );
 CREATE UNIQUE INDEX timers_run ON timers (run_id, timer_id);
-CREATE INDEX timers_due ON timers (status, fire_at);
+CREATE INDEX timers_due ON timers (status, fire_at, run_id, timer_id);
 
 CREATE TABLE signals (
     run_id TEXT NOT NULL REFERENCES runs (run_id),
@@ -126,6 +126,18 @@ CREATE TABLE signals (
 );
 CREATE UNIQUE INDEX signals_run ON signals (run_id, number);
 CREATE UNIQUE INDEX signals_id ON signals (run_id, signal_id);
+
+CREATE TABLE slots (
+    place INTEGER PRIMARY KEY AUTOINCREMENT,
+    slot_group TEXT NOT NULL,
+    run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+    holder TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    is_held INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX slots_holder ON slots (run_id, holder, slot_group);
+CREATE INDEX slots_line ON slots (slot_group, is_held DESC, priority DESC, place);
 
 CREATE TABLE checkpoints (
     run_id TEXT NOT NULL REFERENCES runs (run_id),

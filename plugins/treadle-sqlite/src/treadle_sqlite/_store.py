@@ -42,6 +42,8 @@ from treadle.ports import (
     RunQuery,
     RunRow,
     Signal,
+    SlotRequest,
+    SlotRow,
     SpanExport,
     SpanRow,
     StepRow,
@@ -267,6 +269,44 @@ class SqliteStore:
 
         self._write().ask_here(work)
 
+    async def take_slots(self, claim: Claim, requests: Sequence[SlotRequest], is_gone: Callable[[str], bool]) -> frozenset[str]:
+        """Ask for slots."""
+
+        def work(connection: apsw.Connection) -> frozenset[str]:
+            self._hold(connection, claim)
+            return frozenset({request.holder for request in requests if self._take_slot(connection, claim, request, is_gone)})
+
+        return await self._write().ask(work)
+
+    def _take_slot(
+        self, connection: apsw.Connection, claim: Claim, request: SlotRequest, is_gone: Callable[[str], bool]
+    ) -> bool:
+        group, mine = request.group, (claim.run_id, request.holder)
+        connection.execute(sql.DROP_DEAD_SLOTS, (group, self._boot, _monotonic()))
+        connection.execute(sql.ASK_SLOT, (group, *mine, claim.epoch, request.priority))
+        while True:
+            line = cast("list[tuple[str, str, int, str]]", connection.execute(sql.SLOT_LINE, (group,)).fetchall())
+            given = {(run_id, holder) for run_id, holder, is_held, _ in line if is_held}
+            if mine in given:
+                return True
+            waiting = [(run_id, holder) for run_id, holder, is_held, _ in line if not is_held]
+            if mine in waiting[: max(0, request.limit - len(given))]:
+                connection.execute(sql.GIVE_SLOT, (*mine, group))
+                return True
+            gone = {run_id for run_id, _, _, owner in line if run_id != claim.run_id and is_gone(owner)}
+            if not gone:
+                return False
+            connection.executemany(sql.DROP_SLOTS_OF, [(group, run_id) for run_id in gone])
+
+    async def free_slots(self, claim: Claim, holders: Sequence[str]) -> None:
+        """Give slots back, or leave the line."""
+        values = [(claim.run_id, holder, claim.epoch) for holder in holders]
+
+        def work(connection: apsw.Connection) -> None:
+            connection.executemany(sql.FREE_SLOT, values)
+
+        await self._write().ask(work)
+
     # -- for the owner's heart
 
     def beat(self, claim: Claim, steps: Sequence[BeatRow] = ()) -> None:
@@ -323,6 +363,17 @@ class SqliteStore:
     async def timers(self, run_id: str) -> Sequence[TimerRow]:
         """The timers of a run, by due time."""
         return [TIMER_TABLE.row(row) for row in await self._all(sql.TIMERS, (run_id,))]
+
+    async def pending_timers(self, *, until: float | None = None, limit: int = 100) -> Sequence[TimerRow]:
+        """Timers of all runs that have not fired, by due time."""
+        latest = 1e300 if until is None else until
+        return [TIMER_TABLE.row(row) for row in await self._all(sql.DUE_TIMERS, (latest, limit))]
+
+    async def slots(self, group: str = "") -> Sequence[SlotRow]:
+        """Slots that are held or waited for."""
+        alive = (self._boot, _monotonic())
+        rows = await (self._all(sql.SLOTS, (group, *alive)) if group else self._all(sql.ALL_SLOTS, alive))
+        return [SlotRow(*row[:4], bool(row[4])) for row in rows]  # type: ignore[call-arg,arg-type]  # the columns in order
 
     async def spans(self, run_id: str) -> Sequence[SpanRow]:
         """The executions of a run, by start."""
