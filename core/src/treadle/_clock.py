@@ -6,26 +6,45 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 
 import anyio
+import anyio.lowlevel
 
 from treadle.ports import Clock
 
 _latest_s = [0.0]
 """The furthest that any run's seconds have come in this process."""
 
+LONGEST_SLEEP_S = 10.0
+"""How long is slept without a look at the clock (C26): a machine that was suspended has its timers fired so soon after."""
+
+_BOOT = getattr(time, "CLOCK_BOOTTIME", None)
+
 
 class RealClock:
-    """Wall time that never jumps: read once, then carried forward by the monotonic clock."""
+    """Wall time that never jumps: read once, then carried forward by the clock that counts since the machine was started.
 
-    def __init__(self) -> None:
-        self._offset = time.time() - time.monotonic()
+    So a wall clock that is set, or put back at the end of summer time, moves no timer of a process that runs. While the machine
+    is suspended time goes on, where the system can tell (Linux).
+
+    Args:
+        longest_sleep_s: How long is slept without a look at the time.
+    """
+
+    def __init__(self, longest_sleep_s: float = LONGEST_SLEEP_S) -> None:
+        self._longest_sleep_s = longest_sleep_s
+        self._offset = time.time() - self._elapsed()
+
+    def _elapsed(self) -> float:
+        return time.monotonic() if _BOOT is None else time.clock_gettime(_BOOT)
 
     def now(self) -> float:
         """Seconds since the epoch, UTC."""
-        return self._offset + time.monotonic()
+        return self._offset + (time.monotonic() if _BOOT is None else time.clock_gettime(_BOOT))
 
     async def sleep_until(self, at: float) -> None:
         """Return at ``at`` or soon after."""
-        await anyio.sleep(max(0.0, at - self.now()))
+        while (rest := at - self.now()) > 0:  # noqa: ASYNC110 - it is time itself that is waited for
+            await anyio.sleep(min(rest, self._longest_sleep_s))
+        await anyio.lowlevel.checkpoint()
 
     def hold(self) -> AbstractContextManager[None]:
         """Nothing to hold: real time does not skip."""
