@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -147,6 +148,25 @@ def test_what_was_not_delivered_is_sent_by_the_next_process() -> None:
     promised += projected(store.entries(third.run_id))
     assert sorted(ids(up.spans)) == sorted(ids(promised))
     assert list(anyio.run(store.span_exports)) == []
+
+
+def test_a_request_that_is_not_answered_is_counted() -> None:
+    """The end does not wait longer than it may for it, and says that its spans were not delivered."""
+    store, released = Kept(), threading.Event()
+
+    def silent(spans: Sequence[SpanRecord]) -> Delivery:
+        released.wait(30)
+        return Delivery("later", "no answer in time")
+
+    backend = Backend(silent)
+    outbox = Outbox(store, backend)
+    perform(store, outbox)
+    while not backend.batches:
+        time.sleep(0.01)
+    report = outbox.close(0.2)
+    released.set()
+
+    assert (report.left, report.reason) == (12, "no answer in time")
 
 
 def test_a_long_run_is_sent_while_it_goes_on() -> None:

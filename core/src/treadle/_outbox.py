@@ -145,7 +145,8 @@ class _Source:
 
     def count_left(self) -> int:
         """Spans that are not settled; any thread may ask."""
-        return 0 if self.is_done else spans_waiting(self._settled, self.entries)
+        # Those of a request that was not answered are neither waiting nor settled.
+        return 0 if self._settled >= len(self.entries) else spans_waiting(self._settled, self.entries)
 
     def note(self, reason: str) -> SpanExport:
         """How far it is, for the store."""
@@ -236,10 +237,14 @@ class Outbox:
         export = await self._store.open_spans(run_id)
         with self._changed:
             self._live[run_id] = _Source(export, entries)
-            if self._thread is None:
+        self.start()
+
+    def start(self) -> None:
+        """Begin with what earlier runs left behind; ``follow`` does so as well."""
+        with self._changed:
+            if self._thread is None and not self._is_over:
                 self._thread = threading.Thread(target=self._work, name="treadle-spans", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
 
     def leave(self, run_id: str) -> None:
         """This process does not drive the run any more; what its log holds is still sent."""
@@ -295,7 +300,8 @@ class Outbox:
                 self._ask(lambda: self._store.lead(LEAD, self._owner, 0.0, is_gone))
         except Exception as error:  # what is not noted is sent again by a later process: the run goes on
             self._reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            _log.warning("Spans are not exported any more: %s. The store keeps them.", self._reason)
+            if not self._is_over:  # the store may be closed before a request has ended
+                _log.warning("Spans are not exported any more: %s. The store keeps them.", self._reason)
 
     def _may_go_on(self, *, is_idle: bool) -> bool:
         """Wait until there may be something to do; False when it is time to end."""

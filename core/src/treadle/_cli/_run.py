@@ -151,6 +151,8 @@ class Session:
         try:
             self.provider = set_up_tracing(self.registry, is_strict=self.options.strict)
             self.outbox = make_outbox(self.provider, self.store)
+            if self.outbox is not None:
+                self.outbox.start()
             with self._watched() as line, Interrupts(line, self._give_up) as interrupts:
                 result = self._perform(interrupts)
         finally:

@@ -92,7 +92,7 @@ def shut_down(provider: TracingProvider | None, outbox: Outbox | None = None) ->
     thread = threading.Thread(target=close, name="treadle-tracing-close", daemon=True)
     thread.start()
     if outbox is not None and provider.sender is not None:
-        lines.append(undelivered(outbox.close(_SHUTDOWN_S), provider.sender.endpoint))
+        lines.insert(0, undelivered(outbox.close(_SHUTDOWN_S), provider.sender.endpoint))
     thread.join(_SHUTDOWN_S + 0.5)
     if any(lines):
         say("; ".join(filter(None, lines)))
