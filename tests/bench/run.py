@@ -185,6 +185,16 @@ def durable() -> Iterator[Figure]:
     yield Figure("worst_wait_of_8_writers", round(writers["worst_s"], 3), "s", 1.0, note=note)
 
 
+def policies() -> Iterator[Figure]:
+    """What an active policy adds to a step: being asked, and its own work."""
+    measured = apart("policies.py")
+    for name in ("wrapper", "limits", "breaker", "redact", "chaos", "cache"):
+        own = measured.get(f"own_{name}", 0.0)
+        yield Figure(
+            f"active_{name}", round(measured[name], 2), "us/step", round(2 + own, 2), None, round(own, 2), "us of its own work"
+        )
+
+
 def graphs(folder: Path) -> Iterator[Figure]:
     """Real workflow graphs: right order, and makespan against the critical path."""
     for file in sorted(folder.glob("*.json")):
@@ -204,6 +214,7 @@ BENCHES: dict[str, Bench] = {
     "start_up": start_up,
     "large": large,
     "http": http,
+    "policies": policies,
     "isolation": isolation,
     "listing": listing,
     "durable": durable,

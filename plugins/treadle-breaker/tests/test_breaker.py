@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 import treadle
-from treadle import PermanentError, Registry, RunHandle, RunResult, Workflow, executor
+from treadle import PermanentError, Registry, RunHandle, RunResult, Workflow, executor, hookimpl
 from treadle.errors import ConfigInvalidError
+from treadle.ports import AttemptEnded, Call, Work
 from treadle.testing import VirtualClock, virtual_run
 from treadle_breaker import Breaker
 
@@ -158,6 +162,56 @@ def test_exactly_one_probe_is_let_in(backend: str, round_: int) -> None:
     assert result.steps["storm"].status == "failed"
     assert len(service.calls) == 1 + 3
     assert errors(after) == ["", "", ""]
+
+
+class Gate:
+    """A policy that lets calls go on when all of them are there, whatever thread each is in."""
+
+    def __init__(self, count: int) -> None:
+        self.barrier = threading.Barrier(count)
+
+    @hookimpl(wrapper=True)
+    def execute(self, call: Call) -> Generator[None, Work, Work]:
+        """Wait outside of the breaker, which is named first."""
+        work = yield
+        return partial(self.wait, work)
+
+    async def wait(self, work: Work) -> object:
+        await anyio.to_thread.run_sync(self.barrier.wait, 60, limiter=anyio.CapacityLimiter(1000))
+        return await work()
+
+
+def test_exactly_one_probe_is_let_in_of_ten_runs_in_ten_threads() -> None:
+    """300 calls of ten event loops come to the half open circuit at one moment: one is let in, 299 are refused."""
+    breaker = Breaker(reset_s=0.2)
+    asked: list[int] = []
+
+    @executor("acme.count", effects="none")
+    async def count() -> None:
+        asked.append(1)
+        if len(asked) <= 5:
+            raise ConnectionError("refused")
+        await anyio.sleep(1)
+
+    opening = Workflow("opening", max_parallel=1)
+    opening.step("each", "acme.count", foreach=list(range(5)), retry=NO_RETRY, on_error="continue")
+    treadle.run(opening, registry=Registry.of(count, policies=[breaker]))
+    time.sleep(0.3)
+    registry = Registry.of(count, policies=[breaker, Gate(300)])
+    crowd = Workflow("crowd", max_parallel=30)
+    crowd.step("each", "acme.count", foreach=list(range(30)), retry=NO_RETRY, on_error="continue")
+    results: list[RunResult] = []
+    threads = [threading.Thread(target=lambda: results.append(treadle.run(crowd, registry=registry))) for _ in range(10)]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(asked) == 5 + 1
+    ended = [entry for result in results for entry in result.entries if isinstance(entry, AttemptEnded)]
+    assert len(ended) == 300
+    assert sum(one.outcome.error is not None and one.outcome.error.type == "BreakerOpenError" for one in ended) == 299
 
 
 def test_it_stays_open_until_reset_s_is_over() -> None:
