@@ -22,6 +22,8 @@ from treadle._models import (
     FallbackChosen,
     GiveUp,
     GroupStarted,
+    InterruptAnswered,
+    InterruptAsked,
     Issue,
     ItemEnded,
     MapStarted,
@@ -92,12 +94,15 @@ calls = st.builds(
     trace_flags=count,
     queued_at=number,
 )
+places = st.lists(st.tuples(text, index), max_size=2).map(tuple)
 run_states, step_states = st.sampled_from(RunStatus), st.sampled_from(StepStatus)
 whats = st.sampled_from(["when", "foreach", "choose", "inputs", "outputs", "wait"])
 created = st.builds(RunCreated, number, text, mappings, text, mappings, text, text, text, count, count, st.none() | count, text)
 BY_KIND: dict[type, st.SearchStrategy[Entry]] = {
     RunCreated: created,
-    StintOpened: st.builds(StintOpened, number, count, text, text, texts),
+    StintOpened: st.builds(StintOpened, number, count, text, text, texts, st.booleans(), places, count),
+    InterruptAnswered: st.builds(InterruptAnswered, number, text, index, st.sampled_from(["rerun", "fail"])),
+    InterruptAsked: st.builds(InterruptAsked, number, text, index, count),
     Evaluated: st.builds(Evaluated, number, text, whats, values, index, errors),
     AttemptEnded: st.builds(AttemptEnded, number, text, index, count, outcomes, text, count),
     TimerFired: st.builds(TimerFired, number, text),

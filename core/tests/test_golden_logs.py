@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Generator, Sequence
 from functools import partial
 from hashlib import sha256
@@ -19,18 +20,20 @@ from pathlib import Path
 import anyio
 import attrs
 import pytest
-from treadle import PermanentError, Registry, SyncContext, TransientError, executor, hookimpl
+from treadle import PermanentError, Registry, SyncContext, TransientError, aresume, arun, executor, hookimpl
 from treadle._app import RunHandle
 from treadle._codec import dump_entry, load_line
 from treadle._conductor import Conductor
+from treadle._config import Config
 from treadle._loader import load_workflow
+from treadle._memory import MemoryStore
 from treadle._models import DECISIONS, Entry, Evaluated, Finish, RunCreated, RunEnded, StepResult, StintOpened
 from treadle._plan import Plan, compile_plan
 from treadle._results import RunResult, summarise
 from treadle._workflow import Workflow
-from treadle.errors import ReplayMismatchError
-from treadle.ports import Cached, Call, Outcome, Work
-from treadle.testing import virtual_run
+from treadle.errors import AnswerNeededError, ReplayMismatchError, StoreUnavailableError
+from treadle.ports import Cached, Call, Claim, Commit, Outcome, Rows, RunQuery, Work
+from treadle.testing import VirtualClock, virtual_run
 from treadle.testing._virtual_time import START
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -128,6 +131,54 @@ class Remembering:
             self.outputs[call.cache.key] = outcome.output
 
 
+class CrashingStore(MemoryStore):
+    """Counts as durable; when the process has crashed it takes nothing, and nobody lets go of the run."""
+
+    is_durable = True
+    is_crashed = False
+
+    async def commit(self, commit: Commit) -> None:
+        if self.is_crashed:
+            raise StoreUnavailableError("crashed")
+        await super().commit(commit)
+
+    async def release(self, claim: Claim, rows: Rows | None = None) -> None:
+        if not self.is_crashed:
+            await super().release(claim, rows)
+
+
+class StillClock(VirtualClock):
+    """No time passes while a thread is asked, neither real nor virtual."""
+
+    def _hold(self, more: int) -> None:
+        self._holders += more
+        self._source.autojump_threshold = float("inf") if self._holders else 0.0
+
+
+def crash_and_resume(name: str, backend: str) -> RunResult:
+    """Run until the process crashes, and resume, until the run ends."""
+    store, clock = CrashingStore(), StillClock()
+
+    @executor("crash")
+    async def crash(after: float) -> None:
+        """Bring the process down."""
+        await anyio.sleep(after)
+        store.is_crashed = True
+
+    registry = Registry.of(echo, nap, crash, config=Config(run={"lease": 0.05, "beat": 0.02}))
+    main = partial(arun, load_workflow(GOLDEN / f"{name}.yaml"))
+    while True:
+        try:
+            return clock.run(partial(main, registry=registry, store=store, clock=clock), backend=backend)
+        except AnswerNeededError:
+            main = partial(main, answers={"pay": "rerun"})
+        except StoreUnavailableError:
+            store.is_crashed = False
+            time.sleep(0.06)  # the lease of the dead
+            (row,) = anyio.run(store.runs, RunQuery()).runs
+            main = partial(aresume, row.run_id)
+
+
 def read_log(name: str) -> list[Entry]:
     return [load_line(line) for line in (GOLDEN / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
@@ -135,6 +186,8 @@ def read_log(name: str) -> list[Entry]:
 def run_again(name: str, backend: str) -> RunResult:
     handles: list[RunHandle] = []
     executors = [echo, nap, pair, flaky, measure, leak, stopper(handles), sender(handles)]
+    if name == "crash":
+        return crash_and_resume(name, backend)
     inputs = {"n": 35} if name == "outputs" else {}
     registry = Registry.of(*executors, policies=[Remembering()] if name == "cached" else [])
     return virtual_run(
@@ -314,4 +367,5 @@ def test_the_cases_hold_every_kind_of_record() -> None:
         "TimerFired",
         "SignalReceived",
         "CancelRequested",
+        "InterruptAnswered",
     }

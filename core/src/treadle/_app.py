@@ -21,7 +21,7 @@ from treadle._collector import collector_paused
 from treadle._config import Config
 from treadle._contracts import contract_for
 from treadle._loader import load_workflow
-from treadle._models import RULES_VERSION, Entry, Json, RunCreated, RunEnded, StintOpened
+from treadle._models import RULES_VERSION, Entry, InterruptAnswer, Json, RunCreated, RunEnded, StintOpened
 from treadle._owner import is_gone, this_owner
 from treadle._plan import Plan, compile_plan, make_plan
 from treadle._plugins import Registry
@@ -134,6 +134,7 @@ def resume(
     backend: str = "asyncio",
     store: Store | None = None,
     accept_changes: bool = False,
+    answers: Mapping[str, InterruptAnswer] | None = None,
     registry: Registry | None = None,
     config: Config | None = None,
     clock: Clock | None = None,
@@ -152,6 +153,7 @@ def resume(
         store: Where it is kept; as configured when None.
         accept_changes: Go on although the versions of plugins, or the file that the run was started from, have changed. The
             run keeps the workflow that it began with.
+        answers: Step or item -> ``rerun`` or ``fail``: what to do with calls of steps that ask (``on_interrupt: ask``).
         registry: As for ``run``.
         config: As for ``run``.
         clock: As for ``run``.
@@ -162,6 +164,7 @@ def resume(
     Raises:
         RunNotFoundError: There is no such run in the store.
         OwnedElsewhereError: Another process drives it.
+        AnswerNeededError: Somebody has to say first what to do with a step that may have been done.
         ResumeChangedError: Something has changed, and ``accept_changes`` is not set.
         ReplayMismatchError: The log does not lead to the decisions that it holds.
         WorkflowInvalidError: An executor or client of it is no longer there.
@@ -172,6 +175,7 @@ def resume(
         run_id,
         store=store,
         accept_changes=accept_changes,
+        answers=answers,
         registry=registry,
         config=config,
         clock=clock,
@@ -226,6 +230,7 @@ async def aresume(
     *,
     store: Store | None = None,
     accept_changes: bool = False,
+    answers: Mapping[str, InterruptAnswer] | None = None,
     registry: Registry | None = None,
     config: Config | None = None,
     clock: Clock | None = None,
@@ -237,8 +242,9 @@ async def aresume(
     registry = registry or Registry.discover(config)
 
     def session(plan: Plan, kept: Store) -> Session:
+        secret = secrets_of(plan, registry.config)
         return Session(
-            plan, registry, secrets_of(plan, registry.config), kept, clock or RealClock(), sinks, None, on_start, on_stuck
+            *(plan, registry, secret, kept, clock or RealClock(), sinks, None, on_start, on_stuck), answers=answers or {}
         )
 
     with opened(store, None, registry) as kept:

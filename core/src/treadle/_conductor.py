@@ -118,6 +118,16 @@ class Conductor:
         return self._scheduler.status
 
     @property
+    def questions(self) -> tuple[tuple[str, int | None], ...]:
+        """Steps and items that may have been done, and of which somebody has to say what becomes of them."""
+        return self._scheduler.questions
+
+    @property
+    def answerable(self) -> tuple[tuple[str, int | None], ...]:
+        """What a new stint would ask about, too."""
+        return self._scheduler.answerable
+
+    @property
     def is_cancelling(self) -> bool:
         """Whether a cancel was asked for and the run goes on."""
         return self._scheduler.is_cancelling

@@ -40,7 +40,7 @@ from treadle._models import (
 from treadle._run_log import RunLog
 from treadle._runner import Key, Runner, key_of
 from treadle._store_records import Signal
-from treadle.errors import CallCancelledError, RunSuspendedError, StepTimeoutError, TreadleError
+from treadle.errors import AnswerNeededError, CallCancelledError, RunSuspendedError, StepTimeoutError, TreadleError
 from treadle.ports import Clock, DispatchEngine
 
 T = TypeVar("T")
@@ -293,6 +293,10 @@ class Driver:
         if self._is_finished or self._is_draining or self._inbox or self._ready or self._active:
             return
         if not self._conductor.is_waiting and not any(kind == "retry" for _, _, kind, _ in self._timers):
+            if questions := self._conductor.questions:
+                steps = [path if index is None else f"{path}[{index}]" for path, index in questions]
+                self.fail(AnswerNeededError(self._run_id, steps))
+                return
             self._raise_stall()
 
     def _raise_stall(self) -> None:

@@ -58,7 +58,7 @@ class Node:
         max_attempts: Attempts of each item, the first included.
         on_error: What the step itself says; None leaves it to the group or run.
         is_finally: Whether it runs after the rest of its workflow, whatever happened.
-        on_interrupt: What a new stint does with its calls that may have been running: make them again, or end them.
+        on_interrupt: What a new stint does with its calls that may have been running: make them again, end them, or ask.
         is_wait: Whether it waits for a time or a signal instead of making calls.
         form: What kind of group it is; None for a step that calls an executor.
         children: Of a group; those of a subflow's ``finally`` come last.

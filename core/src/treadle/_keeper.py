@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -25,7 +25,7 @@ from treadle._call_context import checked_checkpoint
 from treadle._loop import Post, loop_poster
 from treadle._models import Call, Json
 from treadle._owner import machine, started
-from treadle._store_records import BeatRow, Checkpoint, Claim, ProcessRow
+from treadle._store_records import BeatRow, Checkpoint, CheckpointRow, Claim, ProcessRow
 from treadle.errors import (
     CallCancelledError,
     LeaseLostError,
@@ -136,10 +136,12 @@ class Keeper:
 
     # -- checkpoints
 
-    async def recall(self) -> None:
+    async def recall(self) -> Sequence[CheckpointRow]:
         """Learn which checkpoints earlier stints have left."""
-        for row in await self._store.checkpoints(self._claim.run_id):
+        rows = await self._store.checkpoints(self._claim.run_id)
+        for row in rows:
             self._seqs[row.path, row.index, row.variant] = row.seq
+        return rows
 
     async def load(self, call: Call) -> Checkpoint | None:
         """What an earlier attempt saved last; asks the store only when there is something."""

@@ -18,6 +18,8 @@ from treadle._models import (
     Entry,
     ErrorInfo,
     GroupStarted,
+    InterruptAnswered,
+    InterruptAsked,
     Issue,
     ItemEnded,
     Json,
@@ -113,6 +115,8 @@ class LogRows:
             CancelRequested: self._cancel_requested,
             AttemptStarted: self._attempt_started,
             AttemptEnded: self._attempt_ended,
+            InterruptAsked: self._interrupt_asked,
+            InterruptAnswered: self._interrupt_answered,
             RetryScheduled: self._retry_scheduled,
             TimerFired: self._timer_fired,
             MapStarted: self._map_started,
@@ -181,6 +185,8 @@ class LogRows:
             if step.span is not None:  # its process went away
                 self._close_span(step, entry.at, "failed", error="the process that performed it went away")
                 self._changed[place] = step
+                if entry.crashed and step.status is StepStatus.RUNNING:
+                    step.status = StepStatus.PENDING  # until it is released again
 
     def _cancel_requested(self, entry: CancelRequested) -> None:
         if self._ended is None:
@@ -304,6 +310,16 @@ class LogRows:
         for each in [step] if entry.index is None else [step, self._at((entry.path, None))]:
             each.cost += usage.cost
             each.tokens += usage.tokens
+
+    def _interrupt_asked(self, entry: InterruptAsked) -> None:
+        step = self._at((entry.path, entry.index))
+        step.status, step.reason = StepStatus.INTERRUPTED, "may have been done: run it again, or let it fail?"
+
+    def _interrupt_answered(self, entry: InterruptAnswered) -> None:
+        step = self._steps.get((entry.path, entry.index))
+        if step is not None and step.status is StepStatus.INTERRUPTED:
+            step.status, step.reason = StepStatus.PENDING, ""
+            self._changed[entry.path, entry.index] = step
 
     def _retry_scheduled(self, entry: RetryScheduled) -> None:
         place = (entry.path, entry.index)

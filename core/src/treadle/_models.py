@@ -520,6 +520,9 @@ class StintOpened:
         owner: ``host:pid`` of the process.
         engine: Name of the engine.
         versions: Distribution -> version of treadle and of the plugins the plan uses.
+        crashed: Whether the process before it ended without letting go of the run: what ran then may have been the cause.
+        advanced: Steps (path, item) that saved a checkpoint in the stint before, and so are no cause.
+        max_crashes: How often a step may be running when its process crashes, before it is poisoned; 0: as often as it likes.
     """
 
     kind: ClassVar[str] = "StintOpened"
@@ -528,6 +531,9 @@ class StintOpened:
     owner: str = ""
     engine: str = "local"
     versions: Mapping[str, str] = attrs.field(factory=dict)
+    crashed: bool = False
+    advanced: tuple[tuple[str, int | None], ...] = ()
+    max_crashes: int = 3
 
 
 OnTimeout = Literal["fail", "skip", "continue"]
@@ -621,7 +627,28 @@ class CancelRequested:
     force: bool = False
 
 
-Fact = RunCreated | StintOpened | Evaluated | AttemptEnded | TimerFired | SignalReceived | CancelRequested
+InterruptAnswer = Literal["rerun", "fail"]
+
+
+@attrs.frozen
+class InterruptAnswered:
+    """Somebody says what to do with a call that may have been running when its process went away.
+
+    Attributes:
+        at: When.
+        path: The step.
+        index: Item of a ``foreach``.
+        answer: ``rerun`` or ``fail``.
+    """
+
+    kind: ClassVar[str] = "InterruptAnswered"
+    at: float
+    path: str
+    index: int | None
+    answer: InterruptAnswer
+
+
+Fact = RunCreated | StintOpened | Evaluated | AttemptEnded | TimerFired | SignalReceived | CancelRequested | InterruptAnswered
 
 # -- decisions: what the scheduler concluded; recorded with their reason, never applied -----------------------------------
 
@@ -641,6 +668,17 @@ class AttemptStarted:
     variant: str = "primary"
     stint: int = 1
     allowance: tuple[SpendLimit, ...] = ()
+
+
+@attrs.frozen
+class InterruptAsked:
+    """A call may have been running when its process went away, and its step wants to be asked what to do."""
+
+    kind: ClassVar[str] = "InterruptAsked"
+    at: float
+    path: str
+    index: int | None
+    attempt: int
 
 
 @attrs.frozen
@@ -879,6 +917,7 @@ class RunEnded:
 
 Decision = (
     AttemptStarted
+    | InterruptAsked
     | MapStarted
     | GroupStarted
     | WaitStarted
@@ -900,9 +939,11 @@ FACTS: tuple[type, ...] = (
     TimerFired,
     SignalReceived,
     CancelRequested,
+    InterruptAnswered,
 )
 DECISIONS: tuple[type, ...] = (
     AttemptStarted,
+    InterruptAsked,
     MapStarted,
     GroupStarted,
     WaitStarted,

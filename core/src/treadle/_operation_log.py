@@ -14,6 +14,8 @@ from treadle._models import (
     Evaluated,
     FallbackChosen,
     GroupStarted,
+    InterruptAnswered,
+    InterruptAsked,
     ItemEnded,
     MapStarted,
     Record,
@@ -128,6 +130,10 @@ def _said(entry: Entry) -> Said:
             return _step_level(entry.status), f"undoing {_item(entry)} {entry.status.value}{_because(entry.reason)}"
         case GroupStarted():
             return logging.INFO, f"{_item(entry)} began"
+        case InterruptAsked():
+            return logging.WARNING, f"{_item(entry)} may have been done: somebody has to say what to do"
+        case InterruptAnswered():
+            return logging.INFO, f"{_item(entry)} may have been done: somebody says {entry.answer}"
         case MapStarted():
             return logging.INFO, f"{entry.path} has {entry.count} items"
         case WaitStarted():
@@ -166,7 +172,15 @@ def _attempt_ended(entry: AttemptEnded) -> Said:
 
 
 def _item(
-    entry: AttemptStarted | AttemptEnded | RetryScheduled | ItemEnded | GroupStarted | FallbackChosen | CompensationEnded,
+    entry: AttemptStarted
+    | AttemptEnded
+    | RetryScheduled
+    | ItemEnded
+    | GroupStarted
+    | FallbackChosen
+    | CompensationEnded
+    | InterruptAsked
+    | InterruptAnswered,
 ) -> str:
     return entry.path if entry.index is None else f"{entry.path}[{entry.index}]"
 

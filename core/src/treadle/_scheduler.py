@@ -47,6 +47,8 @@ from treadle._models import (
     FallbackChosen,
     Finish,
     GroupStarted,
+    InterruptAnswered,
+    InterruptAsked,
     ItemEnded,
     Json,
     MapStarted,
@@ -74,7 +76,14 @@ from treadle._models import (
 )
 from treadle._paths import item_path
 from treadle._waits import moment_text
-from treadle.errors import GroupTimeoutError, RejectedError, StepInterruptedError, TreadleError, WaitTimeoutError
+from treadle.errors import (
+    GroupTimeoutError,
+    RejectedError,
+    StepInterruptedError,
+    StepPoisonedError,
+    TreadleError,
+    WaitTimeoutError,
+)
 
 _BLOCKING = frozenset({"failed", "timed_out", "upstream_failed", "interrupted", "poisoned"})
 """States that dependents cannot go on from; what depends on a cancelled step is cancelled itself."""
@@ -116,6 +125,10 @@ class Scheduler:
         self._over: deque[Scope] = deque()  # no step of their phase is open
         self._running: dict[tuple[str, int | None], int] = {}  # -> attempt
         self._timers: dict[str, tuple[str, int | None, float]] = {}  # -> step, item, due
+        self._crashes: dict[tuple[str, int | None], int] = {}  # -> how often its process went away while it ran
+        self._suspects: dict[tuple[str, int | None], int] = {}  # held back since a crash -> attempt
+        self._trial: tuple[str, int | None] | None = None  # the suspect that runs, alone
+        self._asked: dict[tuple[str, int | None], int] = {}  # may have been done, and nobody has said so yet -> attempt
         self._mailbox = Mailbox()
         self._done: list[tuple[Node, str, int | None]] = []  # what can be undone, in the order of completion
         self._undoing: Step | None = None
@@ -136,6 +149,7 @@ class Scheduler:
             TimerFired: self._on_timer,
             SignalReceived: self._on_signal,
             CancelRequested: self._on_cancel,
+            InterruptAnswered: self._on_told,
         }
 
     # -- the face
@@ -166,6 +180,17 @@ class Scheduler:
     def is_waiting(self) -> bool:
         """Whether a step waits for a time or a signal."""
         return len(self._mailbox) > 0
+
+    @property
+    def questions(self) -> tuple[tuple[str, int | None], ...]:
+        """Steps and items that may have been done, and of which somebody has to say what becomes of them."""
+        return tuple(self._asked)
+
+    @property
+    def answerable(self) -> tuple[tuple[str, int | None], ...]:
+        """What a new stint would ask about, too."""
+        running = [place for place in self._running if self._step_at(place[0]).on_interrupt(place[1]) == "ask"]
+        return (*self._asked, *running)
 
     def step_status(self, path: str) -> StepStatus:
         """The state of a step."""
@@ -247,14 +272,32 @@ class Scheduler:
             self._set_deadline(self._root)
             self._enter_main(self._root)
         else:
-            self._ask_again()
+            self._ask_again(fact)
 
-    def _ask_again(self) -> None:
+    def _ask_again(self, fact: StintOpened) -> None:
         """The process that performed the calls went away: make them again, and end those that must not run twice."""
+        self._trial = None
         for (path, index), attempt in list(self._running.items()):
             step = self._step_at(path)
-            if step.on_interrupt(index) != "rerun":
+            is_suspect = fact.crashed and fact.max_crashes > 0 and not step.scope.is_cancelled
+            if is_suspect:
+                has_advanced = (path, index) in fact.advanced
+                self._crashes[path, index] = 0 if has_advanced else self._crashes.get((path, index), 0) + 1
+            what = step.on_interrupt(index)
+            if what == "fail":
+                self._take_back(step, index)
                 self._interrupt(step, index, attempt)
+            elif is_suspect and self._crashes[path, index] >= fact.max_crashes:
+                self._take_back(step, index)
+                self._poison(step, index, attempt)
+            elif what == "ask":
+                self._take_back(step, index)
+                self._asked[path, index] = attempt
+                self._records.append(InterruptAsked(self._at, path, index, attempt))
+            elif is_suspect:
+                self._take_back(step, index)
+                self._hold(step, index, attempt)
+                self._suspects[path, index] = attempt
         for (path, index), attempt in self._running.items():
             start = self._start_of(path, index, attempt)
             self._records.append(AttemptStarted(self._at, path, index, attempt, start.variant, self._stint))
@@ -262,6 +305,41 @@ class Scheduler:
         self._commands += [SetTimer(timer_id, due) for timer_id, (_, _, due) in self._timers.items()]
         self._commands += self._awaited()
         self._commands += self._cancels(self._root)
+
+    def _take_back(self, step: Step, index: int | None) -> None:
+        """A call does not run any more; its step still counts it."""
+        del self._running[step.path, index]
+        if step.scope.capped is not None:
+            self._give_back(step.scope)
+
+    def _hold(self, step: Step, index: int | None, attempt: int) -> None:
+        """Take back that an attempt was started; it is made as if its wait were over."""
+        step.in_flight -= 1
+        step.attempts -= 1
+        step.returned.append((index, attempt))
+
+    def _on_told(self, fact: InterruptAnswered) -> None:
+        place = (fact.path, fact.index)
+        attempt = self._asked.pop(place, None)
+        if attempt is None:
+            return
+        step = self._step_at(fact.path)
+        if fact.answer == "fail":
+            self._interrupt(step, fact.index, attempt)
+            return
+        self._hold(step, fact.index, attempt)
+        if self._crashes.get(place):
+            self._suspects[place] = attempt
+        else:
+            self._enqueue(step)
+
+    def _end_questions(self) -> None:
+        """Nobody will say any more what to do with steps that were told to stop."""
+        for (path, index), attempt in list(self._asked.items()):
+            step = self._step_at(path)
+            if step.scope.is_cancelled:
+                del self._asked[path, index]
+                self._interrupt(step, index, attempt)
 
     def _start_of(self, path: str, index: int | None, attempt: int) -> Start:
         return Start(path, index, attempt, self._step_at(path).variant(index))
@@ -359,6 +437,7 @@ class Scheduler:
         elif fact.force:
             self._halt(root, root.stopping)
         self._tell(root)
+        self._end_questions()
         self._commands += self._cancels(root, fact.reason)
 
     # -- waits
@@ -465,6 +544,7 @@ class Scheduler:
         if not scope.stopping:
             self._stop(scope, reason, "")
         self._tell(scope)
+        self._end_questions()
         self._commands += self._cancels(scope, reason)
 
     # -- attempts
@@ -550,14 +630,19 @@ class Scheduler:
 
     def _interrupt(self, step: Step, index: int | None, attempt: int) -> None:
         """End a call whose process went away, and which must not run twice."""
-        path = step.path
-        del self._running[path, index]
+        error = StepInterruptedError(item_path(step.path, index))
+        self._drop(step, index, attempt, StepStatus.INTERRUPTED, "its process went away while it ran", error)
+
+    def _poison(self, step: Step, index: int | None, attempt: int) -> None:
+        """End a call whose process went away again and again."""
+        crashes = self._crashes[step.path, index]
+        reason = f"its process went away {crashes} times while it ran"
+        self._drop(step, index, attempt, StepStatus.POISONED, reason, StepPoisonedError(item_path(step.path, index), crashes))
+
+    def _drop(self, step: Step, index: int | None, attempt: int, status: StepStatus, reason: str, error: TreadleError) -> None:
         step.in_flight -= 1
-        if step.scope.capped is not None:
-            self._give_back(step.scope)
-        error = StepInterruptedError(item_path(path, index))
         step.error = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
-        self._lose(step, index, attempt, StepStatus.INTERRUPTED, "its process went away while it ran", step.error)
+        self._lose(step, index, attempt, status, reason, step.error)
 
     def _lose(
         self, step: Step, index: int | None, attempt: int, status: StepStatus, reason: str, error: ErrorInfo | None
@@ -911,6 +996,8 @@ class Scheduler:
 
     def _pump(self) -> None:
         """Hand out ready work, in order, up to the caps."""
+        if (self._suspects or self._trial) and self._is_trying():
+            return
         ready, running, most = self._ready, self._running, self._max_parallel
         while ready and len(running) < most:
             step = ready.popleft()
@@ -941,14 +1028,36 @@ class Scheduler:
         step.in_flight += 1
         self._start_group(step, index)
 
+    def _is_trying(self) -> bool:
+        """After a crash, what may have caused it runs alone, one after the other: only the guilty is found running again."""
+        if self._running:
+            return True
+        self._trial = None
+        for place, attempt in list(self._suspects.items()):
+            del self._suspects[place]
+            path, index = place
+            step = self._undoing or self._steps.get(path)
+            if step is None or (index, attempt) not in step.returned:
+                continue  # it was stopped meanwhile
+            step.returned.remove((index, attempt))
+            if step.scope.capped is not None:
+                self._take(step)
+            self._trial = place
+            self._launch(step, index, attempt)
+            return True
+        return False
+
     def _start(self, step: Step) -> None:
-        path = step.path
         index: int | None
         if step.returned:
             index, attempt = step.returned.popleft()
         else:
             index, attempt = (step.cursor if step.node.is_map else None), 1
             step.cursor += 1
+        self._launch(step, index, attempt)
+
+    def _launch(self, step: Step, index: int | None, attempt: int) -> None:
+        path = step.path
         step.stage = "active"
         step.in_flight += 1
         step.attempts += 1
@@ -1071,6 +1180,10 @@ class Scheduler:
             "ready": [_queued(step) for step in self._ready],
             "running": [[path, index, attempt] for (path, index), attempt in self._running.items()],
             "mailbox": self._mailbox.dump(),
+            "crashes": _dump_places(self._crashes),
+            "suspects": _dump_places(self._suspects),
+            "asked": _dump_places(self._asked),
+            "trial": list(self._trial) if self._trial else None,
             "timers": [[timer_id, *timer] for timer_id, timer in self._timers.items()],
             "done": [[node.path, path, index] for node, path, index in self._done],
             "undoing": [self._undoing.node.path, self._undoing.path, dump_step(self._undoing)] if self._undoing else None,
@@ -1101,6 +1214,11 @@ class Scheduler:
         rows = cast("list[tuple[str, int | None, int]]", state["running"])
         self._running = {(path, index): attempt for path, index, attempt in rows}
         self._mailbox = Mailbox.load(cast("Mapping[str, object]", state["mailbox"]))
+        for name in ("crashes", "suspects", "asked"):
+            places = cast("list[tuple[str, int | None, int]]", state[name])
+            setattr(self, f"_{name}", {(path, index): number for path, index, number in places})
+        trial = cast("list[str | int | None] | None", state["trial"])
+        self._trial = (cast("str", trial[0]), cast("int | None", trial[1])) if trial else None
         timers = cast("list[tuple[str, str, int | None, float]]", state["timers"])
         self._timers = {timer_id: (path, index, due) for timer_id, path, index, due in timers}
         return self
@@ -1134,6 +1252,10 @@ def _undo_step(node: Node, scope: Scope, path: str) -> Step:
     step.is_undo = True
     step.count = step.cursor = 0
     return step
+
+
+def _dump_places(places: Mapping[tuple[str, int | None], int]) -> Json:
+    return [[path, index, number] for (path, index), number in places.items()]
 
 
 def _queued(step: Step) -> str | None:

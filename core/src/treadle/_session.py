@@ -23,23 +23,36 @@ from treadle._isolation import ChildPool
 from treadle._keeper import Keeper
 from treadle._log_rows import LogRows
 from treadle._loop import loop_poster
-from treadle._models import Call, CancelRequested, Entry, Fact, Json, Outcome, Record, RunCreated, SignalReceived, StintOpened
+from treadle._models import (
+    Call,
+    CancelRequested,
+    Entry,
+    Fact,
+    InterruptAnswer,
+    InterruptAnswered,
+    Json,
+    Outcome,
+    Record,
+    RunCreated,
+    SignalReceived,
+    StintOpened,
+)
 from treadle._orphans import end_orphans
 from treadle._outbox import Outbox
-from treadle._owner import shown, this_owner
+from treadle._owner import has_rebooted, shown, this_owner
 from treadle._plan import Plan
 from treadle._plugins import Registry
 from treadle._recorded import Recorded
 from treadle._redaction import Redaction
 from treadle._results import RunResult, summarise
 from treadle._run_log import RunLog
-from treadle._run_settings import RunSettings, run_settings
+from treadle._run_settings import MAX_CRASHES, RunSettings, run_settings
 from treadle._runner import Runner
 from treadle._scopes import ExecutorScope, RunScope, TroubleLog
 from treadle._sending import make_signal
 from treadle._span_projection import SpanProjection
 from treadle._step_log import LineKeeper, kept_lines
-from treadle._store_records import CancelRequest, Claim, Commit, NewRun
+from treadle._store_records import CancelRequest, CheckpointRow, Claim, Commit, NewRun
 from treadle._surroundings import Surroundings
 from treadle._tracing import RunMetrics, RunTracing
 from treadle._version import __version__
@@ -145,6 +158,7 @@ class Session:
         on_stuck: Called with the result when calls that were told to stop still run.
         recorded: A run whose outcomes this one is given.
         replay_from: The step from which on it makes its calls itself.
+        answers: Step or item -> ``rerun`` or ``fail``, for calls that may have been running when their process went away.
         settings: How runs are held on to; what ``[run]`` says when None.
     """
 
@@ -159,6 +173,7 @@ class Session:
     on_stuck: Callable[[RunResult], None] | None
     recorded: Recorded | None = None
     replay_from: str = ""
+    answers: Mapping[str, InterruptAnswer] = attrs.field(factory=dict, kw_only=True)
     settings: RunSettings = attrs.field(
         default=attrs.Factory(lambda self: run_settings(self.registry.config), takes_self=True), kw_only=True
     )
@@ -198,6 +213,7 @@ class Session:
                 conductor = Conductor(self.plan, scopes.redaction)
                 with collector_paused():
                     conductor.replay(entries)
+                self._check_answers(claim.run_id, conductor)
                 if conductor.status is not None:
                     await self._release(claim)
                     return summarise(entries)
@@ -263,8 +279,8 @@ class Session:
             children = ChildPool(self.registry.config, is_expected=is_isolated)
             settings = self.settings
             keeper = Keeper(self.store, claim, self.clock, every_s=settings.checkpoint_every_s, stall_s=settings.stall_s)
+            saved = await keeper.recall() if earlier else []
             if earlier:
-                await keeper.recall()
                 await end_orphans(self.store, claim)
             async with ClientHosts(self.registry) as hosts, children, keeper:
                 runner = Runner(
@@ -305,7 +321,12 @@ class Session:
                 signals, last = await self._received(claim, earlier)
                 if recorded is not None and not earlier:
                     signals = [*recorded.again(), *signals]
-                facts = [self._opening(readers.entries, claim), *await self._asked(claim, earlier), *signals]
+                facts = [
+                    self._opening(readers.entries, claim, saved),
+                    *self._answered(),
+                    *await self._asked(claim, earlier),
+                    *signals,
+                ]
                 lines = LineKeeper(
                     self.store, claim.run_id, now=self.clock.now, secret_values=runner.secret_values, redact=redact
                 )
@@ -401,10 +422,41 @@ class Session:
             take_beats=keeper.take_beats,
         )
 
-    def _opening(self, entries: Sequence[Entry], claim: Claim) -> Callable[[float], StintOpened]:
-        stint = 1 + sum(isinstance(entry, StintOpened) for entry in entries)
-        owner = shown(claim.owner)
-        return partial(StintOpened, stint=stint, owner=owner, engine="local", versions=self.versions())
+    def _opening(
+        self, entries: Sequence[Entry], claim: Claim, saved: Sequence[CheckpointRow]
+    ) -> Callable[[float], StintOpened]:
+        stints = [entry for entry in entries if isinstance(entry, StintOpened)]
+        # A machine that went down takes every process with it, whatever that did.
+        crashed = bool(claim.taken_from) and not has_rebooted(claim.taken_from)
+        since = stints[-1].at if stints else 0.0
+        advanced = tuple(dict.fromkeys((row.path, row.index) for row in saved if row.saved_at >= since)) if crashed else ()
+        return partial(
+            StintOpened,
+            stint=1 + len(stints),
+            owner=shown(claim.owner),
+            engine="local",
+            versions=self.versions(),
+            crashed=crashed,
+            advanced=advanced,
+            max_crashes=self.settings.max_crashes if crashed else MAX_CRASHES,
+        )
+
+    def _check_answers(self, run_id: str, conductor: Conductor) -> None:
+        asked = [path if index is None else f"{path}[{index}]" for path, index in conductor.answerable]
+        for item in self.answers:
+            if item not in asked:
+                raise ConfigError(
+                    f"Run {run_id} does not ask about step {item!r}.",
+                    f"It asks about: {', '.join(asked)}." if asked else "It asks about nothing: resume it without an answer.",
+                )
+
+    def _answered(self) -> list[Callable[[float], Fact]]:
+        made: list[Callable[[float], Fact]] = []
+        for item, answer in self.answers.items():
+            path, bracket, number = item.partition("[")
+            index = int(number.rstrip("]")) if bracket else None
+            made.append(partial(InterruptAnswered, path=path, index=index, answer=answer))
+        return made
 
     def _creation(self, run_id: str, inputs: Mapping[str, Json], tracing: RunTracing, trigger: str) -> RunCreated:
         workflow = self.plan.workflow

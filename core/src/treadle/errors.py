@@ -600,6 +600,32 @@ class RejectedError(TreadleError):
         )
 
 
+class AnswerNeededError(RunSuspendedError):
+    """A run that cannot go on before somebody says what to do with a step that may have been done."""
+
+    def __init__(self, run_id: str, steps: Sequence[str]) -> None:
+        super().__init__(run_id)
+        self.steps = tuple(steps)
+        named = ", ".join(map(repr, self.steps))
+        self.reason = f"nobody knows whether {named} was done when the process of the run went away"
+        self.problem = f"Run {run_id} is suspended: {self.reason}."
+        self.remedy = f"Look, then say so: treadle resume {run_id} --rerun '{self.steps[0]}' (or --fail '{self.steps[0]}')"
+        self.args = (f"{self.problem}\n{self.remedy}",)
+
+
+class StepPoisonedError(TreadleError):
+    """A step that was running each time that the process of its run went away."""
+
+    retryable = False
+
+    def __init__(self, step: str, crashes: int) -> None:
+        self.step, self.crashes = step, crashes
+        super().__init__(
+            f"Step {step!r} is poisoned: it was running {crashes} times when the process of the run went away.",
+            "See what it does to its process, or give it 'isolation: process'. 'max_crashes' in [run] is how often it may be.",
+        )
+
+
 class StepInterruptedError(TreadleError):
     """A step whose process went away while it ran, and which must not run a second time by itself."""
 

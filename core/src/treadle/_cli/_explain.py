@@ -17,6 +17,8 @@ from treadle.ports import (
     Entry,
     ErrorInfo,
     Evaluated,
+    InterruptAnswered,
+    InterruptAsked,
     ItemEnded,
     MapStarted,
     Outcome,
@@ -73,7 +75,12 @@ _HOW = {"elapsed": "its time has come", "signal": "the signal came", "timeout": 
 
 _TELLERS: Mapping[type, Callable[..., str]] = {
     RunCreated: lambda e: f"the run was created by {e.trigger}" + (f" of run {e.replay_of}" if e.replay_of else ""),
-    StintOpened: lambda e: f"stint {e.stint} began: {e.owner or 'somebody'} drives the run",
+    StintOpened: lambda e: (
+        f"stint {e.stint} began: {e.owner or 'somebody'} drives the run"
+        + ("; the process before it crashed, so what ran then runs alone, one after the other" if e.crashed else "")
+    ),
+    InterruptAsked: lambda e: f"{item_name(e.path, e.index)}: may have been done; somebody has to say what to do",
+    InterruptAnswered: lambda e: f"{item_name(e.path, e.index)}: somebody says: {e.answer}",
     Evaluated: lambda e: _tell_evaluated(e),
     AttemptStarted: lambda e: f"{item_name(e.path, e.index)}: attempt {e.attempt} was released in stint {e.stint}",
     AttemptEnded: lambda e: (

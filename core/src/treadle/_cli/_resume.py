@@ -33,6 +33,8 @@ _POLL_S = 0.2
 @click.command(short_help="Go on with a run that was interrupted.")
 @click.argument("run")
 @click.option("--accept-changes", is_flag=True, help="Go on although plugins or the workflow's file have changed.")
+@click.option("--rerun", multiple=True, metavar="PATH", help="Of a step that asks (on_interrupt: ask): run it again.")
+@click.option("--fail", multiple=True, metavar="PATH", help="Of a step that asks: let it end as interrupted.")
 @json_option
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How stderr is written."
@@ -44,7 +46,8 @@ def resume(ctx: click.Context, /, run: str, **asked: object) -> None:
     """Drive RUN (an id, the beginning of one, or 'last') to its end.
 
     Steps that completed are not run again. Those that may have been running are, under the same idempotency key, unless their
-    executor must not run twice. A run that has ended shows its result again.
+    executor must not run twice. A step that asks what to do is answered by --rerun or --fail; until then the run stays
+    suspended. A run that has ended shows its result again.
 
     The run keeps the workflow that it began with. Exit codes as for run.
     """

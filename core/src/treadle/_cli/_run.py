@@ -32,6 +32,7 @@ from treadle._cli._summary import summarize
 from treadle._cli._tracing_setup import make_outbox, set_up_tracing, shut_down
 from treadle._config import Config
 from treadle._loader import load_workflow
+from treadle._models import InterruptAnswer
 from treadle._outbox import Outbox
 from treadle._plan import Plan, make_plan
 from treadle._plugins import Registry
@@ -60,6 +61,13 @@ class Options:
     no_progress: bool
     key: str = ""
     accept_changes: bool = False
+    rerun: tuple[str, ...] = ()
+    fail: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> dict[str, InterruptAnswer]:
+        """What to do with steps that ask whether they may be run again."""
+        return {**dict.fromkeys(self.rerun, "rerun"), **dict.fromkeys(self.fail, "fail")}
 
     @property
     def again(self) -> str:
@@ -193,7 +201,7 @@ class Session:
         if self.act is not None:
             return common()
         if self.run_id:
-            return common(self.run_id, accept_changes=self.options.accept_changes)
+            return common(self.run_id, accept_changes=self.options.accept_changes, answers=self.options.answers)
         options = self.options
         return common(self.plan, self.inputs, max_parallel=options.max_parallel, trigger="cli", key=options.key)
 
