@@ -102,7 +102,7 @@ def test_a_policy_is_told_of_each_run_that_opens_and_closes() -> None:
 
     assert listener.told == ["open_run", *["record"] * (len(listener.told) - 2), "close_run"]
     assert listener.runs[0] is listener.runs[1]
-    assert (listener.runs[0].run_id, listener.runs[0].workflow) == (result.run_id, "saying")
+    assert (listener.runs[0].run_id, listener.runs[0].workflow, listener.runs[0].stint) == (result.run_id, "saying", 1)
     assert listener.runs[0].clock is clock
 
 

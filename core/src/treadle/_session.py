@@ -185,7 +185,7 @@ class Session:
             The result; or the id of the run that there was under this key already.
         """
         self._check_backend()
-        with self._scoped(run_id) as scopes:
+        with self._scoped(run_id, 1) as scopes:
             owner = this_owner()
             tracing = self._tracing(owner)
             created = self._creation(run_id, inputs, tracing, trigger)
@@ -208,7 +208,7 @@ class Session:
         with ExitStack() as stack:
             try:
                 self._check_backend()
-                scopes = stack.enter_context(self._scoped(claim.run_id))
+                scopes = stack.enter_context(self._scoped(claim.run_id, _next_stint(entries)))
                 tracing = self._tracing(claim.owner)
                 conductor = Conductor(self.plan, scopes.redaction)
                 with collector_paused():
@@ -230,14 +230,14 @@ class Session:
     # -- parts
 
     @contextmanager
-    def _scoped(self, run_id: str) -> Iterator[_Scopes]:
+    def _scoped(self, run_id: str, stint: int) -> Iterator[_Scopes]:
         """The hooks of the run, whose policies are told that it is open."""
         trouble = TroubleLog()
         policies = self.registry.policies()
         run_scope = RunScope([*policies, *self.sinks], trouble)
         executors = {name: ExecutorScope(bound, policies, trouble) for name, bound in self.plan.executors.items()}
         workflow, registry = self.plan.workflow.name, self.registry
-        run = Surroundings(run_id, workflow, self.clock, self.secrets, registry.secrets)
+        run = Surroundings(run_id, workflow, stint, self.clock, self.secrets, registry.secrets)
         with run_scope.opened(run) as redaction:
             yield _Scopes(run_scope, executors, redaction, trouble)
 
@@ -516,6 +516,10 @@ class Session:
                 listener(call, done, total, message)
 
         return tell
+
+
+def _next_stint(entries: Sequence[Entry]) -> int:
+    return 1 + sum(isinstance(entry, StintOpened) for entry in entries)
 
 
 def fingerprint(workflow: str, inputs: Mapping[str, Json]) -> str:

@@ -19,12 +19,14 @@ class Surroundings:
     Attributes:
         run_id: The run.
         workflow: Name of the workflow.
+        stint: How many processes have driven the run with this one.
         clock: The run's time.
         seconds: The same, as seconds that only go forward.
     """
 
     run_id: str
     workflow: str
+    stint: int
     clock: Clock
     _resolved: Mapping[str, str] = attrs.field(repr=False)
     _configured: Callable[[], Iterable[tuple[str, Secret]]] = attrs.field(repr=False)

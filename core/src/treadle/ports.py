@@ -30,7 +30,7 @@ from treadle._columns import (
     unpack,
     unpack_entry,
 )
-from treadle._faults import fault_point
+from treadle._faults import fault_point, watch_fault_points
 from treadle._loop import loop_poster
 from treadle._models import (
     DECISIONS,
@@ -247,6 +247,7 @@ __all__ = [
     "pack_entries",
     "unpack",
     "unpack_entry",
+    "watch_fault_points",
 ]
 
 
@@ -433,6 +434,10 @@ class RunSurroundings(Protocol):
     @property
     def workflow(self) -> str:
         """Name of the workflow."""
+
+    @property
+    def stint(self) -> int:
+        """How many processes have driven the run with this one, from 1."""
 
     @property
     def clock(self) -> Clock:

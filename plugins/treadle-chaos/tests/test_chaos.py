@@ -11,7 +11,7 @@ import pytest
 import treadle
 from treadle import Registry, RunResult, Workflow, executor
 from treadle.errors import ConfigInvalidError
-from treadle.ports import AttemptEnded, Call, dump_line
+from treadle.ports import AttemptEnded, Call, dump_line, fault_point
 from treadle.testing import Recorder, simulate, virtual_run
 from treadle_chaos import CRASH_CODE, Chaos, Fault
 
@@ -233,12 +233,61 @@ def test_a_crash_lets_the_next_process_go_on() -> None:
     assert struck == [[True, False, False], [True, True, False], [True, True, True]]
 
 
+DURABLE = """
+import treadle
+workflow = treadle.Workflow("w")
+for number in range(5):
+    workflow.step(f"s{number}", "site.note", needs=[f"s{number - 1}"] if number else [], i=number)
+print(treadle.run(workflow, key="k").status)
+"""
+
+
+@pytest.mark.parametrize("passing", [2, 5])
+def test_a_crash_at_a_point_inside_of_treadle(site: Path, passing: int) -> None:
+    """At its so manieth passing in the first process; the next one takes the run to its end, and nothing is done twice."""
+    store = '[store]\nuse = "sqlite"\npath = "runs.db"\n'
+    fault = f'kind = "crash"\npoint = "commit*"\npassing = {passing}\n'
+    (site / "treadle.toml").write_text(f"{store}{SETTINGS}{fault}")
+
+    first, second = (
+        subprocess.run([sys.executable, "-c", DURABLE], capture_output=True, text=True, timeout=60) for _ in range(2)
+    )
+
+    assert (first.returncode, first.stdout) == (CRASH_CODE, "")
+    assert (second.returncode, second.stdout) == (0, "completed\n"), second.stderr
+    assert (site / "notes.txt").read_text().split() == [str(number) for number in range(5)]
+
+
+def test_points_are_struck_by_the_seed() -> None:
+    """Whether a passing strikes depends on the seed, the point and which passing it is; steps are let alone."""
+    often = Fault("crash", point="commit*", probability=0.3)
+    chaos, same, other = Chaos(1, [often]), Chaos(1, [often]), Chaos(2, [often])
+
+    struck = [[one.strikes(0, "committed", passing) for passing in range(1, 200)] for one in (chaos, same, other)]
+
+    assert struck[0] == struck[1] != struck[2]
+    assert 30 < sum(struck[0]) < 90
+    assert not chaos.strikes(0, "in_transaction", 1)
+    assert not chaos.decides(0, Call("r", "w", "s", "e", {}))
+
+
+def test_points_are_minded_only_while_a_run_is_open() -> None:
+    """And only in the processes that the fault is for."""
+    chaos = Chaos(1, [Fault("crash", point="never"), Fault("error", step="never")])
+
+    run(doubles(1), chaos)
+
+    assert chaos._watches == {}
+    fault_point("never")  # would end this process
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
         ('kind = "earthquake"', "kind"),
         ('kind = "error"\nprobability = 1.5', "probability"),
         ('kind = "error"\nchance = 1', "chance"),
+        ('kind = "error"\npoint = "committed"', "a fault at a point is a crash, not 'error'"),
     ],
 )
 def test_faults_that_cannot_be_are_refused(site: Path, lines: str, said: str) -> None:

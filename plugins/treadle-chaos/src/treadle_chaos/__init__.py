@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Generator, Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Literal
@@ -13,7 +15,7 @@ from typing import Literal
 import anyio
 import attrs
 from treadle import PermanentError, TransientError, hookimpl
-from treadle.ports import Call, Work
+from treadle.ports import Call, RunSurroundings, Work, watch_fault_points
 
 __all__ = ["CRASH_CODE", "Chaos", "ChaosPermanentError", "ChaosTransientError", "Fault"]
 
@@ -47,6 +49,8 @@ class Fault:
         retryable: ``error`` only: whether it says that trying again may help.
         message: What an error says.
         exit_code: ``crash`` only.
+        point: ``crash`` only: name or pattern of a point inside of treadle, like ``committed``, instead of a step.
+        passing: With ``point``: at its so manieth passing, from 1; 0: at each, by ``probability``.
     """
 
     kind: Literal["error", "delay", "invalid", "crash"]
@@ -62,9 +66,17 @@ class Fault:
     retryable: bool = True
     message: str = "a fault that chaos was asked for"
     exit_code: int = CRASH_CODE
+    point: str = ""
+    passing: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.point and self.kind != "crash":
+            raise ValueError(f"a fault at a point is a crash, not {self.kind!r}")
 
     def matches(self, call: Call) -> bool:
         """Whether the fault is asked about this attempt."""
+        if self.point:
+            return False
         if self.attempts and call.attempt > self.attempts:
             return False
         if self.kind == "crash" and self.stints and call.stint > self.stints:
@@ -90,6 +102,39 @@ class Chaos:
 
     seed: int
     faults: list[Fault] = attrs.field(factory=list)
+    _watches: dict[str, Callable[[], None]] = attrs.field(init=False, factory=dict)
+    _passed: Counter[str] = attrs.field(init=False, factory=Counter)
+    _lock: threading.Lock = attrs.field(init=False, factory=threading.Lock)
+
+    @hookimpl
+    def open_run(self, run: RunSurroundings) -> None:
+        """Mind the points that are named, when this process is one of those that they are for."""
+        at_points = [number for number, fault in enumerate(self.faults) if fault.point]
+        due = [number for number in at_points if not (0 < self.faults[number].stints < run.stint)]
+        if due:
+            self._watches[run.run_id] = watch_fault_points(partial(self._pass, due))
+
+    @hookimpl
+    def close_run(self, run: RunSurroundings) -> None:
+        """Let the points be."""
+        if run.run_id in self._watches:
+            self._watches.pop(run.run_id)()
+
+    def _pass(self, numbers: Sequence[int], point: str) -> None:
+        with self._lock:
+            self._passed[point] += 1
+            passing = self._passed[point]
+        for number in numbers:
+            if self.strikes(number, point, passing):
+                _log.info("chaos strikes at the point %s, passed %d times", point, passing)
+                os._exit(self.faults[number].exit_code)
+
+    def strikes(self, number: int, point: str, passing: int) -> bool:
+        """Whether fault ``number`` ends the process when it passes a point for the so manieth time."""
+        fault = self.faults[number]
+        if not fnmatchcase(point, fault.point) or (fault.passing and fault.passing != passing):
+            return False
+        return fault.probability >= 1 or _number((self.seed, number, point, passing)) < fault.probability
 
     @hookimpl(wrapper=True, trylast=True)
     def execute(self, call: Call) -> Generator[None, Work | None, Work | None]:
@@ -113,8 +158,13 @@ class Chaos:
         where = (self.seed, number, call.path, call.index, call.variant, call.generation, call.attempt)
         # A call that a crash interrupted is made again under the same number.
         parts = (*where, call.stint) if self.faults[number].kind == "crash" else where
-        digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-        return (int.from_bytes(digest) >> 11) / 2**53  # never rounded up to 1
+        return _number(parts)
+
+
+def _number(parts: tuple[object, ...]) -> float:
+    """A number from 0 up to 1 that only what it is made of decides."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest) >> 11) / 2**53  # never rounded up to 1
 
 
 async def _struck(faults: Sequence[Fault], call: Call, work: Work) -> object:
