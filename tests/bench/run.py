@@ -207,6 +207,14 @@ def graphs(folder: Path) -> Iterator[Figure]:
         )
 
 
+def timers() -> Iterator[Figure]:
+    """Finding what is due of 10,000 pending timers, firing a hundred at once, and how late waits of a second are."""
+    measured = apart("timers.py", "sqlite")
+    yield Figure("timers_check", measured["check_ms"], "ms", 100, 5, note="10,000 pending, 100 due, median")
+    yield Figure("timers_fire", measured["fire_ms"], "ms", 200, 50, note="100 due at once, to the next attempt, median")
+    yield Figure("timers_late", measured["late_ms"], "ms", 10_000, 50, note="the latest of 20")
+
+
 BENCHES: dict[str, Bench] = {
     "steps": steps,
     "traced": traced,
@@ -218,6 +226,7 @@ BENCHES: dict[str, Bench] = {
     "isolation": isolation,
     "listing": listing,
     "durable": durable,
+    "timers": timers,
 }
 
 

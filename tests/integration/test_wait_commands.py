@@ -115,15 +115,17 @@ def test_ctrl_c_cancels_a_run_that_does_something(project: KeptProject) -> None:
 
 
 def test_a_run_that_was_killed_while_it_waited_goes_on(project: KeptProject) -> None:
-    """A wait outlives the process that began it, however that ended (S1-42)."""
+    """A wait outlives the process that began it, however that ended, and is less than 10 s late afterwards (S1-42, S1-94)."""
     run = waiting(project, "-i", "pause=1s")
     os.kill(run.pid, signal.SIGKILL)
     run.communicate(timeout=30)
     project("signal", "last", "release", '{"approved": true, "by": "me"}')
+    begun = time.time()
     result = fitting(project("resume", "last", "--json").stdout, "run")
 
     assert result["status"] == "completed"
     assert result["outputs"] == {"done": "site-1.0.tar.gz published for me"}
+    assert time.time() - begun < 1 + 10
 
 
 def test_what_cannot_be_sent_is_refused(project: KeptProject) -> None:
