@@ -17,7 +17,7 @@ from functools import partial
 
 from treadle._loop import Post
 from treadle._store_records import BEAT_S, BeatRow, CancelRequest, Claim, Signal
-from treadle.errors import LeaseLostError, TreadleError
+from treadle.errors import LeaseLostError, StoreGoneError, StoreUnavailableError, TreadleError
 from treadle.ports import Store
 
 _log = logging.getLogger("treadle.heart")
@@ -89,13 +89,14 @@ class Heart:
                     self._beat()
                     beaten_at = time.monotonic()
                     next_beat = beaten_at + self._beat_s
-            except LeaseLostError as error:
+            except (LeaseLostError, StoreGoneError) as error:
                 self._tell(lambda error=error: self._on_lost(error))  # type: ignore[misc]  # bound now, not when it is called
                 return
             except TreadleError as error:
                 if time.monotonic() - beaten_at > self._claim.lease_s:
                     _log.error("run %s: no beat for %.0f s: %s", self._claim.run_id, self._claim.lease_s, error)
-                    self._tell(lambda: self._on_lost(LeaseLostError(self._claim.run_id)))
+                    lost = error if isinstance(error, StoreUnavailableError) else LeaseLostError(self._claim.run_id)
+                    self._tell(partial(self._on_lost, lost))
                     return
                 _log.warning("run %s: the store does not take the heartbeat: %s", self._claim.run_id, error)
                 next_beat = time.monotonic() + min(1.0, self._beat_s)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from treadle._store_records import shown, since
 
-__all__ = ["group_of", "has_rebooted", "is_gone", "machine", "shown", "since", "started", "this_owner"]
+__all__ = ["group_of", "has_rebooted", "is_gone", "let_go", "machine", "shown", "since", "started", "this_owner"]
 
 _PROC = Path("/proc")
 
@@ -21,8 +21,18 @@ def this_owner() -> str:
     return f"{_process(os.getpid())}/{secrets.token_hex(4)}"
 
 
+_let_go: set[str] = set()
+
+
+def let_go(owner: str) -> None:
+    """This process drives nothing under that name any more, although the store could not be told so."""
+    _let_go.add(owner)
+
+
 def is_gone(owner: str) -> bool:
-    """Whether the process that ``owner`` names is known to have ended; False when it cannot be known from here."""
+    """Whether what ``owner`` names is known to have ended; False when it cannot be known from here."""
+    if owner in _let_go:
+        return True
     who, _, identity = owner.partition("@")
     where, _, rest = identity.partition("/")
     begun = rest.partition("/")[0]

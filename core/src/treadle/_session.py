@@ -39,7 +39,7 @@ from treadle._models import (
 )
 from treadle._orphans import end_orphans
 from treadle._outbox import Outbox
-from treadle._owner import has_rebooted, shown, this_owner
+from treadle._owner import has_rebooted, let_go, shown, this_owner
 from treadle._plan import Plan
 from treadle._plugins import Registry
 from treadle._recorded import Recorded
@@ -365,6 +365,8 @@ class Session:
             rows = suspended.suspend()
         with anyio.move_on_after(_RELEASE_S, shield=True), suppress(TreadleError):
             await self.store.release(claim, rows)
+            return
+        let_go(claim.owner)
 
     def _tell_earlier(self, readers: _Readers) -> None:
         """Give sinks that show the whole run what earlier stints recorded."""

@@ -47,6 +47,7 @@ __all__ = [
     "StepInterruptedError",
     "StepNotFoundError",
     "StepTimeoutError",
+    "StoreGoneError",
     "StoreUnavailableError",
     "TransientError",
     "TreadleError",
@@ -458,6 +459,10 @@ class RunFailedError(TreadleError):
 
 class StoreUnavailableError(TreadleError):
     """The store cannot be read or written now; nothing acknowledged is lost."""
+
+
+class StoreGoneError(StoreUnavailableError):
+    """The store was deleted or replaced under this process: waiting does not help, and what it writes would be lost."""
 
 
 class RunNotFoundError(TreadleError):

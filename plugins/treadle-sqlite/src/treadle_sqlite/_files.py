@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from treadle.errors import StoreUnavailableError
+from treadle.errors import StoreGoneError, StoreUnavailableError
 
 _log = logging.getLogger("treadle.sqlite")
 
@@ -147,7 +147,7 @@ class Guard:
         """Compare with what was there the first time.
 
         Raises:
-            StoreUnavailableError: A file has gone or is another one.
+            StoreGoneError: A file has gone or is another one.
         """
         for name in (self._path, self._wal):
             try:
@@ -160,8 +160,8 @@ class Guard:
             if self._known.setdefault(name, identity) != identity:
                 raise self._error(name, "was replaced")
 
-    def _error(self, name: str, what: str) -> StoreUnavailableError:
-        return StoreUnavailableError(
+    def _error(self, name: str, what: str) -> StoreGoneError:
+        return StoreGoneError(
             f"{name} {what} while it was in use; what this process writes would be lost.",
             "Stop every process that uses it, put the files back together (all of them, or a backup), then resume.",
         )

@@ -326,6 +326,8 @@ class SqliteStore:
         """What ``request_cancel`` left."""
 
         def work(connection: apsw.Connection) -> CancelRequest | None:
+            if self._copy is None:
+                self._guard.check()  # the owner asks twice in a second: so it hears soon that its files have gone
             found = cast("tuple[str | None, int] | None", connection.execute(sql.CANCEL_REQUEST, (run_id,)).fetchone())
             return None if found is None or found[0] is None else CancelRequest(found[0], bool(found[1]))
 

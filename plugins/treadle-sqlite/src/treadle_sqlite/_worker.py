@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import anyio
 import apsw
-from treadle.errors import StoreUnavailableError, TreadleError
+from treadle.errors import StoreGoneError, StoreUnavailableError, TreadleError
 from treadle.ports import fault_point, loop_poster
 
 T = TypeVar("T")
@@ -250,7 +250,7 @@ class Writer(Worker):
         self._chore_at = 0.0 if chore is not None else math.inf
         self._told_at = -math.inf
         self._pages = 0
-        self._broken: StoreUnavailableError | None = None
+        self._broken: StoreGoneError | None = None
         super().__init__(name, path, connect, timeout_s)
 
     def begin(self, connection: apsw.Connection) -> None:
@@ -324,12 +324,12 @@ class Writer(Worker):
             with suppress(apsw.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-            if isinstance(error, StoreUnavailableError):
+            if isinstance(error, StoreGoneError):
                 self._broken = error  # the files are not ours any more: nothing more is written
-            reason = error if isinstance(error, TreadleError) else unavailable(self._path, cast("Exception", error))
+            reason = error if isinstance(error, StoreUnavailableError) else unavailable(self._path, cast("Exception", error))
             for job in jobs:
                 if not job.has_failed:
-                    job.fail(StoreUnavailableError(reason.problem, reason.remedy))
+                    job.fail(type(reason)(reason.problem, reason.remedy))
 
     def _do_plainly(self, connection: apsw.Connection, jobs: Sequence[Job[Any]]) -> bool:
         """Do all without savepoints, which cost as much as all the rest; answers whether none has failed, as is the rule."""
