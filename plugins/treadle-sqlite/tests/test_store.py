@@ -20,8 +20,22 @@ import anyio
 import apsw
 import attrs
 import pytest
-from treadle.errors import StoreUnavailableError
-from treadle.ports import CancelRequest, Checkpoint, Claim, Commit, LineQuery, Rows, RunQuery, RunStatus, SignalReceived
+from treadle import Registry, Workflow, executor, resume, run
+from treadle.errors import RunNotFoundError, StoreUnavailableError
+from treadle.ports import (
+    AttemptEnded,
+    CancelRequest,
+    Checkpoint,
+    Claim,
+    Commit,
+    LineQuery,
+    Rows,
+    RunQuery,
+    RunStatus,
+    SignalReceived,
+    TimerFired,
+    TimerRow,
+)
 from treadle_sqlite import SqliteStore, _queries, _schema
 from treadle_sqlite._files import default_path, remote_kind
 from writing import AT, new_run, numbers, write_records
@@ -395,7 +409,7 @@ def columns(store: SqliteStore, table: str) -> list[str]:
 
 
 def test_tables_are_those_of_the_guide(store: SqliteStore) -> None:
-    """Runs, steps, records, checkpoints, timers, execution spans; and the views (S0-32, S1-48, S1-49, S1-50, S1-51, S1-52)."""
+    """An empty file is given all tables and views, with these columns (S1-74, S0-32, S1-48, S1-49, S1-50, S1-51, S1-52)."""
     fill(store)
     assert columns(store, "execution_spans") == [
         *("id", "trace_id", "parent_id", "executor_type", "task_id", "workflow_execution_id", "attempt", "stint"),
@@ -512,7 +526,7 @@ def test_a_long_log_is_brought_into_the_file(store: SqliteStore) -> None:
 
 
 def test_checkpoints_and_lists_of_many_runs_are_quick(store: SqliteStore) -> None:
-    """Saving a checkpoint takes under 10 ms, a beat and a list of runs little more, p95 of some (G6)."""
+    """Saving a checkpoint takes under 10 ms and loading one under 5, 95 of 100; a list of runs little more (S1-86, S1-87)."""
 
     async def main() -> dict[str, float]:
         for number in range(300):
@@ -532,11 +546,89 @@ def test_checkpoints_and_lists_of_many_runs_are_quick(store: SqliteStore) -> Non
             began = time.perf_counter()
             await store.commit(Commit("r0000", 1, seq, [SignalReceived(AT, "x")]))
             times["commit"].append(time.perf_counter() - began)
-        return {name: sorted(all_)[int(len(all_) * 0.9)] for name, all_ in times.items()}
+        return {name: sorted(all_)[int(len(all_) * 0.95)] for name, all_ in times.items()}
 
-    p90 = anyio.run(main)
+    p95 = anyio.run(main)
 
-    # The disk of a busy machine takes its time to synchronise: commits tell how much.
-    assert p90["save"] < max(0.010, 3 * p90["commit"])
-    assert p90["load"] < 0.010
-    assert p90["list"] < 0.050
+    # A busy machine takes its time, and its disk to synchronise: commits tell how much.
+    assert p95["save"] < max(0.010, 3 * p95["commit"])
+    assert p95["load"] < max(0.005, 3 * p95["commit"])
+    assert p95["list"] < max(0.050, 10 * p95["commit"])
+
+
+def test_ten_thousand_timers_are_looked_through_quickly(store: SqliteStore) -> None:
+    """Finding those that are due among 10,000 takes under 100 ms, keeping that one fired under 200 ms (S1-92, S1-93)."""
+
+    async def main() -> dict[str, float]:
+        await store.create(new_run("r"))
+        due = [TimerRow("r", f"t{n}", f"s{n}", None, "custom", AT + n, "pending", AT) for n in range(10_000)]
+        await store.commit(Commit("r", 1, 2, [SignalReceived(AT, "x")], Rows(timers=tuple(due))))
+        times: dict[str, list[float]] = {"check": [], "fire": [], "commit": []}
+        for n in range(20):
+            began = time.perf_counter()
+            (first, *_) = await store.pending_timers(until=AT + 50)
+            times["check"].append(time.perf_counter() - began)
+            assert first.timer_id == f"t{n}"
+            fired = attrs.evolve(first, status="fired", fired_at=AT + 50)
+            began = time.perf_counter()
+            await store.commit(Commit("r", 1, 2 * n + 3, [TimerFired(AT + 50, first.timer_id)], Rows(timers=(fired,))))
+            times["fire"].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            await store.commit(Commit("r", 1, 2 * n + 4, [SignalReceived(AT, "x")]))
+            times["commit"].append(time.perf_counter() - began)
+        return {name: min(all_) for name, all_ in times.items()}
+
+    took = anyio.run(main)
+
+    assert took["check"] < max(0.1, 10 * took["commit"])
+    assert took["fire"] < max(0.2, 10 * took["commit"])
+
+
+def test_opening_and_closing_leaves_nothing_behind(tmp_path: Path) -> None:
+    """No file, no thread, no connection is left of a store that was closed, also of one that failed to open (S1-77)."""
+
+    def left() -> tuple[list[str], int]:
+        files = [
+            os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")
+        ]
+        return [name for name in files if str(tmp_path) in name], threading.active_count()
+
+    (tmp_path / "folder.db").mkdir()
+    before = left()
+    for number in range(20):
+        store = SqliteStore(path=tmp_path / f"{number % 3}.db")
+        if number < 3:
+            fill(store)
+        anyio.run(store.run, "r")
+        store.close()
+        broken = SqliteStore(path=tmp_path / "folder.db")
+        with pytest.raises(StoreUnavailableError):
+            anyio.run(broken.run, "r")
+        broken.close()
+
+    assert left() == before
+
+
+def test_what_steps_gave_is_kept_with_the_run(tmp_path: Path) -> None:
+    """Where the store is durable a later process reads every step's result; where it is memory nothing is kept (S3-48)."""
+
+    @executor("demo.give")
+    def give() -> dict[str, str]:
+        return {"given": "kept"}
+
+    workflow = Workflow("context")
+    workflow.step("gives", "demo.give")
+    ids: list[str] = []
+    store = SqliteStore(path=tmp_path / "runs.db")
+    kept = run(workflow, registry=Registry.of(give), store=store, on_start=lambda handle: ids.append(handle.run_id))
+    store.close()
+    again = SqliteStore(path=tmp_path / "runs.db")
+    records = anyio.run(again.read, ids[0])
+    again.close()
+    run(workflow, registry=Registry.of(give), on_start=lambda handle: ids.append(handle.run_id))  # store: memory
+
+    assert kept.status == "completed"
+    outputs = [record.entry.outcome.output for record in records if isinstance(record.entry, AttemptEnded)]
+    assert outputs == [{"given": "kept"}]
+    with pytest.raises(RunNotFoundError):
+        resume(ids[1], registry=Registry.of(give))

@@ -150,7 +150,7 @@ print("done")
 
 @pytest.mark.parametrize("what", ["migrate", "vacuum", "backup", "clean"])
 def test_upkeep_survives_being_killed(tmp_path: Path, what: str) -> None:
-    """Killed anywhere in between, each is done or not: the store opens, is whole, and the next attempt succeeds (fault 4)."""
+    """Killed anywhere in between, each is done or not: the store is whole, and the next attempt succeeds (fault 4, S1-74)."""
     points = {"migrate": "in_migration", "vacuum": "in_vacuum", "backup": "in_backup", "clean": "in_transaction"}
     chance = random.Random(what)
     kills = 0
