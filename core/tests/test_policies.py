@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator
 from typing import cast
 
@@ -17,7 +18,7 @@ from treadle._redaction import Redaction
 from treadle._results import RunResult
 from treadle.errors import PolicyFailedError, TreadleError
 from treadle.hookspecs import PROJECT, hookimpl
-from treadle.ports import ErrorInfo, Outcome, RunSurroundings, SpanRecord, dump_line
+from treadle.ports import ErrorInfo, Issue, Outcome, RunSurroundings, SpanRecord, dump_line
 from treadle.testing import Recorder, VirtualClock, virtual_run
 
 WORD = "the-hidden-word"
@@ -298,7 +299,11 @@ def test_an_outcome_without_texts_is_left_alone() -> None:
     worked = Outcome("completed", WORD)
     span = SpanRecord(WORD, "client", "", "", "", 0, 0, "error", WORD, {"a": WORD}, ((WORD, 0.0, {"b": WORD}),))
     failed = Outcome(
-        "failed", None, ErrorInfo("E", WORD, WORD, (), WORD, None, {"c": WORD}), RetryAfter(1, WORD), spans=(span,)
+        "failed",
+        None,
+        ErrorInfo("E", WORD, WORD, (Issue(WORD, WORD),), WORD, True, {"c": WORD}, 5, {"d": WORD}),
+        RetryAfter(1, WORD),
+        spans=(span,),
     )
 
     cleaned = redaction.outcome(failed)
@@ -306,6 +311,10 @@ def test_an_outcome_without_texts_is_left_alone() -> None:
     assert redaction.outcome(worked) is worked
     assert WORD not in repr(cleaned) + repr(cleaned.error.partial_results if cleaned.error else "")
     assert (cleaned.status, cleaned.retry) == ("failed", RetryAfter(1, "[hidden]"))
+    assert cleaned.error is not None
+    assert WORD not in json.dumps(attrs.asdict(cleaned.error))
+    assert (cleaned.error.type, cleaned.error.retryable, cleaned.error.items_processed) == ("E", True, 5)
+    assert cleaned.error.inputs == {"d": "[hidden]"}
 
 
 # -- hooks are called as pluggy calls them

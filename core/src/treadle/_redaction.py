@@ -47,15 +47,14 @@ class Redaction:
 
     def error(self, error: ErrorInfo) -> ErrorInfo:
         """An error as data without it; its type stays, since rules and queries go by that."""
-        return ErrorInfo(
-            error.type,
-            self.text(error.message),
-            self.text(error.remedy),
-            tuple([Issue(self.text(issue.message), self.text(issue.path)) for issue in error.issues]),
-            self.text(error.traceback),
-            error.retryable,
-            None if error.partial_results is None else self.value(error.partial_results),
-            error.items_processed,
+        return attrs.evolve(
+            error,
+            message=self.text(error.message),
+            remedy=self.text(error.remedy),
+            issues=tuple([Issue(self.text(issue.message), self.text(issue.path)) for issue in error.issues]),
+            traceback=self.text(error.traceback),
+            partial_results=None if error.partial_results is None else self.value(error.partial_results),
+            inputs=None if error.inputs is None else self.value(error.inputs),
         )
 
     def outcome(self, outcome: Outcome) -> Outcome:
