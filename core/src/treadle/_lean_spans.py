@@ -10,17 +10,18 @@ import os
 import threading
 from collections.abc import Mapping
 from functools import cache
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, Tracer
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import SpanContext, Status
-from opentelemetry.util.types import AnyValue
 
 from treadle._models import SpanRecord
+
+if TYPE_CHECKING:
+    from opentelemetry.util.types import AnyValue  # an older SDK is of use without
 
 __all__ = ["LeanSpans"]
 
@@ -51,18 +52,12 @@ class LeanSpans:
         return cls(tracer)
 
     def start(
-        self,
-        name: str,
-        context: SpanContext,
-        above: Context,
-        kind: trace.SpanKind,
-        attributes: Mapping[str, object],
-        start_time: int,
+        self, name: str, context: SpanContext, parent: SpanContext, attributes: Mapping[str, object], start_time: int
     ) -> trace.Span:
-        """A span that has started and records, below the span that is current in ``above``; attributes are clean and few."""
-        parent = trace.get_current_span(above).get_span_context()
-        span = _LeanSpan(self, name, context, parent if parent.is_valid else None, kind, attributes)
-        span.start(start_time, above)
+        """An internal span that has started and records; its attributes are clean and few."""
+        span = _LeanSpan(self, name, context, parent, attributes, start_time)
+        if not self._are_starts_unseen:
+            self._processor.on_start(span, trace.set_span_in_context(trace.NonRecordingSpan(parent)))
         return span
 
     def may_only_end(self, span: SpanRecord) -> bool:
@@ -92,18 +87,18 @@ class _LeanSpan(Span):
         name: str,
         context: SpanContext,
         parent: SpanContext | None,
-        kind: trace.SpanKind,
         attributes: Mapping[str, object],
+        start_time: int,
     ) -> None:
         tracer, limits = maker.tracer, maker.limits
-        self._name, self._context, self._parent, self._kind = name, context, parent, kind
+        self._name, self._context, self._parent, self._kind = name, context, parent, trace.SpanKind.INTERNAL
         self._resource, self._sampler, self._span_processor = tracer.resource, tracer.sampler, tracer.span_processor
         self._instrumentation_info, self._instrumentation_scope = tracer.instrumentation_info, maker.scope
         self._limits, self._lock = limits, threading.Lock()
         self._attributes = held = BoundedAttributes(limits.max_span_attributes, None, False)
         held._dict.update(cast("Mapping[str, AnyValue]", attributes))
         self._events, self._links = BoundedList(limits.max_events), BoundedList(limits.max_links)
-        self._start_time = self._end_time = None
+        self._start_time, self._end_time = start_time, None
         self._status = _UNSET
         self._trace_config = self._record_end_metrics = None
         self._record_exception = self._set_status_on_exception = True
@@ -125,8 +120,8 @@ def _is_known() -> bool:
         assert isinstance(tracer, Tracer), "the SDK's provider makes the SDK's tracers"
         context = SpanContext(1, 1, is_remote=False)
         plain = _PlainSpan("probe", context, limits=tracer._span_limits, attributes={"probe": 1})
-        lean = _LeanSpan(LeanSpans(tracer), "probe", context, None, trace.SpanKind.INTERNAL, {"probe": 1})
-        return vars(plain).keys() == vars(lean).keys() and _same(plain, lean)
+        lean = _LeanSpan(LeanSpans(tracer), "probe", context, None, {"probe": 1}, 1)
+        return vars(plain).keys() == vars(lean).keys() and _same(plain, lean) and hasattr(tracer, "_is_enabled")
     except (AttributeError, TypeError):  # an older or a newer SDK
         return False
 

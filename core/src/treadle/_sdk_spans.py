@@ -89,7 +89,7 @@ class SdkProvider:
 
     def __init__(self, tracer: trace.Tracer, sampler: Sampler, stamps: Stamps) -> None:
         self._tracer, self._sampler, self.stamps = tracer, sampler, stamps
-        self._lean = LeanSpans.of(tracer)
+        self.lean = LeanSpans.of(tracer)
         self._decision: Decision | None = None
         self._tracestate: TraceState | None = None
         self._parent: TraceParent | None = None
@@ -153,9 +153,9 @@ class SdkProvider:
         attributes, above = span.attributes, self._parent_of(span)
         if self._sampler_attributes and names.ACTION in attributes:
             attributes = {**self._sampler_attributes, **attributes}
-        elif self._lean is not None and self._lean.may_only_end(span):
+        elif self.lean is not None and self.lean.may_only_end(span):
             parent = None if above is None else above.get_span_context()
-            self._lean.finish(span, self._context(span.trace_id, span.span_id), parent, _KINDS[span.kind])
+            self.lean.finish(span, self.sampled_context(span, span.span_id), parent, _KINDS[span.kind])
             return
         live = self.start(
             name=span.name,
@@ -178,7 +178,7 @@ class SdkProvider:
         self, call: Call, name: str, kind: SpanKind, span_id: str, started_at: float, attributes: Attributes
     ) -> LiveSpan:
         """Start the span of a client call under whatever is current, and make it current."""
-        span = self._ask_tracer(
+        span = self.start(
             name=name,
             kind=kind,
             trace_id=call.trace_id,
@@ -201,41 +201,13 @@ class SdkProvider:
         kind: SpanKind,
         trace_id: str,
         span_id: str,
-        parent: Context,
-        attributes: Attributes,
-        links: Sequence[trace.Link],
-        started_at: float,
-        trace_flags: int,
-    ) -> trace.Span:
-        """A span of the SDK under the given ids, started at ``started_at``; a mere carrier of ids when unsampled."""
-        if self._lean is not None and trace_flags & 1 and not links:
-            context = self._context(trace_id, span_id)
-            return self._lean.start(name, context, parent, _KINDS[kind], attributes, _ns(started_at))
-        return self._ask_tracer(
-            name=name,
-            kind=kind,
-            trace_id=trace_id,
-            span_id=span_id,
-            parent=parent,
-            attributes=attributes,
-            links=links,
-            started_at=started_at,
-            trace_flags=trace_flags,
-        )
-
-    def _ask_tracer(
-        self,
-        *,
-        name: str,
-        kind: SpanKind,
-        trace_id: str,
-        span_id: str,
         parent: Context | None,
         attributes: Attributes,
         links: Sequence[trace.Link],
         started_at: float,
         trace_flags: int,
     ) -> trace.Span:
+        """A span of the SDK under the given ids, started at ``started_at``; a mere carrier of ids when unsampled."""
         token = _answer.set((self._number(trace_id), int(span_id, 16), self.decision(trace_flags), self._tracestate))
         try:
             return self._tracer.start_span(
@@ -283,8 +255,9 @@ class SdkProvider:
         self._parents[parent_id] = span
         return span
 
-    def _context(self, trace_id: str, span_id: str) -> SpanContext:
-        return SpanContext(self._number(trace_id), int(span_id, 16), False, _SAMPLED, self._tracestate)
+    def sampled_context(self, of: Call | SpanRecord, span_id: str) -> SpanContext:
+        """A span of the same, sampled, trace."""
+        return SpanContext(self._number(of.trace_id), int(span_id, 16), False, _SAMPLED, self._tracestate)
 
     def _number(self, trace_id: str) -> int:
         if self._trace[0] != trace_id:
@@ -377,21 +350,29 @@ class _LiveAttempt(AttemptSpan):
         self._live: LiveSpan
 
     def __enter__(self) -> AttemptSpan:
-        call, provider = self._call, self._provider
+        provider = self._provider
         started_at = provider.stamps.now() if self._started_at is None else self._started_at
-        span = provider.start(
-            name=names.attempt_span_name(call.path),
+        self._live = provider.open[self._span_id] = _LiveSpan(self._start(started_at), started_at)
+        return self
+
+    def _start(self, started_at: float) -> trace.Span:
+        call, provider = self._call, self._provider
+        name, links = names.attempt_span_name(call.path), self._retry_links()
+        attributes = call_attributes(call, worker=provider.stamps.worker, started_at=started_at)
+        if provider.lean is not None and call.trace_flags & 1 and not links:
+            context, parent = provider.sampled_context(call, self._span_id), provider.sampled_context(call, call.step_span_id)
+            return provider.lean.start(name, context, parent, attributes, _ns(started_at))
+        return provider.start(
+            name=name,
             kind="internal",
             trace_id=call.trace_id,
             span_id=self._span_id,
             parent=provider.context_under(call.trace_id, call.step_span_id, call.trace_flags),
-            attributes=call_attributes(call, worker=provider.stamps.worker, started_at=started_at),
-            links=self._retry_links(),
+            attributes=attributes,
+            links=links,
             started_at=started_at,
             trace_flags=call.trace_flags,
         )
-        self._live = provider.open[self._span_id] = _LiveSpan(span, started_at)
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None) -> None:
         if self._provider.open.pop(self._span_id, None) is not None:
