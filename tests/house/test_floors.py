@@ -37,6 +37,7 @@ FLOORS = [
     "_driver _heart _memory _orphans _outbox _recorded _results _run_log _sending _stores",
     "_session",
     "_app",
+    "_worker",
     "_again _pipeline",
     "",  # the face: only names, taken from below
     "_cli testing",

@@ -25,6 +25,7 @@ GROUPS = {
         "signal": ("_signal", "Send a signal to a run that waits for one, or will."),
         "approve": ("_signal", "Say yes to what a run asks approval for."),
         "reject": ("_signal", "Say no to what a run asks approval for."),
+        "worker": ("_worker", "Drive runs that nobody drives."),
         "replay": ("_again", "Do a run again with its recorded outcomes, to look for a fault."),
     },
     "Look back at runs": {

@@ -1,0 +1,179 @@
+"""``treadle worker start``: runs of processes that are gone are brought to their end, by as many workers as one likes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+FLOW = """
+name: long
+on_error: continue
+steps:
+  a: {uses: slow.copy, with: {text: a}}
+  b: {uses: slow.copy, needs: [a], with: {text: b, seconds: %s}}
+  c: {uses: slow.copy, needs: [b], with: {text: c}}
+outputs: {text: "${{ steps.c.output }}"}
+"""
+POISON = """
+name: bad
+on_error: continue
+steps:
+  bad: {uses: slow.kill}
+  good: {uses: slow.copy, with: {text: good}}
+"""
+EXECUTORS = """
+import os
+import signal
+
+import anyio
+from treadle import executor
+
+
+@executor("slow.copy")
+async def copy(text: str, seconds: float = 0.0) -> str:
+    with open("ran.log", "a") as file:
+        file.write(text + "\\n")
+    await anyio.sleep(seconds)
+    return text
+
+
+@executor("slow.kill")
+async def kill() -> None:
+    with open("ran.log", "a") as file:
+        file.write("kill\\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+class Project:
+    """A folder with a workflow and its executors, and the command in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        dropped = ("TREADLE_", "OTEL_", "TRACEPARENT")
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+        self.environ |= {"XDG_STATE_HOME": str(folder / "state"), "PYTHONIOENCODING": "utf-8"}
+        (folder / "executors").mkdir()
+        (folder / "executors" / "slow.py").write_text(EXECUTORS.replace("\\\\", "\\"), "utf-8")
+        (folder / "treadle.toml").write_text('[plugins]\nfolder = "executors"\n[run]\nlease = "2s"\nbeat = "0.5s"\n', "utf-8")
+
+    def flow(self, seconds: float, text: str = "") -> None:
+        (self.folder / "long.yaml").write_text(text or FLOW % seconds, "utf-8")
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "treadle._cli", *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=self.environ, stdout=pipe, stderr=pipe, text=True)
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        process = self.start(*words)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    def runs(self) -> list[Mapping[str, object]]:
+        return list(json.loads(self("runs", "--json")[1])["runs"])
+
+    @property
+    def ran(self) -> list[str]:
+        file = self.folder / "ran.log"
+        return file.read_text("utf-8").split() if file.exists() else []
+
+    def until_ran(self, text: str, times: int = 1) -> None:
+        deadline = time.monotonic() + 30
+        while self.ran.count(text) < times:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A folder to run in."""
+    return Project(tmp_path)
+
+
+def test_a_worker_takes_up_a_killed_run_and_drains(project: Project) -> None:
+    """After kill -9 the run goes on in a worker; SIGTERM lets go of it with no running row, and another one ends it (S3-84)."""
+    project.flow(3)
+    first = project.start("run", "long.yaml")
+    project.until_ran("b")
+    first.kill()
+    first.communicate()
+    worker = project.start("worker", "start", "--poll", "0.2s")
+    project.until_ran("b", 2)
+
+    worker.send_signal(signal.SIGTERM)
+    _, told = worker.communicate(timeout=40)
+
+    (row,) = project.runs()
+    steps = {step["path"]: step["status"] for step in json.loads(project("show", str(row["run_id"]), "--json")[1])["steps"]}
+    code, _, once = project("worker", "start", "--once")
+    (done,) = project.runs()
+    assert worker.returncode == 0
+    assert "SIGTERM: draining; once more stops at once." in told
+    assert "taken up in stint 2" in told
+    assert (row["status"], row["owner"]) == ("suspended", "")
+    assert steps == {"a": "completed", "b": "completed", "c": "pending"}
+    assert code == 0
+    assert "taken up in stint 3" in once
+    assert "Took up 1 run." in once
+    assert done["status"] == "completed"
+    assert project.ran == ["a", "b", "b", "c"]
+
+
+def test_a_second_signal_stops_a_worker_at_once(project: Project) -> None:
+    """It does not wait for what runs; the run can be taken up by the next."""
+    project.flow(30)
+    first = project.start("run", "long.yaml")
+    project.until_ran("b")
+    first.kill()
+    first.communicate()
+    worker = project.start("worker", "start", "--poll", "0.2s")
+    project.until_ran("b", 2)
+
+    began = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    worker.send_signal(signal.SIGTERM)
+    _, told = worker.communicate(timeout=30)
+
+    assert time.monotonic() - began < 20
+    assert worker.returncode == 0
+    assert "SIGTERM again: stopping at once." in told
+    (row,) = project.runs()
+    assert (row["status"], row["owner"]) == ("suspended", "")
+
+
+def test_a_step_that_kills_its_worker_is_poisoned(project: Project) -> None:
+    """Workers that are started again and again: the step kills three processes, then the run ends without it (G9)."""
+    project.flow(0, POISON)
+    codes = [project("run", "long.yaml")[0]]
+    while project.runs()[0]["ended_at"] is None and len(codes) < 8:
+        time.sleep(2.1)  # the lease of the dead
+        codes.append(project("worker", "start", "--once", "-q")[0])
+
+    (row,) = project.runs()
+    steps = {step["path"]: step["status"] for step in json.loads(project("show", str(row["run_id"]), "--json")[1])["steps"]}
+    told = project("explain", str(row["run_id"]))[1]
+    assert codes == [-9, -9, -9, 0]
+    assert project.ran.count("kill") == 3
+    assert steps == {"bad": "poisoned", "good": "completed"}
+    assert row["status"] == "partial_failure"
+    assert "the process before it crashed" in told
+    assert "its process went away 3 times while it ran" in told
+
+
+def test_wrong_words_are_refused(project: Project) -> None:
+    """A duration that is none, and settings that cannot be."""
+    code, _, told = project("worker", "start", "--poll", "soon")
+    assert (code, "--poll" in told) == (2, True)
+    project.environ["TREADLE_RUN__LEASE"] = "0.1s"
+    code, _, told = project("worker", "start", "--once")
+    assert (code, "too short for a beat" in told) == (2, True)
