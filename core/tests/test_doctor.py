@@ -517,6 +517,9 @@ RELEASED = {
     "execute": ("call", "ctx"),
     "validate_output": ("call", "output"),
     "retry_policy": ("call", "error"),
+    "open_run": ("run",),
+    "close_run": ("run",),
+    "make_redactor": ("run",),
     "emit_span": ("span",),
     "record_event": ("record",),
 }

@@ -63,10 +63,10 @@ class Project:
         process.communicate(timeout=30)
         return process.returncode
 
-    def shorten(self) -> None:
-        """Make the workflow's slow step quick, for runs that begin now."""
+    def take(self, seconds: int) -> None:
+        """Make the workflow's slow step take so long, in runs that begin now."""
         file = self.folder / "slow.yaml"
-        file.write_text(file.read_text("utf-8").replace("seconds: 3", "seconds: 0"), "utf-8")
+        file.write_text(file.read_text("utf-8").replace("seconds: 3", f"seconds: {seconds}"), "utf-8")
 
 
 @pytest.fixture
@@ -117,6 +117,7 @@ def test_a_killed_run_is_found_and_resumed(project: Project) -> None:
 
 def test_a_run_that_is_driven_is_left_alone(project: Project) -> None:
     """A second resume exits 4 and says who drives the run since when; a cancel is heard by whoever drives it (G8, G12)."""
+    project.take(60)  # it is cancelled long before, also where commands are slow to start
     process = project.start()
     run = str(project.runs()[0]["run_id"])
 
@@ -169,7 +170,7 @@ def test_what_has_changed_stops_a_resume(project: Project) -> None:
     """Another file is shown as a difference; accepted, the run keeps what it began with (G14)."""
     project.end(project.start(), signal.SIGKILL)
     run = str(project.runs()[0]["run_id"])
-    project.shorten()
+    project.take(0)
 
     refused, accepted = project("resume", run), project("resume", run, "--accept-changes", "--json")
 
@@ -181,7 +182,7 @@ def test_what_has_changed_stops_a_resume(project: Project) -> None:
 
 def test_what_cannot_be_found_is_said(project: Project) -> None:
     """An unknown run, one of several, a store that is memory, a step that is not there, a page that was made up."""
-    project.shorten()
+    project.take(0)
     for _ in range(2):
         assert project("run", "slow.yaml", "-q").returncode == 0
     run = str(project.runs()[0]["run_id"])

@@ -209,7 +209,9 @@ def doctor(ctx: click.Context, connect: bool, as_json: bool) -> None:
     else:
         for line in doctor_lines(found):
             write(paint(clean(line), _DOCTORED.get(line.partition(":")[0], ""), sys.stdout))
-        write(clean(coverage_line(coverage(found))))
+        covered = coverage(found)
+        if covered.executors:
+            write(clean(coverage_line(covered)))
     ctx.exit(0 if healthy else FAILED)
 
 
