@@ -33,7 +33,7 @@ from treadle._models import (
     WaitEnded,
 )
 from treadle._paths import item_path, plan_path, scope_path, split_item, step_id
-from treadle._planned import Plan, PlannedStep
+from treadle._planned import Plan, PlannedBody, PlannedStep
 from treadle._scheduler import Scheduler
 from treadle._subflows import filled, input_faults
 from treadle.errors import ExpressionError, ReplayMismatchError
@@ -103,6 +103,7 @@ class Conductor:
         self._scheduler = Scheduler(plan.graph)
         self._created: RunCreated | None = None
         self._stint = 0
+        self._root = _View({}, {}, {}, "", None)
         self._views: dict[str, _View] = {}  # path of a scope -> what its expressions see
         self._outputs: dict[str, Json] = {}  # path -> output, or the items' outputs so far
         self._items: dict[str, list[Json]] = {}
@@ -350,7 +351,7 @@ class Conductor:
 
     def _begin(self, fact: RunCreated) -> None:
         self._created = fact
-        self._views[""] = self._home("", self._plan.workflow.name, dict(fact.inputs), fact.at)
+        self._views[""] = self._root = self._home("", self._plan.workflow.name, dict(fact.inputs), fact.at)
 
     def _home(self, path: str, workflow: str, inputs: dict[str, Json], at: float) -> _View:
         """What the steps of a workflow see: nothing of what is around it."""
@@ -424,23 +425,18 @@ class Conductor:
 
     def _note_step(self, entry: StepEnded) -> None:
         path = entry.path
-        step = self._planned(path)
-        view = self._views[scope_path(path)] if "/" in path else self._views[""]
+        is_nested = "/" in path
+        step = self._planned(path) if is_nested else self._plan.steps[path]
+        view = self._views[scope_path(path)] if is_nested else self._root
         node = step.node
+        branch = self._end_group(entry) if node.form is not None and not node.is_map else None
+        output = self._outputs.get(path)
         seen: dict[str, Json] = {
-            "output": None,
+            "output": output,
             "status": entry.status.value,
             "attempts": entry.attempts,
             "error": _describe(entry.error) if entry.error else None,
         }
-        if node.form is not None and not node.is_map:
-            if node.form == "choose":
-                taken = self._views.get(path)
-                seen["branch"] = taken.taken if taken is not None else None
-            output = self._close_view(path, None)
-            if entry.status in _USABLE:
-                self._outputs[path] = output
-        seen["output"] = output = self._outputs.get(path)
         if node.is_map:
             errors = self._errors.pop(path, {})
             seen["errors"] = [errors.get(index) for index in range(len(cast("list[Json]", output or [])))]
@@ -448,9 +444,19 @@ class Conductor:
                 self._items.pop(path, None)
         else:
             seen["errors"] = self._failed.pop(path, []) if self._failed else []
+        if node.form == "choose":
+            seen["branch"] = branch
         view.steps[step.id] = seen
         if view.errors is not None:
             self._note_error(entry, view)
+
+    def _end_group(self, entry: StepEnded) -> str | None:
+        """Keep the output of a group that is over; answers the branch that a choice took."""
+        view = self._views.get(entry.path)
+        output = self._close_view(entry.path, None)
+        if entry.status in _USABLE:
+            self._outputs[entry.path] = output
+        return view.taken if view is not None else None
 
     def _note_error(self, entry: StepEnded, view: _View) -> None:
         """What ``errors`` holds of a step: null unless it failed."""
@@ -464,7 +470,7 @@ class Conductor:
         view.run["status"] = self._scheduler.prospect_of(view.home).value
 
     def _names_for(self, step: PlannedStep, path: str) -> Mapping[str, object]:
-        view = self._views[scope_path(path)] if "/" in path else self._views[""]
+        view = self._views[scope_path(path)] if "/" in path else self._root
         if step.in_finally:
             self._tell_run_status(view)
         return view.names
@@ -549,12 +555,15 @@ class Conductor:
 
     def _render(self, start: Start, at: float) -> Start | Evaluated:
         """Fill in the call, or say why its inputs cannot be rendered."""
-        created, step = self._created, self._planned(start.path)
+        path = start.path
+        created, step = self._created, self._plan.steps[path] if "[" not in path else self._planned(path)
         assert created is not None, "RunCreated comes first"
         index = start.index
-        body = step if start.variant == "primary" else step.body(start.variant)
-        keys = step.keys if start.variant == "primary" else None
-        names = self._names_for(step, start.path)
+        body: PlannedStep | PlannedBody = step
+        keys = step.keys
+        if start.variant != "primary":
+            body, keys = step.bodies[start.variant], None
+        names = self._names_for(step, path)
         if index is not None and (keys is not None or not body.inputs.is_constant):
             names = {**names, step.item_name: self._items[start.path][index], "index": index}
         try:

@@ -402,7 +402,8 @@ class Scheduler:
 
     def _on_attempt_ended(self, fact: AttemptEnded) -> None:
         if self.expects(fact):
-            self._finish_attempt(self._step_at(fact.path), fact.index, fact.attempt, fact.outcome)
+            step = self._steps[fact.path] if self._undoing is None else self._undoing
+            self._finish_attempt(step, fact.index, fact.attempt, fact.outcome)
 
     def _on_timer(self, fact: TimerFired) -> None:
         timer = self._timers.pop(fact.timer_id, None)
@@ -555,7 +556,10 @@ class Scheduler:
         if step.scope.capped is not None:
             self._give_back(step.scope)
         if outcome.status == "completed":
-            self._complete(step, index, attempt, is_cached=outcome.cached)
+            if step.node.is_map or step.is_undo:
+                self._complete_item(step, index, attempt)
+            else:
+                self._end(step, StepStatus.CACHED if outcome.cached else StepStatus.COMPLETED)
             return
         step.error = outcome.error
         refusal = why or self._refusal(step, index, attempt, outcome)
@@ -564,15 +568,13 @@ class Scheduler:
         else:
             self._retry(step, index, attempt, cast("RetryAfter", outcome.retry))
 
-    def _complete(self, step: Step, index: int | None, attempt: int, *, is_cached: bool) -> None:
+    def _complete_item(self, step: Step, index: int | None, attempt: int) -> None:
         if step.is_undo:
             self._end_undo(step, index, attempt, StepStatus.COMPLETED)
-        elif step.node.is_map:
-            if step.node.compensation is not None:
-                self._done.append((step.node, step.path, index))
-            self._after_item(step)
-        else:
-            self._end(step, StepStatus.CACHED if is_cached else StepStatus.COMPLETED)
+            return
+        if step.node.compensation is not None:
+            self._done.append((step.node, step.path, index))
+        self._after_item(step)
 
     def _refusal(self, step: Step, index: int | None, attempt: int, outcome: Outcome) -> str:
         """Why there is no further attempt; empty when there is one. Here the scheduler has the last word."""
@@ -765,16 +767,12 @@ class Scheduler:
             scope.open_finally -= 1
         else:
             scope.open_main -= 1
-        if status in _FAILURES:
-            self._on_failure(step, cause or Cause(FATAL, f"step {step.path!r} failed", step.path, error))
-        elif status is StepStatus.PARTIAL_FAILURE:
-            tolerated = cause or Cause(TOLERATED, f"{reason} of step {step.path!r}", step.path, error)
-            scope.blame(attrs.evolve(tolerated, gravity=TOLERATED))
-        elif status is StepStatus.CANCELLED:
-            scope.has_lost = True
+        is_blocking = False
+        if status is not StepStatus.COMPLETED:
+            self._blame(step, status, cause or Cause(FATAL, f"step {step.path!r} failed", step.path, error), reason)
+            is_blocking = status.value in _BLOCKING and node.on_error != "continue"
         if node.compensation is not None and not node.is_map and status in _UNDONE:
             self._done.append((node, step.path, None))
-        is_blocking = status.value in _BLOCKING and node.on_error != "continue"
         for dependent in step.dependents:
             dependent.waiting -= 1
             if is_blocking:
@@ -785,6 +783,17 @@ class Scheduler:
                 self._arrived.append(dependent)
         if not (scope.open_finally if node.is_finally else scope.open_main):
             self._over.append(scope)
+
+    def _blame(self, step: Step, status: StepStatus, cause: Cause, reason: str) -> None:
+        """What the end of a step means for its scope."""
+        if status in _FAILURES:
+            self._on_failure(step, cause)
+        elif status is StepStatus.PARTIAL_FAILURE:
+            if step.node.is_map:
+                cause = attrs.evolve(cause, reason=f"step {step.path!r}: {reason}")
+            step.scope.blame(attrs.evolve(cause, gravity=TOLERATED, is_timeout=False))
+        elif status is StepStatus.CANCELLED:
+            step.scope.has_lost = True
 
     def _on_failure(self, step: Step, cause: Cause) -> None:
         node, scope = step.node, step.scope
