@@ -15,6 +15,9 @@ from treadle.errors import OutputInvalidError, TreadleError
 
 MAX_MESSAGE = 4_096
 MAX_TRACEBACK = 16_384
+MAX_INPUTS = 4_096
+MAX_INPUT_TEXT = 1_024
+MAX_INPUT_DEPTH = 8
 
 _PARTIAL = "partial_results"
 
@@ -50,6 +53,50 @@ def describe_error(error: Exception, secrets: Sequence[str], redact: Callable[[s
     )
 
 
+def snapshot(inputs: Mapping[str, Json], secrets: Sequence[str]) -> Json:
+    """What a failed call was given, for its error record: a few KiB at most, without the values of its secrets (S3-38)."""
+    return _Snapshot(secrets).take(inputs, 0)
+
+
+class _Snapshot:
+    """Copies plain data until there is no more room; what is cut says how much there was."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        self._secrets = secrets
+        self._room = MAX_INPUTS
+
+    def take(self, value: Json, depth: int) -> Json:
+        if isinstance(value, str):
+            text = _clean(hide(value, self._secrets), max(40, min(MAX_INPUT_TEXT, self._room)))
+            self._room -= len(text)
+            return text
+        self._room -= 8
+        if isinstance(value, Mapping | list) and (depth >= MAX_INPUT_DEPTH or self._room <= 0):
+            return f"... ({len(value)} in all)" if value else value
+        if isinstance(value, Mapping):
+            return self._mapping(value, depth)
+        return self._list(value, depth) if isinstance(value, list) else value
+
+    def _mapping(self, value: Mapping[str, Json], depth: int) -> Json:
+        copy: dict[str, Json] = {}
+        for key, item in value.items():
+            if self._room <= 0:
+                copy["..."] = f"{len(value)} in all"
+                break
+            self._room -= len(key)
+            copy[_clean(hide(key, self._secrets), MAX_INPUT_TEXT)] = self.take(item, depth + 1)
+        return copy
+
+    def _list(self, value: list[Json], depth: int) -> Json:
+        copy: list[Json] = []
+        for item in value:
+            if self._room <= 0:
+                copy.append(f"... ({len(value)} in all)")
+                break
+            copy.append(self.take(item, depth + 1))
+        return copy
+
+
 def message_of(error: BaseException) -> str:
     """The message, or the class's name when there is none; whatever ``__str__`` does."""
     name = type(error).__name__
@@ -69,6 +116,7 @@ def _cleaned(info: ErrorInfo, clean: Callable[[str, int], str]) -> ErrorInfo:
         info.retryable,
         info.partial_results,
         info.items_processed,
+        info.inputs,
     )
 
 

@@ -12,11 +12,12 @@ from typing import TypeVar, cast
 
 import anyio
 import anyio.to_thread
+import attrs
 
 from treadle._bind import BoundExecutor
 from treadle._call_context import CallFacts
 from treadle._clients import ClientHosts
-from treadle._error_info import describe_error, message_of
+from treadle._error_info import describe_error, message_of, snapshot
 from treadle._isolation import ChildPool
 from treadle._keeper import Keeper
 from treadle._log_records import current_call
@@ -377,7 +378,10 @@ class Runner:
             proposal = GiveUp("its thread still runs and may still have effects")
         else:
             proposal = self._propose(call, error)
-        info = describe_error(error, self.secret_values(call), str if self._redaction is None else self._redaction.text)
+        secrets = self.secret_values(call)
+        info = describe_error(error, secrets, str if self._redaction is None else self._redaction.text)
+        if status != "cancelled":
+            info = attrs.evolve(info, inputs=snapshot(call.inputs, secrets))
         spans = tuple(context.spans) if context else ()
         meter = self.meters.get(key_of(call))
         # What a process of its own still uses up after it was given up is not known.
