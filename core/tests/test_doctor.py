@@ -517,6 +517,7 @@ RELEASED = {
     "execute": ("call", "ctx"),
     "validate_output": ("call", "output"),
     "retry_policy": ("call", "error"),
+    "end_attempt": ("call", "outcome"),
     "open_run": ("run",),
     "close_run": ("run",),
     "make_redactor": ("run",),

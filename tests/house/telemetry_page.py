@@ -22,9 +22,9 @@ the ids of steps and attempts follow from them ([why](../adr/0003-span-ids-from-
 OpenTelemetry SDK, an attempt's span is current while its executor runs, so spans of instrumented libraries stand under
 it.
 
-Spans leave by one road. Those of runs that the command (or `treadle.Outbox`) exports from a durable store leave from its logs, at
-least once, and the SDK only lends their ids to what is traced inside; all others are ordinary spans of the process's provider
-([which is which](../how-to/send-traces-to-a-backend.md#when-the-backend-is-away)).
+Spans leave by one road. Those of runs that the command (or `treadle.Outbox`) exports from a durable store leave from its logs,
+at least once, and the SDK only lends their ids to what is traced inside; all others are ordinary spans of the process's
+provider ([which is which](../how-to/send-traces-to-a-backend.md#when-the-backend-is-away)).
 
 A span that an SDK receives and the record of it carry the same ids, names, attributes, status, events and links. Spans
 of other libraries are not in the records: a client call made inside one stands directly under its attempt there.
