@@ -127,14 +127,25 @@ def backends(session: nox.Session, backend: str) -> None:
 
 @nox.session(venv_backend="none")
 def chaos(session: nox.Session) -> None:
-    """All kills and power cuts: 1,000 kills, 100 runs whose resume is killed again and again, 1,350 power cuts.
+    """All kills and power cuts: 1,000 kills, 100 runs whose resume is killed 20 times, 1,350 power cuts.
 
-    And 12 kills of runs whose 100,000 spans nobody takes until they have ended.
+    And 12 kills of runs whose 100,000 spans nobody takes until they have ended; 50 kills each of migration, vacuum, backup and
+    cleaning; an error of each of the first 200 writes; 8 writers; 200 series of cuts of Postgres; 300 random histories.
     """
     environ = {"TREADLE_KILLS": "1000", "TREADLE_RELENTLESS": "100", "TREADLE_POWER_CUTS": "1350"}
+    environ |= {
+        "TREADLE_UPKEEP_KILLS": "50",
+        "TREADLE_IO_ERRORS": "200",
+        "TREADLE_CUTS": "200",
+        "TREADLE_STORE_EXAMPLES": "300",
+    }
     environ |= {"TREADLE_SPAN_KILLS": "12", "TREADLE_SPAN_ITEMS": "1000"}
     session.env.update(environ)
-    dev(session, "pytest", "-s", "tests/chaos", "plugins/treadle-sqlite/tests/test_power_cuts.py", *session.posargs)
+    stores = (
+        *(f"plugins/treadle-sqlite/tests/test_{name}.py" for name in ("power_cuts", "upkeep", "trouble", "store")),
+        *("plugins/treadle-postgres/tests/test_cut_connections.py", "tests/integration/test_store_machine.py"),
+    )
+    dev(session, "pytest", "-s", "tests/chaos", *stores, *session.posargs)
 
 
 @nox.session(venv_backend="none")

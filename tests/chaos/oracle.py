@@ -21,6 +21,9 @@ POINTS = (
 )
 """Where a kill can be placed, beside those at random moments."""
 
+ENUMERATED = (*(f"{point}:{count}" for count in range(1, 49) for point in POINTS[:6]), "in_checkpoint:1", "in_migration:1")
+"""Every place of every step, one after the other."""
+
 STEPS = 50
 PLACES = 37 + ITEMS + 1
 MOST_STINTS = 40
@@ -41,13 +44,14 @@ class Verdict:
     faults: list[str] = attrs.Factory(list)
 
 
-def trial(folder: Path, seed: int, *, kills: int = 1) -> Verdict:
-    """One run that is killed some times, at places and moments that the seed says, and then left alone."""
+def trial(folder: Path, seed: int, *, kills: int = 1, point: str = "") -> Verdict:
+    """One run that is killed some times, where and when the seed says (or once at ``point``), and then left alone."""
     chance = random.Random(seed)
     verdict = Verdict()
     for stint in range(MOST_STINTS):
         is_last = stint >= kills
-        code = _stint(folder, {} if is_last else _fault(chance, is_relentless=kills > 1))
+        fault: dict[str, float | str] = {"point": point} if point else _fault(chance, is_relentless=kills > 1)
+        code = _stint(folder, {} if is_last else fault)
         if code == -signal.SIGKILL:
             verdict.kills += 1
         elif code != 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from functools import partial
@@ -14,6 +15,8 @@ from servers import PostgresServer
 from treadle import Registry, Secret, Workflow, executor, run
 from treadle.ports import Checkpoint, Creation
 from treadle_postgres import PostgresStore
+
+CUTS_RUN = int(os.environ.get("TREADLE_CUTS", "20"))
 
 
 def through(proxy: Proxy, server: PostgresServer, schema: str) -> PostgresStore:
@@ -31,7 +34,7 @@ async def write_some(store: PostgresStore, proxy: Proxy, cuts: random.Random) ->
     assert await numbers(store, "r1") == [f"signal {number}" for number in range(8)]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(CUTS_RUN))
 def test_a_commit_whose_answer_is_lost_is_kept_once(server: PostgresServer, schema: str, seed: int) -> None:
     """Wherever the connection is cut, every commit is in the log once, and whoever waited is told so (fault 27)."""
     with Proxy(server.port) as proxy:
