@@ -215,6 +215,43 @@ def test_a_fake_runs_where_the_simulation_does(isolation: object) -> None:
     simulate(one("site.real", n=1, isolation=isolation), executors={"*": {"key": os.getpid()}}).assert_completed()
 
 
+def test_every_structure_is_simulated(tmp_path: Path) -> None:
+    """Groups, fallbacks, choices, subflows and compensations meet fakes wherever an executor is used."""
+    (tmp_path / "sub.yaml").write_text(
+        "name: sub\ninputs: {where: {}}\noutputs: {at: '${{ steps.s.output }}'}\n"
+        "steps: {s: {uses: acme.s, with: {where: '${{ inputs.where }}'}}}\n"
+    )
+    file = tmp_path / "all.yaml"
+    file.write_text("""
+name: all
+steps:
+  group:
+    parallel:
+      steps:
+        x: {uses: acme.x, isolation: process}
+        y: {uses: acme.y, fallback: {uses: acme.z, isolation: process}}
+  pick: {needs: group, choose: {yes: {when: "steps.group.output.y == 2", uses: acme.yes}, no: {else: true, uses: acme.no}}}
+  post: {needs: pick, foreach: [a, b], workflow: ./sub.yaml, with: {where: "${{ item }}"}}
+  paid: {needs: post, uses: acme.pay, compensate: {uses: acme.refund}}
+  last: {needs: paid, uses: acme.last}
+""")
+    fakes = {
+        "acme.y": PermanentError("y"),
+        "acme.z": 2,
+        "acme.s": lambda where: where,
+        "acme.last": PermanentError("no"),
+        "*": 1,
+    }
+
+    simulation = simulate(file, executors=fakes)
+
+    simulation.assert_failed("last").assert_step("post", output=[{"at": "a"}, {"at": "b"}]).assert_step("pick/no", "skipped")
+    assert [call.executor.removeprefix("acme.") for call in simulation.calls] == [
+        *("x", "y", "z", "yes", "s", "s", "pay", "last", "refund")
+    ]
+    assert simulation.duration_s < 0.01
+
+
 def test_a_fake_opens_no_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the real executor needs is not needed, though the step may name it."""
     discover = Registry.discover.__func__  # type: ignore[attr-defined]  # a classmethod

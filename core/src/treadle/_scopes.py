@@ -133,15 +133,18 @@ class RunScope:
     """
 
     def __init__(self, plugins: Sequence[object], trouble: TroubleLog) -> None:
-        manager = pluggy.PluginManager(PROJECT)
-        manager.add_hookspecs(RunHooks)
-        for plugin in plugins:
-            _register(manager, plugin, _RUN_HOOKS, trouble)
-        hooks = cast("RunHooks", manager.hook)
-        self.emit_span: Callable[..., object] | None = hooks.emit_span if _has_impls(manager, "emit_span") else None
-        self.record_event: Callable[..., object] | None = hooks.record_event if _has_impls(manager, "record_event") else None
+        self.emit_span: Callable[..., object] | None = None
+        self.record_event: Callable[..., object] | None = None
         self.troubles = trouble
-        self._hooks = hooks
+        self._hooks: RunHooks | None = None
+        if plugins:
+            manager = pluggy.PluginManager(PROJECT)
+            manager.add_hookspecs(RunHooks)
+            for plugin in plugins:
+                _register(manager, plugin, _RUN_HOOKS, trouble)
+            self._hooks = hooks = cast("RunHooks", manager.hook)
+            self.emit_span = hooks.emit_span if _has_impls(manager, "emit_span") else None
+            self.record_event = hooks.record_event if _has_impls(manager, "record_event") else None
 
     @contextmanager
     def opened(self, run: RunSurroundings) -> Iterator[Redaction | None]:
@@ -150,14 +153,17 @@ class RunScope:
         Raises:
             PolicyFailedError: One of them cannot do its work.
         """
+        if self._hooks is None:
+            yield None
+            return
         try:
-            yield self._open(run)
+            yield self._open(self._hooks, run)
         finally:
             self._hooks.close_run(run=run)
 
-    def _open(self, run: RunSurroundings) -> Redaction | None:
-        self._hooks.open_run(run=run)
-        answers = cast("Sequence[Redactor]", self._hooks.make_redactor(run=run))
+    def _open(self, hooks: RunHooks, run: RunSurroundings) -> Redaction | None:
+        hooks.open_run(run=run)
+        answers = cast("Sequence[Redactor]", hooks.make_redactor(run=run))
         # pluggy asks the last one first.
         redactors = [(plugin_name(redactor), redactor) for redactor in reversed(answers)]
         return Redaction(redactors, self.troubles) if redactors else None
