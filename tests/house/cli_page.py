@@ -34,7 +34,7 @@ line), whatever executors print; its form is in [json/](json/). When a command c
 
 SCHEMAS = (
     {"run": "run", "resume": "run", "runs": "runs", "show": "show", "logs": "logs", "explain": "explain"}
-    | {"watch": "run", "replay": "run", "cancel": "cancel", "trace": "trace", "diff": "diff"}
+    | {"watch": "run", "replay": "run", "retry": "run", "cancel": "cancel", "trace": "trace", "diff": "diff"}
     | dict.fromkeys(("signal", "approve", "reject"), "signal")
     | {"check": "check", "plan": "plan", "version": "version"}
     | {f"spans {name}": f"spans-{name}" for name in ("export", "status")}

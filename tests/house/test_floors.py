@@ -31,7 +31,7 @@ FLOORS = [
     _telemetry _trace_parent _tracing _version _waits
     _budgets _ledger _meter _prices""",
     "_bind _clients _doctor _executor _plugins _scopes",
-    "_loader _plan _planned _schema _subflows _workflow",
+    "_generations _loader _plan _planned _schema _subflows _workflow",
     "_conductor _instances _isolated_child _isolation _keeper _run_settings _scheduler _supervisor",
     "_runner",
     "_driver _heart _memory _orphans _outbox _recorded _results _run_log _sending _stores",
@@ -48,6 +48,7 @@ PURE = {
     "treadle._conductor",
     "treadle._expressions",
     "treadle._budgets",
+    "treadle._generations",
     "treadle._graph",
     "treadle._instances",
     "treadle._ledger",

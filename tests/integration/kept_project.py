@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,7 @@ class KeptProject:
     def commands(self) -> list[list[str]]:
         """The commands of the page's terminal blocks, in order, without the comments."""
         blocks = re.findall(r"^```console\n(.*?)^```$", self.text, re.MULTILINE | re.DOTALL)
-        lines = [line.partition("  #")[0].split() for block in blocks for line in block.splitlines()]
+        lines = [shlex.split(line.partition("  #")[0]) for block in blocks for line in block.splitlines()]
         return [words[2:] for words in lines if words[:2] == ["$", "treadle"]]
 
 

@@ -257,6 +257,47 @@ def test_what_differs_between_two_runs(project: KeptProject) -> None:
     assert "Nothing else differs." in project("diff", old, old).stdout
 
 
+# -- retry
+
+
+def mend(project: KeptProject) -> None:
+    """Let the page's executor not fail any more."""
+    file = project.folder / "executors" / "shop.py"
+    file.write_text(file.read_text("utf-8").replace("ctx.attempt <= fail", "False"), "utf-8")
+
+
+def test_a_run_that_failed_goes_on(project: KeptProject) -> None:
+    """In the same run, with new keys for what runs; what completed is not called again."""
+    project("run", "shop.yaml", "-q", "-i", "fail=2")
+    run = project("runs", "--json").stdout
+    before = {
+        step["path"]: step["idempotency_key"] for step in fitting(project("show", "last", "--json").stdout, "show")["steps"]
+    }
+    mend(project)
+    done = project("retry", "last", "--json", "--reason", "mended")
+    after = {
+        step["path"]: step["idempotency_key"] for step in fitting(project("show", "last", "--json").stdout, "show")["steps"]
+    }
+    said = lines(project("logs", "last", "--json").stdout)
+    told = project("explain", "last").stdout
+    nothing = project("retry", "last")
+    more = project("retry", "last", "--from", "gift", "-q")
+
+    assert done.returncode == 0, done.stderr
+    result = fitting(done.stdout, "run")
+    assert result["run_id"] == json.loads(run)["runs"][0]["run_id"]
+    assert (result["status"], result["outputs"]) == ("completed", {"best": 5})
+    assert before["best"] != after["best"]
+    assert [line["path"] for line in said if line["generation"] == 2] == ["best"]
+    assert "told to go on again, as generation 2: mended" in told
+    assert "goes on again, generation 2" in done.stderr
+    assert nothing.returncode == 2
+    assert "Say from which step on it is to run again." in nothing.stderr
+    assert more.returncode == 0
+    assert "lead to" in project("replay", "last", "--check").stdout
+    assert project("retry", "last", "--from", "best", "--failed").returncode == 2
+
+
 # -- replay
 
 
@@ -458,5 +499,7 @@ def test_the_commands_of_the_page_work(project: KeptProject) -> None:
             rows = json.loads(project("runs", "--json").stdout)["runs"]
             ids = [row["run_id"] for row in rows]
             words = [ids.pop(0) if word == "RUN" else word for word in words]
+        if words[0] == "retry":
+            mend(project)
         done = project(*words)
-        assert done.returncode == 0, (words, done.stderr)
+        assert done.returncode == ("fail=2" in words), (words, done.stderr)

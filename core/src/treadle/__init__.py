@@ -42,6 +42,7 @@ __all__ = [
     "__version__",
     "areplay",
     "aresume",
+    "aretry",
     "arun",
     "asend_signal",
     "client",
@@ -52,6 +53,7 @@ __all__ = [
     "make_plan",
     "replay",
     "resume",
+    "retry",
     "run",
     "send_signal",
 ]
@@ -89,6 +91,7 @@ _HOMES = {
     "Workflow": "treadle._workflow",
     "areplay": "treadle._again",
     "aresume": "treadle._app",
+    "aretry": "treadle._again",
     "arun": "treadle._app",
     "asend_signal": "treadle._app",
     "client": "treadle._executor",
@@ -99,12 +102,13 @@ _HOMES = {
     "make_plan": "treadle._plan",
     "replay": "treadle._again",
     "resume": "treadle._app",
+    "retry": "treadle._again",
     "run": "treadle._app",
     "send_signal": "treadle._app",
 }
 
 if TYPE_CHECKING:
-    from treadle._again import areplay, replay
+    from treadle._again import areplay, aretry, replay, retry
     from treadle._app import RunHandle, aresume, arun, asend_signal, resume, run, send_signal
     from treadle._executor import Executor, client, executor
     from treadle._loader import load_workflow

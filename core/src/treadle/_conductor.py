@@ -8,11 +8,13 @@ from typing import Protocol, cast
 
 import attrs
 
+from treadle._generations import kept_facts
 from treadle._models import (
     DECISIONS,
     AttemptEnded,
     Call,
     Command,
+    CompensationEnded,
     Entry,
     ErrorInfo,
     Evaluate,
@@ -23,6 +25,7 @@ from treadle._models import (
     GroupStarted,
     ItemEnded,
     Json,
+    RetryRequested,
     RunCreated,
     RunStatus,
     Start,
@@ -111,6 +114,11 @@ class Conductor:
         self._failed: dict[str, list[Json]] = {}  # path -> errors of what a step used before its fallback
         self._given: dict[str, dict[str, Json]] = {}  # path of a subflow's scope -> its inputs
         self._results: dict[str, Json] = {}  # path of a subflow's scope -> its outputs
+        self._generation = 1
+        self._facts: list[Fact] = []  # those that had an effect, for a run that goes on again
+        self._undone: set[tuple[str, int | None]] = set()
+        self._closed: set[tuple[str, int | None]] = set()  # groups that came to a good end
+        self._waits: list[tuple[WaitEnded, bool]] = []  # how they ended, and whether well
         self._is_keeping = any(step.node.compensation is not None for step in plan.steps.values())
 
     @property
@@ -153,6 +161,9 @@ class Conductor:
         waiting: deque[Fact | Evaluate] = deque([fact])
         if isinstance(fact, StintOpened):  # questions that were open when the last stint ended
             waiting += self._open_questions()
+        elif isinstance(fact, RetryRequested):
+            self._go_on_again(fact)
+            return Turn((fact,), ())
         while waiting:
             current = waiting.popleft()
             if isinstance(current, Evaluate):
@@ -192,6 +203,10 @@ class Conductor:
             fact = entries[position]
             if isinstance(fact, DECISIONS):
                 raise ReplayMismatchError(self._run_id, fact, "nothing")
+            if isinstance(fact, RetryRequested):
+                self._go_on_again(fact)
+                position += 1
+                continue
             self._remember(cast("Fact", fact))
             turn = self._scheduler.apply(cast("Fact", fact))
             recorded = tuple(entries[position : position + len(turn.records)])
@@ -229,6 +244,7 @@ class Conductor:
             "scheduler": self._scheduler.dump(),
             "created": attrs.asdict(created, recurse=False) if created else None,
             "stint": self._stint,
+            "generation": self._generation,
             "outputs": self._copy_outputs(self._outputs),
             "views": {path: self._dump_view(path, view) for path, view in self._views.items()},
             "maps": list[Json](self._items),
@@ -244,7 +260,7 @@ class Conductor:
         state = cast("dict[str, dict[str, Json]]", data)
         self = cls(plan)
         self._scheduler = Scheduler.load(plan.graph, state["scheduler"])
-        self._stint = cast("int", data["stint"])
+        self._stint, self._generation = cast("int", data["stint"]), cast("int", data["generation"])
         if state["created"]:
             self._begin(RunCreated(**state["created"]))  # type: ignore[arg-type]  # a dump
         self._outputs = self._copy_outputs(state["outputs"])
@@ -316,14 +332,29 @@ class Conductor:
         if not self._scheduler.expects(fact):
             return
         if isinstance(fact, AttemptEnded):
+            self._facts.append(fact)
             self._keep_output(fact)
-        elif isinstance(fact, Evaluated):
+            return
+        if isinstance(fact, Evaluated):
             if fact.error is None:
                 self._keep_answer(fact)
-        elif isinstance(fact, RunCreated):
+            return
+        self._facts.append(fact)
+        if isinstance(fact, RunCreated):
             self._begin(fact)
         elif isinstance(fact, StintOpened):
             self._stint = fact.stint
+
+    def _go_on_again(self, fact: RetryRequested) -> None:
+        """Become the conductor of a run in which only what completed has happened; all else is held until a stint opens."""
+        assert self._facts, "a conductor that was loaded from a dump does not know how it came about"
+        kept, wanted = kept_facts(self._plan, fact, self._facts, self._waits, self._closed, self._undone)
+        fresh = Conductor(self._plan, self._redaction)
+        fresh._scheduler.hold(wanted)
+        for earlier in kept:
+            fresh.apply(earlier)
+        self.__dict__.update(fresh.__dict__)
+        self._generation = fact.generation
 
     def _keep_output(self, fact: AttemptEnded) -> None:
         outcome = fact.outcome
@@ -408,10 +439,14 @@ class Conductor:
         elif isinstance(entry, GroupStarted):
             if entry.form != "workflow":  # what a subflow sees is known once its inputs are
                 self._open_view(entry.path, entry.index)
+        elif isinstance(entry, CompensationEnded):
+            if entry.status is StepStatus.COMPLETED:
+                self._undone.add((entry.path, entry.index))
         elif isinstance(entry, ItemEnded):
             self._note_item(entry)
         elif isinstance(entry, WaitEnded):
             self._outputs[entry.path] = entry.output
+            self._waits.append((entry, False))  # until its step ends
         elif isinstance(entry, FallbackChosen) and entry.index is None and entry.error is not None:
             self._failed.setdefault(entry.path, []).append(_describe(entry.error))
 
@@ -420,6 +455,8 @@ class Conductor:
             self._errors.setdefault(entry.path, {})[entry.index] = _describe(entry.error)
         if self._planned(entry.path).node.form is not None:
             output = self._close_view(entry.path, entry.index)
+            if entry.status in _GOOD:
+                self._closed.add((entry.path, entry.index))
             if entry.status in _USABLE:
                 cast("list[Json]", self._outputs[entry.path])[entry.index] = output
 
@@ -446,6 +483,8 @@ class Conductor:
             seen["errors"] = self._failed.pop(path, []) if self._failed else []
         if node.form == "choose":
             seen["branch"] = branch
+        if node.is_wait and entry.status in _GOOD:
+            self._waits = [(ended, is_good or ended.path == path) for ended, is_good in self._waits]
         view.steps[step.id] = seen
         if view.errors is not None:
             self._note_error(entry, view)
@@ -454,6 +493,8 @@ class Conductor:
         """Keep the output of a group that is over; answers the branch that a choice took."""
         view = self._views.get(entry.path)
         output = self._close_view(entry.path, None)
+        if entry.status in _GOOD:
+            self._closed.add((entry.path, None))
         if entry.status in _USABLE:
             self._outputs[entry.path] = output
         return view.taken if view is not None else None
@@ -583,7 +624,7 @@ class Conductor:
             index,
             start.attempt,
             start.variant,
-            1,
+            self._generation,
             self._stint,
             body.timeout_s,
             body.retry,
@@ -599,6 +640,9 @@ class Conductor:
         )
         return Start(start.path, index, start.attempt, start.variant, call)
 
+
+_GOOD = (StepStatus.COMPLETED, StepStatus.SKIPPED, StepStatus.CACHED)
+"""States that nobody would have a step in again."""
 
 _USABLE = (StepStatus.COMPLETED, StepStatus.PARTIAL_FAILURE)
 """States of a group that has an output."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal, cast
 
 import attrs
@@ -213,6 +213,18 @@ class Scope:
         for step in self.steps:
             for need in step.node.needs:
                 local[need].dependents.append(step)
+
+
+class Held:
+    """What waits while the state of a run that goes on again is made."""
+
+    __slots__ = ("is_over", "items", "waits", "wanted")
+
+    def __init__(self, wanted: Collection[tuple[str, int | None]]) -> None:
+        self.wanted = wanted  # what is known to have completed
+        self.items: list[tuple[Step, int | None]] = []  # calls and starts of groups
+        self.waits: list[Step] = []
+        self.is_over = False  # the main phase of the run
 
 
 # -- snapshots -------------------------------------------------------------------------------------------------------------

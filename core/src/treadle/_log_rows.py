@@ -25,6 +25,7 @@ from treadle._models import (
     Json,
     MapStarted,
     Outcome,
+    RetryRequested,
     RetryScheduled,
     RunCreated,
     RunEnded,
@@ -62,6 +63,7 @@ class _Step:
         "cost",
         "ended_at",
         "error",
+        "generation",
         "is_whole_map",
         "key",
         "queued_at",
@@ -77,6 +79,7 @@ class _Step:
 
     def __init__(self) -> None:
         self.status = StepStatus.PENDING
+        self.generation = 1
         self.attempt = self.stint = self.cost = self.tokens = 0
         self.worker = self.reason = self.key = ""
         self.variant = "primary"
@@ -101,7 +104,8 @@ class LogRows:
         self._created: RunCreated | None = None
         self._ended: RunEnded | None = None
         self._status = RunStatus.PENDING
-        self._stint = 0
+        self._stint, self._generation = 0, 1
+        self._maps: set[str] = set()  # steps that are known to have items
         self._worker = ""
         self._steps: dict[Place, _Step] = {}
         self._undone: dict[Place, _Step] = {}  # what undoes a step; its row stays what it came to
@@ -113,6 +117,7 @@ class LogRows:
             RunCreated: self._run_created,
             StintOpened: self._stint_opened,
             CancelRequested: self._cancel_requested,
+            RetryRequested: self._retry_requested,
             AttemptStarted: self._attempt_started,
             AttemptEnded: self._attempt_ended,
             InterruptAsked: self._interrupt_asked,
@@ -192,6 +197,10 @@ class LogRows:
         if self._ended is None:
             self._set_status(RunStatus.CANCELLING)
 
+    def _retry_requested(self, entry: RetryRequested) -> None:
+        self._generation, self._ended = entry.generation, None
+        self._set_status(RunStatus.PENDING)
+
     def _run_ended(self, entry: RunEnded) -> None:
         self._ended = entry
         self._set_status(entry.status)
@@ -231,10 +240,12 @@ class LogRows:
         step = self._steps.get(place)
         if step is None:
             step = self._steps[place] = _Step()
+            step.is_whole_map = place[1] is None and place[0] in self._maps
         self._changed[place] = step
         return step
 
     def _map_started(self, entry: MapStarted) -> None:
+        self._maps.add(entry.path)
         whole = self._at((entry.path, None))
         whole.is_whole_map = True
         whole.status = StepStatus.RUNNING
@@ -257,6 +268,7 @@ class LogRows:
         step = self._undone.setdefault(place, _Step()) if is_undo else self._at(place)
         step.status = StepStatus.RUNNING
         step.attempt, step.stint, step.worker = entry.attempt, entry.stint, self._worker
+        step.generation = self._generation
         if step.variant != entry.variant:
             step.variant, step.key = entry.variant, ""
         step.started_at = None
@@ -266,6 +278,8 @@ class LogRows:
             whole = self._at((entry.path, None))
             whole.attempt += 1
             whole.stint, whole.worker = entry.stint, self._worker
+            if whole.queued_at is None:  # a map that goes on again
+                whole.queued_at = entry.at
         run = self._begun
         span = SpanRow(
             attempt_span_id(
@@ -274,11 +288,12 @@ class LogRows:
                 entry.path,
                 index=entry.index,
                 variant=entry.variant,
+                generation=self._generation,
                 attempt=entry.attempt,
                 stint=entry.stint,
             ),
             run.trace_id,
-            step_span_id(run.trace_id, run.root_span_id, entry.path),
+            step_span_id(run.trace_id, run.root_span_id, entry.path, generation=self._generation),
             self._executor(entry.path, entry.variant),
             _item(place),
             run.run_id,
@@ -420,7 +435,7 @@ class LogRows:
     def _key(self, place: Place, step: _Step) -> str:
         if not step.key and step.attempt and not step.is_whole_map:
             # Worth keeping: a row is made at every change of the step.
-            step.key = idempotency_key(self._begun.run_id, *place, step.variant)
+            step.key = idempotency_key(self._begun.run_id, *place, step.variant, step.generation)
         return step.key
 
     def _executor(self, path: str, variant: str = "primary") -> str:

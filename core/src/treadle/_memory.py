@@ -170,7 +170,7 @@ class MemoryStore:
             if run.checkpoints or run.processes:
                 _drop_ended(run, new)
             if type(entries[-1]) is RunEnded:
-                run.owner = ""
+                run.owner, run.cancel = "", None
 
     async def save(self, claim: Claim, checkpoint: Checkpoint) -> None:
         """Keep how far an attempt got."""

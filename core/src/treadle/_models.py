@@ -648,7 +648,35 @@ class InterruptAnswered:
     answer: InterruptAnswer
 
 
-Fact = RunCreated | StintOpened | Evaluated | AttemptEnded | TimerFired | SignalReceived | CancelRequested | InterruptAnswered
+@attrs.frozen
+class RetryRequested:
+    """A run that has ended goes on: what did not complete runs again, as a new generation, and what is asked for.
+
+    Attributes:
+        at: When.
+        generation: Of the calls that follow; from 2.
+        start: This step and all that follows from it run again, although they completed; empty for none.
+        reason: Shown to people.
+    """
+
+    kind: ClassVar[str] = "RetryRequested"
+    at: float
+    generation: int
+    start: str = ""
+    reason: str = ""
+
+
+Fact = (
+    RunCreated
+    | StintOpened
+    | Evaluated
+    | AttemptEnded
+    | TimerFired
+    | SignalReceived
+    | CancelRequested
+    | InterruptAnswered
+    | RetryRequested
+)
 
 # -- decisions: what the scheduler concluded; recorded with their reason, never applied -----------------------------------
 
@@ -940,6 +968,7 @@ FACTS: tuple[type, ...] = (
     SignalReceived,
     CancelRequested,
     InterruptAnswered,
+    RetryRequested,
 )
 DECISIONS: tuple[type, ...] = (
     AttemptStarted,

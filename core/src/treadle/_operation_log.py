@@ -19,6 +19,7 @@ from treadle._models import (
     ItemEnded,
     MapStarted,
     Record,
+    RetryRequested,
     RetryScheduled,
     RunCreated,
     RunEnded,
@@ -54,6 +55,7 @@ class OperationLog:
 
     def __init__(self) -> None:
         self._run: RunCreated | None = None
+        self._generation = 1
 
     @hookimpl
     def record_event(self, record: Record) -> None:
@@ -61,6 +63,8 @@ class OperationLog:
         entry = record.entry
         if isinstance(entry, RunCreated):
             self._run = entry
+        elif isinstance(entry, RetryRequested):
+            self._generation = entry.generation
         level, message = _said(entry)
         if _log.isEnabledFor(level):
             _log.log(level, "%s", message, extra={"operation": record.kind, **self._fields(record)})
@@ -91,6 +95,7 @@ class OperationLog:
                     entry.path,
                     index=entry.index,
                     variant=entry.variant,
+                    generation=self._generation,
                     attempt=entry.attempt,
                     stint=entry.stint,
                 )
@@ -105,7 +110,7 @@ class OperationLog:
                 | WaitStarted()
                 | WaitEnded()
             ):
-                return step_span_id(run.trace_id, run.root_span_id, entry.path)
+                return step_span_id(run.trace_id, run.root_span_id, entry.path, generation=self._generation)
             case _:
                 return run.root_span_id
 
@@ -151,6 +156,9 @@ def _said(entry: Entry) -> Said:
             return level, f"run {entry.status.value}{_because(entry.reason)}"
         case CancelRequested():
             return logging.WARNING, f"cancel requested{_because(entry.reason)}"
+        case RetryRequested():
+            what = f" from {entry.start} on" if entry.start else ""
+            return logging.WARNING, f"the run goes on again{what}{_because(entry.reason)}"
         case SignalReceived():
             return logging.INFO, f"signal {entry.name} received"
         case Evaluated():

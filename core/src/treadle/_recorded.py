@@ -8,6 +8,7 @@ from functools import partial
 import attrs
 
 from treadle._conductor import Conductor
+from treadle._generations import following
 from treadle._models import (
     AttemptEnded,
     Call,
@@ -19,7 +20,8 @@ from treadle._models import (
     SignalReceived,
     TimerFired,
 )
-from treadle._plan import Plan
+from treadle._paths import plan_path
+from treadle._planned import Plan
 from treadle.errors import RunNotFoundError
 from treadle.ports import Store
 
@@ -115,18 +117,7 @@ async def read_recorded(store: Store, plan: Plan, run_id: str, start: str) -> Re
     if not entries:
         raise RunNotFoundError(run_id)
     live = following(plan, start) if start else frozenset[str]()
-    return Recorded.of(plan, entries, live.__contains__)
-
-
-def following(plan: Plan, start: str) -> frozenset[str]:
-    """A step, what lies within it, and every step that follows from those, ``finally`` included."""
-    found = {path for path in plan.steps if path == start or path.startswith((f"{start}/", f"{start}["))}
-    grows = True
-    while grows:
-        more = {path for path in plan.steps if path not in found and found.intersection(plan.needs(path))}
-        found |= more
-        grows = bool(more)
-    return frozenset(found | {path for path in plan.steps if path.startswith("finally/")})
+    return Recorded.of(plan, entries, lambda path: plan_path(path) in live)
 
 
 def _key(call: Call | AttemptEnded) -> _Key:

@@ -219,7 +219,7 @@ def step_results(entries: Sequence[Entry]) -> Iterator[StepResult]:
                 entry.status,
                 outputs.of(entry),
                 entry.attempts,
-                started.get(path),
+                started.pop(path, None),
                 entry.at,
                 entry.error,
                 entry.reason,
@@ -269,8 +269,8 @@ class _Outputs:
 
     def _close(self, path: str, index: int | None, status: StepStatus) -> None:
         scope = item_path(path, index)
-        form = self._forms.pop(scope, None)
-        children, told = self._children.pop(scope, {}), self._told.pop(scope, None)
+        form = self._forms.get(scope)  # kept: the run may go on again, and the group with it
+        children, told = self._children.get(scope, {}), self._told.get(scope)
         if form is not None and status in _USABLE:
             self._put(path, index, children if form == "parallel" else told if form == "workflow" else children.get(str(told)))
 

@@ -16,6 +16,7 @@ from treadle._models import (
     ErrorInfo,
     GroupStarted,
     MapStarted,
+    RetryRequested,
     RunCreated,
     RunEnded,
     StepEnded,
@@ -64,6 +65,7 @@ class RunMetrics:
         self._run: RunCreated | None = None
         self._workflow = ""
         self._is_counted = False
+        self._began_at = 0.0
         self._released: dict[tuple[str, int | None, int, str], float] = {}
         self._began: dict[str, float] = {}
 
@@ -93,6 +95,9 @@ class RunMetrics:
                 self._step_ended(instruments, entry, replayed=replayed)
             case RunCreated():
                 self._run, self._workflow = entry, str(entry.workflow.get("name", ""))
+                self._began_at = entry.at
+            case RetryRequested():
+                self._began_at = entry.at
             case StintOpened() if not replayed:
                 self._is_counted = True
                 instruments.run_active.add(1, self._active())
@@ -132,7 +137,7 @@ class RunMetrics:
         if not replayed and self._run is not None:
             result, _ = names.RUN_RESULTS[entry.status]
             attributes = self._active() | _ended(names.RUN_RESULT, result, entry.error, entry.status.value)
-            instruments.run_duration.record(max(0.0, entry.at - self._run.at), attributes)
+            instruments.run_duration.record(max(0.0, entry.at - self._began_at), attributes)
         self.close()
 
     def _active(self) -> Attributes:

@@ -10,7 +10,7 @@ it) is a scope with steps of its own, made when it starts and forgotten when it 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Literal, cast
 
 import attrs
@@ -21,6 +21,7 @@ from treadle._instances import (
     IN_FINALLY,
     TOLERATED,
     Cause,
+    Held,
     Scope,
     Step,
     dump_scope,
@@ -141,6 +142,7 @@ class Scheduler:
         self._at = 0.0
         self._records: list[Entry] = []
         self._commands: list[Command] = []
+        self._held: Held | None = None  # while the state of a run that goes on again is made
         self._handlers: Mapping[type, Callable[..., None]] = {
             RunCreated: self._on_created,
             StintOpened: self._on_stint,
@@ -153,6 +155,16 @@ class Scheduler:
         }
 
     # -- the face
+
+    def hold(self, wanted: Collection[tuple[str, int | None]]) -> None:
+        """Start nothing but what is wanted, until the next stint but one opens.
+
+        That is how a run goes on again: what had completed is applied anew, and all else is held until then.
+
+        Args:
+            wanted: Calls, starts of groups and waits (a step and its item) that are known to have completed.
+        """
+        self._held = Held(wanted)
 
     @property
     def status(self) -> RunStatus | None:
@@ -268,6 +280,8 @@ class Scheduler:
 
     def _on_stint(self, fact: StintOpened) -> None:
         self._stint = fact.stint
+        if self._held is not None and self._root.phase != "new":
+            self._let_go(self._held)
         if self._root.phase == "new":
             self._set_deadline(self._root)
             self._enter_main(self._root)
@@ -722,12 +736,45 @@ class Scheduler:
 
     def _begin(self, step: Step) -> None:
         """Nothing stands before its work any more."""
-        if step.node.is_wait:
+        if step.node.is_wait and self._held is not None and (step.path, None) not in self._held.wanted:
+            self._held.waits.append(step)
+        elif step.node.is_wait:
             self._ask(step, "wait")
         elif step.node.is_map:
             self._ask(step, "foreach")
         else:
             self._enqueue(step)
+
+    # -- going on again
+
+    def _hand_out(self, held: Held) -> None:
+        """Start what is wanted, without any cap, and hold what else could start."""
+        while self._ready:
+            step = self._ready.popleft()
+            step.is_queued = False
+            while step.stage != "ended" and step.has_work:
+                index, attempt = self._next_item(step)
+                if (step.path, index) not in held.wanted:
+                    step.in_flight += 1  # or a map would be over
+                    held.items.append((step, index))
+                elif step.node.form is not None:
+                    self._start_item(step, index)
+                else:
+                    self._launch(step, index, attempt)
+
+    def _let_go(self, held: Held) -> None:
+        """What was held may start."""
+        self._held, self._retries = None, 0
+        for step in held.waits:
+            self._ask(step, "wait")
+        for step, index in held.items:
+            step.in_flight -= 1
+            step.returned.append((index, 1))
+            self._enqueue(step)
+        if held.is_over:
+            self._over.append(self._root)
+
+    # -- blocked
 
     def _end_blocked(self, step: Step) -> None:
         reason = f"{step.blocked_by!r} did not complete"
@@ -969,7 +1016,10 @@ class Scheduler:
         while True:
             while self._arrived:
                 self._arrive(self._arrived.popleft())
-            self._pump()
+            if self._held is None:
+                self._pump()
+            else:
+                self._hand_out(self._held)
             if self._over:
                 self._advance(self._over.popleft())
             elif not self._arrived:
@@ -977,6 +1027,9 @@ class Scheduler:
 
     def _advance(self, scope: Scope) -> None:
         """A phase of a scope is over: go on to the next."""
+        if self._held is not None and scope is self._root:
+            self._held.is_over = True
+            return
         if scope.phase == "main" and not scope.open_main:
             scope.main_status = self._run_status(scope).value
             is_bad = scope.main_status in ("failed", "cancelled", "timed_out")
@@ -1020,7 +1073,7 @@ class Scheduler:
                     self._unpark(step.scope)
                 continue  # a step at its cap is queued again when one of its items ends
             if node.form is not None and not step.is_undo:
-                self._start_item(step)
+                self._start_item(step, self._next_item(step)[0])
                 if step.has_work:
                     self._enqueue(step)
                 continue
@@ -1030,9 +1083,15 @@ class Scheduler:
             if step.has_work:
                 self._enqueue(step)
 
-    def _start_item(self, step: Step) -> None:
+    def _next_item(self, step: Step) -> tuple[int | None, int]:
+        """What of a step starts next: an item (None for a step without), and the attempt."""
+        if step.returned:
+            return step.returned.popleft()
         index = step.cursor if step.node.is_map else None
         step.cursor += 1
+        return index, 1
+
+    def _start_item(self, step: Step, index: int | None) -> None:
         step.stage = "active"
         step.in_flight += 1
         self._start_group(step, index)
@@ -1057,7 +1116,7 @@ class Scheduler:
         return False
 
     def _start(self, step: Step) -> None:
-        index: int | None
+        index: int | None  # as _next_item, of which every step would feel the call
         if step.returned:
             index, attempt = step.returned.popleft()
         else:

@@ -33,6 +33,7 @@ from treadle._models import (
     Json,
     Outcome,
     Record,
+    RetryRequested,
     RunCreated,
     SignalReceived,
     StintOpened,
@@ -56,7 +57,7 @@ from treadle._store_records import CancelRequest, CheckpointRow, Claim, Commit, 
 from treadle._surroundings import Surroundings
 from treadle._tracing import RunMetrics, RunTracing
 from treadle._version import __version__
-from treadle.errors import ConfigError, RunSuspendedError, StoreUnavailableError, TreadleError
+from treadle.errors import ConfigError, RunGoesOnError, RunSuspendedError, StoreUnavailableError, TreadleError
 from treadle.ports import Clock, Store
 
 _RELEASE_S = 5.0
@@ -203,8 +204,24 @@ class Session:
                 return creation.run_id
             return await self._drive(creation.claim, scopes, conductor, tracing, (), entries, rows)
 
-    async def go_on(self, claim: Claim, entries: Sequence[Entry], *, key: str, source: str) -> RunResult:
-        """Drive a run that was begun by another stint to its end; ``entries`` is its log, read under the claim."""
+    async def go_on(
+        self,
+        claim: Claim,
+        entries: Sequence[Entry],
+        *,
+        key: str,
+        source: str,
+        again: Callable[[float], RetryRequested] | None = None,
+    ) -> RunResult:
+        """Drive a run that was begun by another stint to its end.
+
+        Args:
+            claim: The right to write.
+            entries: The log, read under the claim.
+            key: Of the run.
+            source: The file that it was started from.
+            again: Makes the request of a run that has ended to go on.
+        """
         with ExitStack() as stack:
             try:
                 self._check_backend()
@@ -213,8 +230,10 @@ class Session:
                 conductor = Conductor(self.plan, scopes.redaction)
                 with collector_paused():
                     conductor.replay(entries)
+                if again is not None and conductor.status is None:
+                    raise RunGoesOnError(claim.run_id)
                 self._check_answers(claim.run_id, conductor)
-                if conductor.status is not None:
+                if conductor.status is not None and again is None:
                     await self._release(claim)
                     return summarise(entries)
                 rows = LogRows(key=key, source=source)
@@ -225,7 +244,7 @@ class Session:
             except BaseException:
                 await self._release(claim)
                 raise
-            return await self._drive(claim, scopes, conductor, tracing, entries, (), rows)
+            return await self._drive(claim, scopes, conductor, tracing, entries, (), rows, again)
 
     # -- parts
 
@@ -250,6 +269,7 @@ class Session:
         earlier: Sequence[Entry],
         fresh: Sequence[Entry],
         rows: LogRows,
+        again: Callable[[float], RetryRequested] | None = None,
     ) -> RunResult:
         """Everything after the log's first or latest known entry.
 
@@ -261,6 +281,7 @@ class Session:
             earlier: What other stints committed; its readers have had it.
             fresh: What was committed and nobody has read yet.
             rows: Has applied both, too.
+            again: Makes the request to go on, of a run that has ended.
         """
         recorded = self.recorded
         readers = _Readers(claim.run_id, scopes.run, tracing)
@@ -321,7 +342,9 @@ class Session:
                 signals, last = await self._received(claim, earlier)
                 if recorded is not None and not earlier:
                     signals = [*recorded.again(), *signals]
+                begun: list[Callable[[float], Fact]] = [again] if again is not None else []
                 facts = [
+                    *begun,
                     self._opening(readers.entries, claim, saved),
                     *self._answered(),
                     *await self._asked(claim, earlier),
@@ -381,7 +404,9 @@ class Session:
             return []
         with self.clock.hold():
             asked = await anyio.to_thread.run_sync(self.store.cancel_request, claim.run_id)
-        if asked is None or any(isinstance(entry, CancelRequested) and entry.force >= asked.force for entry in earlier):
+        last = max((number for number, entry in enumerate(earlier) if isinstance(entry, RetryRequested)), default=0)
+        heard = [entry for entry in earlier[last:] if isinstance(entry, CancelRequested)]
+        if asked is None or any(entry.force >= asked.force for entry in heard):
             return []
         return [partial(CancelRequested, reason=asked.reason, force=asked.force)]
 

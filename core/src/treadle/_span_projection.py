@@ -18,6 +18,7 @@ from treadle._models import (
     ItemEnded,
     MapStarted,
     Outcome,
+    RetryRequested,
     RetryScheduled,
     RunCreated,
     RunEnded,
@@ -183,6 +184,7 @@ class SpanProjection:
         self._run: RunCreated | None = None
         self._workflow = ""
         self._stints = 0
+        self._generation, self._began_at, self._run_span_id = 1, 0.0, ""
         self._worker = ""
         self._last_at = 0.0
         self._usage: StepUsage | None = None
@@ -201,6 +203,7 @@ class SpanProjection:
             WaitStarted: self._wait_started,
             StepEnded: self._step_ended,
             RunEnded: self._run_ended,
+            RetryRequested: self._retry_requested,
         }
 
     def apply(self, entry: Entry) -> tuple[SpanRecord, ...]:
@@ -213,8 +216,13 @@ class SpanProjection:
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
+    def _retry_requested(self, entry: RetryRequested) -> tuple[SpanRecord, ...]:
+        self._generation, self._began_at = entry.generation, entry.at
+        self._run_span_id = self._step_span_id(self._created(), "")  # of its own, under the run's
+        return ()
+
     def _run_created(self, entry: RunCreated) -> tuple[SpanRecord, ...]:
-        self._run = entry
+        self._run, self._began_at, self._run_span_id = entry, entry.at, entry.root_span_id
         self._workflow = str(entry.workflow.get("name", ""))
         return ()
 
@@ -246,9 +254,9 @@ class SpanProjection:
             name=names.run_span_name(self._workflow),
             kind=names.run_span_kind(run.parent_span_id, run.trigger),
             trace_id=run.trace_id,
-            span_id=run.root_span_id,
-            parent_id=run.parent_span_id,
-            started_at=run.at,
+            span_id=self._run_span_id,
+            parent_id=run.parent_span_id if self._generation == 1 else run.root_span_id,
+            started_at=self._began_at,
             ended_at=max(entry.at, self._last_at),
             status=status,
             status_message=(_description(entry.error) or entry.reason) if status == "error" else "",
@@ -310,7 +318,7 @@ class SpanProjection:
             "internal",
             run.trace_id,
             step.span_id,
-            run.root_span_id if "/" not in entry.path and not entry.path.endswith("]") else self._parent_of(entry.path),
+            self._run_span_id if "/" not in entry.path and not entry.path.endswith("]") else self._parent_of(entry.path),
             entry.at if step.started_at is None else step.started_at,
             max(entry.at, step.ended_at),
             status,
@@ -327,7 +335,7 @@ class SpanProjection:
         run = self._created()
         step, index = split_item(path)
         around = step if index is not None else scope_path(path)
-        return step_span_id(run.trace_id, run.root_span_id, around) if around else run.root_span_id
+        return self._step_span_id(run, around) if around else self._run_span_id
 
     def _step_attributes(self, entry: StepEnded, step: _Step, result: str, status: names.SpanStatus) -> dict[str, object]:
         run_id = self._created().run_id
@@ -404,6 +412,7 @@ class SpanProjection:
             entry.path,
             index=entry.index,
             variant=entry.variant,
+            generation=self._generation,
             attempt=entry.attempt,
             stint=entry.stint,
         )
@@ -449,6 +458,10 @@ class SpanProjection:
             run.trace_flags,
         )
 
+    def place_of(self, path: str) -> tuple[str, str]:
+        """The ids of a step's span and of its parent, also while it goes on."""
+        return self._step_span_id(self._created(), path), self._parent_of(path)
+
     # -- look-ups --------------------------------------------------------------------------------------------------------
 
     def _created(self) -> RunCreated:
@@ -456,11 +469,14 @@ class SpanProjection:
             raise ValueError("A run's log begins with RunCreated; apply that first.")
         return self._run
 
+    def _step_span_id(self, run: RunCreated, path: str) -> str:
+        return step_span_id(run.trace_id, run.root_span_id, path, generation=self._generation)
+
     def _step(self, path: str) -> _Step:
         step = self._steps.get(path)
         if step is None:
             run = self._created()
-            span_id = step_span_id(run.trace_id, run.root_span_id, path)
+            span_id = self._step_span_id(run, path)
             step = self._steps[path] = _Step(span_id, executor_of(run.workflow, path))
         return step
 

@@ -24,6 +24,7 @@ __all__ = [
     "InputsInvalidError",
     "LeaseLostError",
     "NotSupportedError",
+    "NothingToRetryError",
     "OutputInvalidError",
     "OwnedElsewhereError",
     "PayloadInvalidError",
@@ -39,6 +40,7 @@ __all__ = [
     "ResumeChangedError",
     "RunEndedError",
     "RunFailedError",
+    "RunGoesOnError",
     "RunKeyConflictError",
     "RunNotFoundError",
     "RunSuspendedError",
@@ -471,6 +473,22 @@ class RunNotFoundError(TreadleError):
     def __init__(self, run_id: str, remedy: str = "") -> None:
         self.run_id = run_id
         super().__init__(f"There is no run {run_id!r} in this store.", remedy or "'treadle runs' lists the runs that are kept.")
+
+
+class RunGoesOnError(TreadleError):
+    """A run was to go on again, but it has not ended."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"Run {run_id} has not ended.", f"It goes on where it stopped: treadle resume {run_id}")
+
+
+class NothingToRetryError(TreadleError):
+    """Everything in a run completed."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"Everything in run {run_id} completed.", "Say from which step on it is to run again.")
 
 
 class StepNotFoundError(TreadleError):

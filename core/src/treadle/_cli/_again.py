@@ -1,4 +1,4 @@
-"""``treadle replay``: a run that is over, done again with what was recorded of it."""
+"""``treadle retry`` and ``replay``: a run that is over goes on, or is done again with what was recorded of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import attrs
 import click
 
 from treadle._again import replay as replay_run
+from treadle._again import retry as retry_run
 from treadle._cli._inputs import gather
 from treadle._cli._kept import begun, find_run, kept_runs, plan_of, read_log
 from treadle._cli._loading import json_option
@@ -19,6 +20,37 @@ from treadle._conductor import Conductor
 from treadle._plan import make_plan
 from treadle._workflow import Workflow
 from treadle.ports import DECISIONS, Entry, RunRow, Store
+
+
+@click.command(short_help="Let a run that has ended go on: what did not complete runs again.")
+@click.argument("run")
+@click.option("--failed", is_flag=True, help="Run what did not complete again; that is so without --from, too.")
+@click.option("--from", "start", default="", metavar="PATH", help="Also run this step and all that follows from it again.")
+@click.option("--reason", default="", metavar="TEXT", help="Shown to people.")
+@json_option
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How stderr is written."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Show only the result, and warnings.")
+@click.option("--no-progress", is_flag=True, help="Plain lines instead of a live display, also on a terminal.")
+@click.pass_context
+def retry(ctx: click.Context, /, run: str, failed: bool, start: str, reason: str, **asked: object) -> None:
+    """Let RUN (an id, the beginning of one, or 'last') go on, in the same run.
+
+    Steps and items that completed are not run again, unless they follow from PATH or were undone. What runs does so as a new
+    generation: with attempts counted from 1, and idempotency keys of its own. Finally steps run again.
+
+    The run keeps the workflow that it began with; plugins may have been mended since. Exit codes as for run.
+    """
+    if failed and start:
+        raise click.UsageError("Use --failed or --from PATH: --from runs what did not complete, too.")
+    with kept_runs() as (store, registry):
+        row, entries = anyio.run(_look, store, run)
+        plan = make_plan(Workflow.from_dict(begun(entries).workflow), registry)
+        options = Options(row.source or row.workflow, (), (), max_parallel=None, strict=False, **asked)  # type: ignore[arg-type]  # click's types
+        act = partial(retry_run, row.run_id, start=start, reason=reason)
+        with stdout_kept() as out:
+            ctx.exit(Session(options, out, plan, {}, registry, chosen_backend(), store, act=act).run())
 
 
 @click.command(short_help="Do a run again with its recorded outcomes, to look for a fault.")

@@ -22,6 +22,7 @@ from treadle.ports import (
     ItemEnded,
     MapStarted,
     Outcome,
+    RetryRequested,
     RetryScheduled,
     RunCreated,
     RunEnded,
@@ -100,6 +101,10 @@ _TELLERS: Mapping[type, Callable[..., str]] = {
     MapStarted: lambda e: f"{e.path}: has {count(e.count, 'item')}",
     ItemEnded: lambda e: f"{item_name(e.path, e.index)}: {e.status.value}: {e.reason}",
     StepEnded: lambda e: f"{e.path}: {e.status.value}" + (f", because {e.reason}" if e.reason else ""),
+    RetryRequested: lambda e: (
+        f"the run was told to go on again{f' from {e.start} on' if e.start else ''}, as generation {e.generation}"
+        + (f": {e.reason}" if e.reason else "")
+    ),
     CancelRequested: lambda e: f"a cancel was asked for: {e.reason}" + (" (forced)" if e.force else ""),
     RunStopping: lambda e: f"nothing new starts from here on, because {e.reason}",
     RunEnded: lambda e: f"the run ended {e.status.value}" + (f", because {e.reason}" if e.reason else ""),

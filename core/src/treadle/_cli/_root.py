@@ -26,6 +26,7 @@ GROUPS = {
         "approve": ("_signal", "Say yes to what a run asks approval for."),
         "reject": ("_signal", "Say no to what a run asks approval for."),
         "worker": ("_worker", "Drive runs that nobody drives."),
+        "retry": ("_again", "Let a run that has ended go on: what did not complete runs again."),
         "replay": ("_again", "Do a run again with its recorded outcomes, to look for a fault."),
     },
     "Look back at runs": {

@@ -19,7 +19,7 @@ from treadle._models import SpanRecord
 from treadle._span_ids import step_span_id
 from treadle._span_projection import SpanProjection
 from treadle._telemetry import ATTEMPT_NUMBER, ATTEMPT_VARIANT, STEP_INDEX, STEP_STATUS, TASK
-from treadle.ports import Entry, RunEnded, Store
+from treadle.ports import Entry, RetryRequested, RunEnded, Store
 
 _FOLD = 40
 _BAR, _WIDEST_BAR = 16, 48
@@ -95,14 +95,19 @@ def tree(entries: Sequence[Entry]) -> Node:
             name = row.task_id if row.attempt == 1 else f"{row.task_id} attempt {row.attempt}"
             nodes[row.span_id] = Node(row.span_id, row.parent_id, name, "attempt", row.started_at, None, "running")
     for step in rows.steps:
-        span_id = step_span_id(created.trace_id, created.root_span_id, step.path)
-        if step.index is None and step.queued_at is not None and span_id not in nodes:
-            status = step.status.value
-            nodes[span_id] = Node(span_id, created.root_span_id, step.path, "step", step.queued_at, None, status)
+        if step.index is None and step.queued_at is not None and step.ended_at is None:
+            span_id, parent_id = projection.place_of(step.path)
+            nodes[span_id] = Node(span_id, parent_id, step.path, "step", step.queued_at, None, step.status.value)
     workflow = str(created.workflow.get("name", ""))
     status = rows.run.status.value if rows.run is not None else ""
     root = nodes.get(created.root_span_id) or Node(created.root_span_id, "", "", "run", created.at, None, status)
     root.name, root.kind, root.status, root.parent_id = workflow, "run", status, created.parent_span_id
+    root.ended_at = entries[-1].at if isinstance(entries[-1], RunEnded) else None
+    root.message = "" if status == "completed" else root.message
+    for number, again in enumerate((entry for entry in entries if isinstance(entry, RetryRequested)), 2):
+        span_id = step_span_id(created.trace_id, created.root_span_id, "", generation=number)
+        node = nodes.setdefault(span_id, Node(span_id, root.span_id, "", "run", again.at, None, "running"))
+        node.name, node.kind = f"generation {number}", "run"
     for node in nodes.values():
         if node is not root:
             nodes.get(node.parent_id, root).children.append(node)

@@ -20,6 +20,7 @@ from treadle.ports import (
     ItemEnded,
     MapStarted,
     Record,
+    RetryRequested,
     RetryScheduled,
     RunCreated,
     RunEnded,
@@ -151,6 +152,8 @@ class RunView:
                 return self._step_ended(entry)
             case RunStopping() as entry:
                 return self._stopping(entry)
+            case RetryRequested() as entry:
+                return self._going_on_again(entry)
             case CancelRequested() as entry:
                 self.cancelled = entry.reason
                 return [Change(entry.at, "cancel_requested", "cancelled", first_line(entry.reason), scrolls=True)]
@@ -324,6 +327,13 @@ class RunView:
             return []  # said by the request already
         return [Change(entry.at, "run_stopping", "warning", f"stopping: {first_line(entry.reason)}", scrolls=True)]
 
+    def _going_on_again(self, entry: RetryRequested) -> list[Change]:
+        self.started_at, self.stopping, self.cancelled = entry.at, "", ""
+        self.ended = {status: number for status, number in self.ended.items() if status in _GOOD}
+        from_ = f" from {entry.start} on" if entry.start else ""
+        text = f"run {self.run_id} goes on again{from_}, generation {entry.generation}"
+        return [Change(entry.at, "retry_requested", "running", text, scrolls=True)]
+
     def _run_ended(self, entry: RunEnded) -> Change:
         text = f"run {self.run_id} {entry.status} in {spell(entry.at - self.started_at)}"
         return Change(entry.at, "run_ended", entry.status, text)
@@ -334,6 +344,9 @@ _FINE = ("completed", "cached", "skipped")
 
 def _why_given_up(entry: FallbackChosen) -> str:
     return told(entry.error) or first_line(entry.reason)
+
+
+_GOOD = ("completed", "cached", "skipped")
 
 
 def items_over(step: StepView) -> str:

@@ -529,7 +529,8 @@ class StoreContract:
         """What is asked through the store is heard from the heart's thread; force is not weakened."""
 
         async def act(store: Store) -> None:
-            await _Writer(store, "r1").create()
+            writer = _Writer(store, "r1")
+            await writer.create()
             assert store.cancel_request("r1") is None
             await store.request_cancel("r1", CancelRequest("enough"))
             assert store.cancel_request("r1") == CancelRequest("enough")
@@ -540,6 +541,8 @@ class StoreContract:
             assert heard.force
             with _raises(RunNotFoundError):
                 await store.request_cancel("nobody", CancelRequest("enough"))
+            await writer.write([RunEnded(_AT + 1, RunStatus.CANCELLED)])
+            assert store.cancel_request("r1") is None, "a run that goes on again is not cancelled by what was asked before"
 
         self._run(backend, tmp_path, act)
 

@@ -112,7 +112,9 @@ COMMIT = _write(f"{_ADVANCE} {_IN_PLACE}", 6)
 """Values: run, epoch, entries before and after, commit id; then as ``_write``."""
 
 COMMIT_RUN = _write(
-    f"{_ADVANCE}, owner = CASE WHEN $6::boolean THEN '' ELSE owner END, {_numbered(_RUN_COLUMNS[1:], 7)} {_IN_PLACE}",
+    f"{_ADVANCE}, owner = CASE WHEN $6::boolean THEN '' ELSE owner END,"
+    " cancel_reason = CASE WHEN $6::boolean THEN NULL ELSE cancel_reason END, cancel_force = cancel_force AND NOT $6::boolean,"
+    f" {_numbered(_RUN_COLUMNS[1:], 7)} {_IN_PLACE}",
     6 + len(_RUN_COLUMNS),
 )
 """The same with the run's row. Values: run, epoch, before, after, commit id, whether it has ended, the run's columns but the

@@ -38,7 +38,8 @@ ADD_RECORD = "INSERT INTO records (run_id, seq, at, kind, phase, path, encoding,
 ADD_PAYLOAD = "INSERT INTO payloads (run_id, seq, body) VALUES (?, ?, ?)"
 CHANGE_RUN = (
     f"UPDATE runs SET {', '.join(f'{name} = ?' for name in _RUN_COLUMNS[1:])},"
-    " owner = CASE WHEN ? THEN '' ELSE owner END WHERE run_id = ?"
+    " owner = CASE WHEN ? THEN '' ELSE owner END, cancel_reason = CASE WHEN ? THEN NULL ELSE cancel_reason END,"
+    " cancel_force = CASE WHEN ? THEN 0 ELSE cancel_force END WHERE run_id = ?"
 )
 PUT_STEP = _upsert(STEP_TABLE)
 PUT_TIMER = _upsert(TIMER_TABLE)

@@ -682,7 +682,8 @@ def _add_entries(connection: apsw.Connection, run_id: str, entries: Sequence[Ent
 
 def _put_rows(connection: apsw.Connection, run_id: str, rows: Rows, *, has_run: bool = True) -> None:
     if rows.run is not None and has_run:
-        _put(connection, sql.CHANGE_RUN, (*RUN_TABLE.values(rows.run)[1:], rows.run.ended_at is not None, run_id))
+        has_ended = rows.run.ended_at is not None
+        _put(connection, sql.CHANGE_RUN, (*RUN_TABLE.values(rows.run)[1:], has_ended, has_ended, has_ended, run_id))
     for step in rows.steps:
         _put(connection, sql.PUT_STEP, STEP_TABLE.values(step))
     for timer in rows.timers:
