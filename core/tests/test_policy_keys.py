@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import attrs
 import pytest
-from treadle import Workflow, executor, make_plan
+from treadle import PermanentError, Workflow, executor, load_workflow, make_plan
 from treadle._codec import dump_line, dump_record, load_call, load_line, load_outcome
 from treadle._conductor import Conductor
 from treadle._log_rows import rows_of
@@ -297,6 +297,43 @@ def test_a_cached_step_replays() -> None:
 
     assert conductor.status == "completed"
     assert conductor.output("one") == 11
+
+
+def test_a_cached_step_counts_as_done(tmp_path: Path) -> None:
+    """For groups, choices and rules of needs; it has done nothing that would have to be undone, nor have cached items."""
+    file = tmp_path / "w.yaml"
+    file.write_text("""
+name: w
+steps:
+  group: {parallel: {steps: {x: {uses: acme.read, with: {n: 1}}, y: {uses: acme.read, with: {n: 2}}}}}
+  pick: {needs: group, choose: {yes: {when: "true", uses: acme.read, with: {n: 1}}, no: {else: true, uses: acme.send}}}
+  any: {needs: [pick], needs_rule: any_succeeded, uses: acme.read, with: {n: 3}}
+  one: {needs: any, uses: acme.read, with: {n: 1}, compensate: {uses: acme.send, with: {n: 10}}}
+  each:
+    needs: one
+    foreach: [1, 2]
+    uses: acme.read
+    with: {n: "${{ item }}"}
+    compensate: {uses: acme.send, with: {n: "${{ item }}"}}
+  last: {needs: each, uses: acme.fail}
+""")
+
+    @executor("acme.fail")
+    async def fail() -> None:
+        raise PermanentError("no")
+
+    policy = Serving({1: 11})
+    result = virtual_run(load_workflow(file), registry=Registry.of(read, send, fail, policies=[policy]))
+
+    statuses = {path: str(step.status) for path, step in result.steps.items()}
+    assert (statuses["group/x"], statuses["group"], statuses["pick/yes"], statuses["pick"]) == (
+        *("cached", "completed", "cached", "completed"),
+    )
+    assert result.steps["group"].output == {"x": 11, "y": 2}
+    assert result.steps["pick"].output == 11
+    assert [statuses[path] for path in ("any", "one", "each", "last")] == ["completed", "cached", "completed", "failed"]
+    undone = [(call.path, call.index) for call in policy.calls if call.variant == "compensation"]
+    assert undone == [("each", 1)]
 
 
 def test_a_cached_output_is_held_to_the_contract() -> None:

@@ -571,7 +571,7 @@ class Scheduler:
             self._give_back(step.scope)
         if outcome.status == "completed":
             if step.node.is_map or step.is_undo:
-                self._complete_item(step, index, attempt)
+                self._complete_item(step, index, attempt, was_made=not outcome.cached)
             else:
                 self._end(step, StepStatus.CACHED if outcome.cached else StepStatus.COMPLETED)
             return
@@ -582,11 +582,11 @@ class Scheduler:
         else:
             self._retry(step, index, attempt, cast("RetryAfter", outcome.retry))
 
-    def _complete_item(self, step: Step, index: int | None, attempt: int) -> None:
+    def _complete_item(self, step: Step, index: int | None, attempt: int, *, was_made: bool = True) -> None:
         if step.is_undo:
             self._end_undo(step, index, attempt, StepStatus.COMPLETED)
             return
-        if step.node.compensation is not None:
+        if step.node.compensation is not None and was_made:
             self._done.append((step.node, step.path, index))
         self._after_item(step)
 
