@@ -95,6 +95,10 @@ class PostgresServer:
             self.stop(mode="immediate")
         shutil.rmtree(self._folder)
 
+    def program(self, name: str) -> Path:
+        """A program that comes with it, such as ``pg_dump``."""
+        return self._programs / name
+
     def dsn(self, port: int | None = None) -> str:
         """How to reach it; through a proxy that listens on ``port``."""
         return f"postgresql://tester@127.0.0.1:{port or self.port}/postgres"
