@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import anyio
 import pytest
@@ -17,7 +18,8 @@ from treadle._models import Entry
 from treadle._outbox import BATCH, Outbox, SpanReport, spans_waiting
 from treadle._owner import this_owner
 from treadle._span_projection import SpanProjection
-from treadle.ports import Context, Delivery, SpanBatch, SpanRecord
+from treadle.errors import StoreUnavailableError
+from treadle.ports import Context, Delivery, SpanBatch, SpanExport, SpanRecord
 
 failed_once: set[str] = set()
 
@@ -276,6 +278,38 @@ def test_spans_that_a_backend_takes_only_in_part_are_told() -> None:
     perform(store, outbox)
 
     assert outbox.close(10) == SpanReport(sent=10, refused=2, refusal="2 spans are too old")
+
+
+def test_a_store_that_is_away_for_a_moment_is_waited_for() -> None:
+    """A process that goes on does not give up its exports: what was sent meanwhile may be sent again, and nothing is lost."""
+
+    class Shaky(Kept):
+        is_away = False
+
+        async def put_spans(self, exports: Sequence[SpanExport]) -> None:
+            if self.is_away:
+                raise StoreUnavailableError("The store is away.", "Wait.")
+            await super().put_spans(exports)
+
+        async def span_exports(
+            self, which: Literal["open", "refused"] = "open", *, run_id: str = "", limit: int = 1000
+        ) -> Sequence[SpanExport]:
+            if self.is_away:
+                raise StoreUnavailableError("The store is away.", "Wait.")
+            return await super().span_exports(which, run_id=run_id, limit=limit)
+
+    store, backend = Shaky(), Backend()
+    outbox = Outbox(store, backend)
+    store.is_away = True
+    first = perform(store, outbox)
+    while not backend.spans:
+        time.sleep(0.01)
+    store.is_away = False
+    second = perform(store, outbox)
+    assert outbox.close(20).is_done
+
+    everything = {span.span_id for result in (first, second) for span in projected(store.entries(result.run_id))}
+    assert {span.span_id for span in backend.spans} == everything
 
 
 def test_an_unsampled_run_is_not_exported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -24,6 +25,7 @@ from treadle._owner import is_gone, this_owner
 from treadle._span_projection import SpanProjection
 from treadle._store_records import SpanExport, SpanLetter
 from treadle._version import __version__
+from treadle.errors import StoreUnavailableError
 from treadle.ports import Delivery, SpanBatch, SpanSender, Store
 
 __all__ = ["Outbox", "SpanReport", "spans_waiting"]
@@ -53,6 +55,9 @@ MOST_RUNS = 1000
 
 LEAD, LEAD_S = "spans", 30.0
 """Of the processes that share a store, one sends what others left behind."""
+
+_NEAR = 1_000
+"""How far apart entries may be whose spans were refused for the same reason, and are told together."""
 
 MOST_PARTS = 24
 """Most requests in which a batch is sent whose spans are refused, to find the one that is to blame."""
@@ -122,16 +127,16 @@ class _Source:
         self.is_noted = False
         if not reason:
             self._sent += 1
-            return
-        self.refuse(item.seq, 1, reason)
-
-    def refuse(self, seq: int, count: int, reason: str) -> None:
-        """The backend did not take spans that this entry finished."""
-        last = self._letters[-1] if self._letters else None
-        if last is not None and last.reason == reason and last.last <= seq <= last.last + 1_000:
-            self._letters[-1] = attrs.evolve(last, last=seq, spans=last.spans + count)
         else:
-            self._letters.append(SpanLetter(seq, seq, count, reason, time.time()))
+            self.refuse(item.seq, item.seq, 1, reason)
+
+    def refuse(self, first: int, last: int, spans: int, reason: str) -> None:
+        """The backend did not take spans that these entries finished."""
+        before = self._letters[-1] if self._letters else None
+        if before is not None and before.reason == reason and first <= before.last + _NEAR:
+            self._letters[-1] = attrs.evolve(before, last=last, spans=before.spans + spans)
+        else:
+            self._letters.append(SpanLetter(first, last, spans, reason, time.time()))
 
     @property
     def is_done(self) -> bool:
@@ -214,7 +219,7 @@ class Outbox:
         self._is_patient = False
         self._thread: threading.Thread | None = None
         self._closing_at: float | None = None
-        self._is_over = self._has_delivered = self._is_leading = self._is_denied = False
+        self._is_over = self._has_delivered = self._is_leading = self._is_denied = self._is_store_away = False
         self._led_at = self._noted_at = 0.0
         self._looked_at = -LOOK_S
         self._not_before, self._is_asked_to_wait = 0.0, False
@@ -297,7 +302,8 @@ class Outbox:
                     break
             self._note(is_last=True)
             if self._is_leading:
-                self._ask(lambda: self._store.lead(LEAD, self._owner, 0.0, is_gone))
+                with self._patience_with_the_store():
+                    self._ask(lambda: self._store.lead(LEAD, self._owner, 0.0, is_gone))
         except Exception as error:  # what is not noted is sent again by a later process: the run goes on
             self._reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             if not self._is_over:  # the store may be closed before a request has ended
@@ -309,7 +315,7 @@ class Outbox:
         with self._changed:
             wait_s = self._not_before - now
             if self._closing_at is not None:
-                if self._is_denied or now > self._closing_at or self._is_empty():
+                if self._is_denied or self._is_store_away or now > self._closing_at or self._is_empty():
                     return False
                 if wait_s > 0 and (not self._is_patient or now + wait_s > self._closing_at):
                     return False
@@ -329,15 +335,22 @@ class Outbox:
         if self._is_denied or self._not_before > time.monotonic():
             return []
         batch: list[_Item] = []
-        for source in list(self._live.values()):
+        for source in [*self._live.values(), *self._drained]:
             batch += source.take(BATCH - len(batch))
-        if len(batch) < BATCH:
-            self._look_back()
-            for source in self._behind():
-                batch += source.take(BATCH - len(batch))
-                if len(batch) >= BATCH:
-                    break
+        with self._patience_with_the_store():
+            while len(batch) < BATCH and (behind := self._next_behind()) is not None:
+                batch += behind.take(BATCH - len(batch))
         return batch
+
+    @contextmanager
+    def _patience_with_the_store(self) -> Iterator[None]:
+        """What it cannot do now is done another time: spans that were sent and not noted are sent again."""
+        try:
+            yield
+            self._is_store_away = False
+        except StoreUnavailableError as error:
+            self._is_store_away = True
+            _log.debug("The export of spans goes on without the store for now: %s", error.problem)
 
     def _look_back(self) -> None:
         """Look, from time to time, for what others left behind; one of all processes sends it."""
@@ -363,16 +376,18 @@ class Outbox:
         if not self._is_leading:
             self._backlog.clear()
 
-    def _behind(self) -> Iterator[_Source]:
-        yield from list(self._drained)
-        while self._backlog:
-            export = self._backlog[0]
-            records = self._ask(partial(self._store.read, export.run_id))
-            source = _Source(export, [record.entry for record in records])
-            with self._changed:
-                self._backlog.popleft()
-                self._drained.append(source)
-            yield source
+    def _next_behind(self) -> _Source | None:
+        """The next run that was left behind, read from the store."""
+        self._look_back()
+        if not self._backlog:
+            return None
+        export = self._backlog[0]
+        records = self._ask(partial(self._store.read, export.run_id))
+        source = _Source(export, [record.entry for record in records])
+        with self._changed:
+            self._backlog.popleft()
+            self._drained.append(source)
+        return source
 
     # -- sending
 
@@ -407,10 +422,18 @@ class Outbox:
         for item in items:
             item.source.settle(item)
         if delivery.rejected:
-            items[-1].source.refuse(items[-1].seq, delivery.rejected, delivery.reason)
-            self._complain(delivery.rejected, delivery.reason)
+            self._reject(items, delivery)
         self._sent += len(items) - delivery.rejected
         self._reason, self._wait_s, self._has_delivered = "", FIRST_WAIT_S, True
+
+    def _reject(self, items: Sequence[_Item], delivery: Delivery) -> None:
+        """A batch was taken in part; the backend does not say which, so that each run of it may be concerned."""
+        seqs: dict[_Source, list[int]] = {}
+        for item in items:
+            seqs.setdefault(item.source, []).append(item.seq)
+        for source, of_run in seqs.items():
+            source.refuse(of_run[0], of_run[-1], min(delivery.rejected, len(of_run)), delivery.reason)
+        self._complain(delivery.rejected, delivery.reason)
 
     def _put_off(self, items: Sequence[_Item], delivery: Delivery) -> None:
         for item in reversed(items):
@@ -454,7 +477,8 @@ class Outbox:
             others = [*self._live.values(), *self._drained] if is_time else []
         notes = [source.note(self._reason) for source in (*through, *others) if source in through or not source.is_noted]
         if notes:
-            self._ask(partial(self._store.put_spans, notes))
+            with self._patience_with_the_store():
+                self._ask(partial(self._store.put_spans, notes))
         if is_time:
             self._noted_at = now
 
