@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,29 @@ def test_the_workflow_of_the_readme_runs(tmp_path: Path) -> None:
     written = (tmp_path / json.loads(done.stdout)["outputs"]["path"]).read_text("utf-8")
     log = subprocess.run(["git", "log", "--oneline", "-n", "5"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert written == log.stdout
+
+
+def test_the_killed_run_of_the_readme_is_resumed(tmp_path: Path) -> None:
+    """Its commands as they stand, in a copy: what was acknowledged before the kill is not done again (G1, G2)."""
+    shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
+    (tmp_path / ".venv").symlink_to(Path(sys.executable).parent.parent)
+    commands = [line.removeprefix("$ ") for line in block("console").splitlines()]
+    environ = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+
+    run = "\n".join(commands)
+    done = subprocess.run(
+        ["bash", "-c", run], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "(2 completed, 1 partial_failure)" in done.stdout
+    assert "loaded = 238" in done.stdout
+    explained = done.stdout.rpartition("stint 2 began")
+    again = {line.partition(":")[0].split()[-1] for line in explained[2].splitlines() if "was released in stint 2" in line}
+    before = {line.partition(":")[0].split()[-1] for line in explained[0].splitlines() if ": attempt 1 completed" in line}
+    assert before, "it was killed after the first batch"
+    assert again, "and before the last"
+    assert not before & again
 
 
 def test_the_executor_of_the_readme_works_and_is_the_tutorials() -> None:
