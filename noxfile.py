@@ -129,8 +129,9 @@ def backends(session: nox.Session, backend: str) -> None:
 def chaos(session: nox.Session) -> None:
     """All kills and power cuts: 1,000 kills, 100 runs whose resume is killed 20 times, 1,350 power cuts.
 
-    And 12 kills of runs whose 100,000 spans nobody takes until they have ended; 50 kills each of migration, vacuum, backup and
-    cleaning; an error of each of the first 200 writes; 8 writers; 200 series of cuts of Postgres; 300 random histories.
+    And 300 double resumes, 200 owners that sleep through their lease, 100 orphaned families, 20 poisoned runs; 12 kills of runs
+    whose 100,000 spans nobody takes until they have ended; 50 kills each of migration, vacuum, backup and cleaning; an error of
+    each of the first 200 writes; 8 writers; 200 series of cuts of Postgres; 300 random histories.
     """
     environ = {"TREADLE_KILLS": "1000", "TREADLE_RELENTLESS": "100", "TREADLE_POWER_CUTS": "1350"}
     environ |= {
@@ -138,6 +139,10 @@ def chaos(session: nox.Session) -> None:
         "TREADLE_IO_ERRORS": "200",
         "TREADLE_CUTS": "200",
         "TREADLE_STORE_EXAMPLES": "300",
+        "TREADLE_DOUBLE_RESUMES": "300",
+        "TREADLE_ZOMBIES": "200",
+        "TREADLE_ORPHANS": "100",
+        "TREADLE_POISONS": "20",
     }
     environ |= {"TREADLE_SPAN_KILLS": "12", "TREADLE_SPAN_ITEMS": "1000"}
     session.env.update(environ)

@@ -165,9 +165,7 @@ class ChildPool:
         child = await self._take((bound.distribution or bound.origin, limits), limits)
         answer: Mapping[str, object] | None = None
         try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(_note_process, relay, child.pid)  # beside the call: it needs not wait for it
-                answer = await child.perform(request, relay, secrets)
+            answer = await child.perform(request, relay, secrets)
         finally:
             if answer is None or answer["soiled"]:
                 with anyio.CancelScope(shield=True):  # bounded by GRACE_S and _KILL_S
@@ -419,6 +417,7 @@ class _Child:
                 group.start_soon(self._drain, self._out, self._streams[0], receiving)
                 group.start_soon(self._drain, self._err, self._streams[1], receiving)
                 group.start_soon(self._watch, receiving)
+                group.start_soon(_note_process, relay, self.pid)  # beside the call: it needs not wait for it
                 try:
                     await self._send(request)
                     answer = await self._receive(relay, secrets)

@@ -17,6 +17,10 @@ from treadle.ports import Store
 
 _log = logging.getLogger("treadle.orphans")
 
+_SELF_S = 1.0
+"""How long what is left may take to end by itself."""
+
+_MARK = b"TREADLE_PROCESS="
 _PATIENCE_S = 10.0
 _POLL_S = 0.01
 
@@ -37,14 +41,19 @@ async def end_orphans(store: Store, claim: Claim) -> None:
 
 
 async def _end(run_id: str, row: ProcessRow) -> None:
-    if started(row.pid) != row.started:
-        return  # it has ended; its number may be somebody else's now
-    group = group_of(row.pid)
-    leads = group == row.pid
+    now = started(row.pid)
+    if now and now != row.started:
+        return  # its number is somebody else's now
+    mark = _mark_of(row.pid)
+    # What supervises itself sees that its owner is gone, and knows best what belongs to it.
+    with anyio.move_on_after(_SELF_S):
+        while _left(row, mark):  # noqa: ASYNC110 -- strangers: no event tells
+            await anyio.sleep(_POLL_S)
+        return
     item = row.path if row.index is None else f"{row.path}[{row.index}]"
     _log.warning("run %s: process %d of step %r outlived its owner; it is ended", run_id, row.pid, item)
     with anyio.move_on_after(_PATIENCE_S):
-        while left := _left(row, in_group=leads):
+        while left := _left(row, mark):
             for pid in left:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
@@ -56,14 +65,23 @@ async def _end(run_id: str, row: ProcessRow) -> None:
     )
 
 
-def _left(row: ProcessRow, *, in_group: bool) -> list[int]:
-    """The process, what descends from it and, if it leads a group, what is in that; the living ones."""
-    found: list[int] = []
-    if started(row.pid) == row.started:
-        found.append(row.pid)
-        for pid in found:  # grows while it is walked
-            found += children_of(pid)
-    if in_group:
-        with suppress(OSError):
-            found += [int(name) for name in os.listdir("/proc") if name.isdigit() and group_of(int(name)) == row.pid]
+def _left(row: ProcessRow, mark: bytes) -> list[int]:
+    """What still lives of the process, of what descends from it, of the group that it leads, and of who carries its mark."""
+    found = [row.pid] if started(row.pid) == row.started else []
+    leads = group_of(row.pid) in (row.pid, 0)  # a number is not given anew while a group has it
+    for pid in found:  # grows while it is walked
+        found += children_of(pid)
+    with suppress(OSError):
+        for name in os.listdir("/proc"):
+            if name.isdigit() and ((leads and group_of(int(name)) == row.pid) or (mark and _mark_of(int(name)) == mark)):
+                found.append(int(name))
     return [pid for pid in dict.fromkeys(found) if started(pid)]
+
+
+def _mark_of(pid: int) -> bytes:
+    """What a process that supervises itself marks its family with, in the environment; empty when there is none."""
+    with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        for entry in file.read().split(b"\0"):
+            if entry.startswith(_MARK):
+                return entry
+    return b""

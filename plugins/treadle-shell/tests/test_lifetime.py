@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 from treadle.ports import Context
+from treadle.testing import FakeContext
 from treadle_shell import ShellSettings, _family, _process, run
 
 pytestmark = pytest.mark.anyio
@@ -246,3 +247,10 @@ async def test_a_mark_reaches_only_its_own_family(ctx: Context) -> None:
 
     assert results == [0]
     assert _family.MARK == "TREADLE_PROCESS"
+
+
+async def test_the_process_is_noted_for_whoever_takes_the_run_over(ctx: FakeContext) -> None:
+    """The command's own process, which leads its group, and whose family carries a mark."""
+    answer = await run(SHELL, ctx, argv=["/bin/sh", "-c", "echo $$; sleep 0.05"])
+
+    assert ctx.processes == [int(answer.stdout)]

@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from json import loads
 
@@ -198,7 +198,9 @@ async def run(
         program = _find(command[0], environment.get("PATH", os.defpath), folder.path)
         began = time.monotonic()
         data = None if stdin is None else _encoded(stdin)
-        finished = await _perform([program, *command[1:]], environment, folder, data, max_output, prepare, live)
+        finished = await _perform(
+            [program, *command[1:]], environment, folder, data, max_output, prepare, live, ctx.own_process
+        )
         duration_s = time.monotonic() - began
         if live is not None:
             live.tell()
@@ -301,10 +303,11 @@ async def _perform(
     max_output: int,
     prepare: str,
     live: Live | None,
+    own: Callable[[int], Awaitable[None]],
 ) -> Finished:
     try:
         return await run_process(
-            argv, env=env, cwd=folder.place, stdin=stdin, max_output=max_output, prepare=prepare, live=live
+            argv, env=env, cwd=folder.place, stdin=stdin, max_output=max_output, prepare=prepare, live=live, own=own
         )
     except UnicodeEncodeError as error:
         raise PermanentError(f"The command is not valid text: {error}.", "Pass valid Unicode.") from error

@@ -9,10 +9,11 @@ import secrets
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import anyio
 import attrs
+from treadle.errors import TreadleError
 
 from treadle_shell._capture import Capture
 from treadle_shell._family import MARK, Family, reap_group
@@ -87,6 +88,7 @@ async def run_process(
     max_output: int,
     prepare: str,
     live: Live | None,
+    own: Callable[[int], Awaitable[None]] | None = None,
 ) -> Finished:
     """Run a command to its end and return what it said.
 
@@ -101,14 +103,26 @@ async def run_process(
         max_output: Bytes kept of each stream.
         prepare: Line of shell that is performed before the command, for itself alone.
         live: Receives what is written as it is written; None for nobody.
+        own: Notes the command's process, so that whoever takes the run over ends it first; None for nobody.
     """
     with _spawned(argv, env=env, cwd=cwd, stdin=stdin, max_output=max_output, prepare=prepare, live=live) as process:
         try:
-            await process.finished(LINGER_S)
+            async with anyio.create_task_group() as group:
+                if own is not None:
+                    group.start_soon(_note, own, process.pid)  # beside the command, which needs not wait for it
+                await process.finished(LINGER_S)
+                group.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):  # Bounded by GRACE_S, twice.
                 await process.end()
         return Finished(process.returncode, process.stdout, process.stderr)
+
+
+async def _note(own: Callable[[int], Awaitable[None]], pid: int) -> None:
+    try:
+        await own(pid)
+    except TreadleError as error:  # the run is in trouble, and hears of it by itself
+        _log.warning("Process %d is not noted: %s", pid, error)
 
 
 @contextlib.contextmanager
@@ -202,6 +216,11 @@ class _Process:
     _pidfd: int | None
     _at_end: set[int] = attrs.field(factory=set, init=False)
     _streams: dict[str, LineStream] = attrs.field(factory=dict, init=False)
+
+    @property
+    def pid(self) -> int:
+        """The command's process, which leads its group."""
+        return self._popen.pid
 
     @property
     def returncode(self) -> int:
