@@ -39,6 +39,7 @@ FLOORS = [
     "_app",
     "_worker",
     "_again _pipeline",
+    "_parallel",
     "",  # the face: only names, taken from below
     "_cli testing",
 ]

@@ -46,6 +46,7 @@ __all__ = [
     "arun",
     "asend_signal",
     "client",
+    "execute_parallel",
     "executor",
     "hookimpl",
     "is_transient",
@@ -95,6 +96,7 @@ _HOMES = {
     "arun": "treadle._app",
     "asend_signal": "treadle._app",
     "client": "treadle._executor",
+    "execute_parallel": "treadle._parallel",
     "executor": "treadle._executor",
     "hookimpl": "treadle.hookspecs",
     "is_transient": "treadle._retries",
@@ -116,6 +118,7 @@ if TYPE_CHECKING:
     from treadle._models import GiveUp, Issue, RetryAfter, StepUsage
     from treadle._operation_log import OperationLog
     from treadle._outbox import Outbox, SpanReport
+    from treadle._parallel import execute_parallel
     from treadle._pipeline import KeyOverwrittenWarning, Pipeline, PipelineResult
     from treadle._plan import Plan, make_plan
     from treadle._plugins import Registry

@@ -64,7 +64,7 @@ class Node:
         children: Of a group; those of a subflow's ``finally`` come last.
         rules: What holds for the children.
         needs_rule: Which of its needs must have succeeded.
-        max_failures: Failed items that a ``foreach`` tolerates: a number, or a part of the items; None: ``on_error`` decides.
+        max_failures: Failed items that a ``foreach`` tolerates: an int, or a float of percent; None: ``on_error`` decides.
         fallbacks: What is tried, in order, when the executor has finally failed.
         compensation: What undoes the step.
     """

@@ -125,7 +125,7 @@ class Step:
         """How many of its items may fail."""
         allowed = self.node.max_failures
         if isinstance(allowed, float):
-            return int(allowed * self.count)
+            return int(allowed * self.count / 100)
         return allowed or 0
 
 

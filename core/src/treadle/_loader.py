@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
-from treadle._workflow import Workflow
+from treadle._workflow import Workflow, is_parallel_group
 from treadle._workflow._documents import FORMATS, MAX_BYTES, read_document
 from treadle.errors import Fault, WorkflowInvalidError
 
@@ -48,6 +50,8 @@ def loads_workflow(text: str, format: str, *, file: str = "") -> Workflow:
     document = read_document(text.removeprefix("\ufeff"), format, file=file)
     if not document.is_readable:
         raise WorkflowInvalidError(document.faults)
+    if is_parallel_group(document.data) and not document.faults:
+        return Workflow.from_parallel_group(cast("Mapping[str, object]", document.data), file=file)
     return Workflow.from_dict(document.data, file=file, positions=document.positions, faults=document.faults)
 
 

@@ -675,8 +675,8 @@ def _known(written: Mapping[str, Json], inputs: Value) -> tuple[dict[str, Json],
 
 
 def _share(max_failures: int | str | None) -> int | float | None:
-    """``3``, or ``25%`` as a part of one."""
-    return float(max_failures.rstrip("% ")) / 100 if isinstance(max_failures, str) else max_failures
+    """``3`` as a number, ``25%`` as a float of percent."""
+    return float(max_failures.rstrip("% ")) if isinstance(max_failures, str) else max_failures
 
 
 def _look_up(registry: Executors, name: str) -> BoundExecutor | TreadleError:
@@ -705,7 +705,7 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 def _tolerated(max_failures: int | str | None, steps: int) -> int | None:
     """``3`` or ``25%`` (of the steps, rounded down) as a number of steps."""
     if isinstance(max_failures, str):
-        return math.floor(float(max_failures.rstrip("% ")) / 100 * steps)
+        return math.floor(float(max_failures.rstrip("% ")) * steps / 100)
     return max_failures
 
 

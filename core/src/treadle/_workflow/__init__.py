@@ -26,6 +26,7 @@ from treadle._workflow._builder import (
     written,
 )
 from treadle._workflow._documents import write_toml, write_yaml
+from treadle._workflow._foreign import is_parallel_group, parallel_group
 from treadle._workflow._reader import Reader, TooManyFaults, fits, suggestion
 from treadle._workflow._records import Body, Branch, Defaults, InputSpec, OnError, Parallel, Step, copied, duration_data
 from treadle.errors import Fault, WorkflowInvalidError
@@ -45,6 +46,7 @@ __all__ = [
     "Workflow",
     "children_of",
     "fits",
+    "is_parallel_group",
 ]
 
 MAX_SUBFLOWS = 10
@@ -209,6 +211,23 @@ class Workflow(StepsBuilder):
             reader.faults.append(Fault("there are more faults than these", file=file))
         workflow._raise(reader.faults)
         return workflow
+
+    @classmethod
+    def from_parallel_group(cls, data: Mapping[str, object], *, file: str = "") -> Workflow:
+        """Read a group of tasks as the layered executors write it.
+
+        Args:
+            data: ``{slug, executor_type: "parallel_group", config: {tasks: [{task_type, input}], fail_strategy}}``.
+            file: Name of the file, for the faults.
+
+        Raises:
+            WorkflowInvalidError: With every fault.
+        """
+        document, faults = parallel_group(data)
+        if faults:
+            name = data.get("slug")
+            raise WorkflowInvalidError([attrs.evolve(fault, file=file) for fault in faults], name=str(name or ""))
+        return cls.from_dict(document, file=file)
 
     def _fill(self, reader: Reader, data: object, *, file: str, positions: Positions | None, depth: int = 0) -> None:
         if isinstance(data, Mapping):

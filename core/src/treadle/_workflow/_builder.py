@@ -152,7 +152,7 @@ class Use:
         uses: Name of the executor.
         clients: Need -> name of the client.
         timeout: Deadline of one attempt: seconds, or a text like ``90s``.
-        retry: A mapping as in a file, or a number of attempts.
+        retry: A mapping as in a file.
         isolation: ``process``, limits of a process as in a file, or ``inline``.
         with_: Inputs whose names are taken by the arguments above; or one expression for all inputs.
         **inputs: Inputs of the executor; values may hold expressions.
