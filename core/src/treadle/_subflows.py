@@ -98,9 +98,12 @@ class _Search:
         named = [self._load(file) for file in files if re.fullmatch(rf"{re.escape(wanted)}([-@_].*)?", file.stem)]
         named = [workflow for workflow in named if workflow.name == wanted]
         if not named:
-            close = suggestion(wanted, [file.stem for file in files])
+            close = suggestion(wanted, {re.split(r"[-@_]\d", file.stem)[0] for file in files})
             raise _NotFound(f"no workflow in {_shown(self._folder)} is called {wanted!r}", close)
-        fitting = [workflow for workflow in named if fits_range(workflow.version, versions)] if versions else named
+        try:
+            fitting = [workflow for workflow in named if fits_range(workflow.version, versions)] if versions else named
+        except ValueError as error:
+            raise _NotFound(str(error), "write it like ^2, ~1.4, >=1,<3 or 1.4.0") from None
         if not fitting:
             there = ", ".join(sorted(workflow.version or "none" for workflow in named))
             raise _NotFound(f"no version of {wanted!r} is in {versions!r}", f"versions: {there}")
@@ -139,7 +142,7 @@ def fits_range(version: str, versions: str) -> bool:
     """Whether a version is in a range: ``^2``, ``~1.4``, ``>=1,<3``, or a version alone.
 
     Raises:
-        WorkflowInvalidError: It is no range.
+        ValueError: It is no range.
     """
     from packaging.specifiers import InvalidSpecifier, SpecifierSet  # only workflows with versions need it
     from packaging.version import InvalidVersion, Version
@@ -147,8 +150,7 @@ def fits_range(version: str, versions: str) -> bool:
     try:
         range_ = SpecifierSet(_as_specifier(versions))
     except InvalidSpecifier:
-        message = f"{versions!r} is no range of versions"
-        raise WorkflowInvalidError([Fault(message, "", "write it like ^2, ~1.4, >=1,<3 or 1.4.0")]) from None
+        raise ValueError(f"{versions!r} is no range of versions") from None
     try:
         return range_.contains(Version(version), prereleases=True)
     except InvalidVersion:
