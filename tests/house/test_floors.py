@@ -20,7 +20,7 @@ FLOORS = [
     "_money _span_ids",
     "errors",
     "_models _paths",
-    "_codec _faults _loop _store_records",
+    "_codec _faults _loop _spellings _store_records",
     "_columns",
     "ports",
     "hookspecs",

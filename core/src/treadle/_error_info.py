@@ -44,8 +44,8 @@ def describe_error(error: Exception, secrets: Sequence[str], redact: Callable[[s
     return ErrorInfo(
         type=type(error).__name__,
         message=cleaned(message, MAX_MESSAGE),
-        remedy=error.remedy if isinstance(error, TreadleError) else "",
-        issues=tuple(issue if isinstance(issue, Issue) else Issue(str(issue)) for issue in issues),
+        remedy=cleaned(error.remedy, MAX_MESSAGE) if isinstance(error, TreadleError) else "",
+        issues=tuple([_issue(issue, cleaned) for issue in issues]),
         traceback="" if is_ours and not error.__cause__ else cleaned(_stack(error), MAX_TRACEBACK),
         retryable=retryable if isinstance(retryable, bool) else None,
         partial_results=results,
@@ -110,14 +110,19 @@ def _cleaned(info: ErrorInfo, clean: Callable[[str, int], str]) -> ErrorInfo:
     return ErrorInfo(
         info.type,
         clean(info.message, MAX_MESSAGE),
-        info.remedy,
-        info.issues,
+        clean(info.remedy, MAX_MESSAGE),
+        tuple([_issue(issue, clean) for issue in info.issues]),
         clean(info.traceback, MAX_TRACEBACK),
         info.retryable,
         info.partial_results,
         info.items_processed,
         info.inputs,
     )
+
+
+def _issue(issue: object, clean: Callable[[str, int], str]) -> Issue:
+    said = issue if isinstance(issue, Issue) else Issue(str(issue))
+    return Issue(clean(said.message, MAX_MESSAGE), clean(said.path, MAX_MESSAGE))
 
 
 def _partial_results(error: Exception) -> tuple[Json, int | None]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol
-from urllib.parse import quote, quote_plus
 
+from treadle._spellings import quoted, spellings
 from treadle.errors import ConfigError, SecretNotFoundError
 
 HIDDEN = "***"
@@ -92,16 +91,27 @@ class Secret:
 
 
 def hide(text: str, secrets: Iterable[str]) -> str:
-    """``text`` with ``***`` in the place of each secret: as it is, and as URLs, JSON and Python's ``repr`` spell it."""
+    """``text`` with ``***`` in the place of each secret, however it is spelled; of few characters, as it is and quoted."""
     for secret in secrets:
-        for spelled in _spellings(secret) if secret else ():
+        # The longest first: it may hold another.
+        for spelled in sorted({secret, *quoted(secret), *spellings(secret)}, key=len, reverse=True) if secret else ():
             text = text.replace(spelled, HIDDEN)
     return text
 
 
-def _spellings(secret: str) -> Iterable[str]:
-    urls = (quote(secret, safe=""), quote(secret), quote_plus(secret))
-    return (secret, *urls, json.dumps(secret)[1:-1], repr(secret)[1:-1])
+def holds_secret(value: object, secrets: Sequence[str]) -> bool:
+    """Whether the value of one stands in a text, key or item of plain data, however it is spelled."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            if hide(one, secrets) != one:
+                return True
+        elif isinstance(one, Mapping):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple):
+            waiting += one
+    return False
 
 
 def parse_source(data: object, *, where: str) -> Mapping[str, str]:

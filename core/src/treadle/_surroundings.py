@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
 from treadle._clock import SteadySeconds
-from treadle._secrets import Secret
+from treadle._models import Json
+from treadle._secrets import Secret, holds_secret
 from treadle.errors import TreadleError
 from treadle.ports import Clock
 
@@ -31,10 +32,17 @@ class Surroundings:
     _resolved: Mapping[str, str] = attrs.field(repr=False)
     _configured: Callable[[], Iterable[tuple[str, Secret]]] = attrs.field(repr=False)
     seconds: Callable[[], float] = attrs.field(repr=False)
+    _known: list[Sequence[str]] = attrs.field(init=False, repr=False, factory=list)
 
     @seconds.default
     def _forward(self) -> Callable[[], float]:
         return SteadySeconds(self.clock)
+
+    def holds_secret(self, value: Json) -> bool:
+        """Whether plain data hold the value of one."""
+        if not self._known:
+            self._known.append([value for value in self.secrets().values() if value])
+        return holds_secret(value, self._known[0])
 
     def secrets(self) -> Mapping[str, str]:
         """Name -> value: of the workflow, and of settings."""

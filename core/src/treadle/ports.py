@@ -89,6 +89,7 @@ from treadle._models import (
     WaitStarted,
     Work,
 )
+from treadle._spellings import spellings
 from treadle._store_records import (
     BEAT_S,
     KEY_KEPT_S,
@@ -247,6 +248,7 @@ __all__ = [
     "owned_elsewhere",
     "pack",
     "pack_entries",
+    "spellings",
     "unpack",
     "unpack_entry",
     "watch_fault_points",
@@ -456,6 +458,9 @@ class RunSurroundings(Protocol):
 
         A setting is called like ``[clients.http] token``. What has no value at the moment is left out.
         """
+
+    def holds_secret(self, value: Json) -> bool:
+        """Whether the value of one of them stands in plain data, however it is spelled; as they were when the run began."""
 
 
 class Redactor(Protocol):

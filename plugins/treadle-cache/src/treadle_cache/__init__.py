@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +14,6 @@ import anyio.to_thread
 import attrs
 from treadle import hookimpl
 from treadle.ports import Cached, Call, Json, Outcome, RunSurroundings, Work
-from treadle_redact import Redactor
 
 from treadle_cache._file import Kept, OutputFile, default_path
 from treadle_cache._flight import Flight
@@ -26,21 +25,6 @@ _LARGEST_PART = 10
 """An output larger than this part of what may be kept is not kept: it would drive out the rest."""
 
 _CallKey = tuple[str, str, int | None, str, int]
-
-
-@attrs.define(eq=False)
-class _Run:
-    """A run that is open: its time, and what must not be kept."""
-
-    surroundings: RunSurroundings
-    redactor: Redactor
-    short: tuple[str, ...]
-
-    def holds_secret(self, output: Json) -> bool:
-        """Whether the value of a secret stands in an output, in any spelling."""
-        if self.redactor.value(output) is not output:
-            return True
-        return bool(self.short) and any(secret in text for text in _texts(output) for secret in self.short)
 
 
 @attrs.define(eq=False)
@@ -57,7 +41,7 @@ class Cache:
     path: str = ""
     max_mb: int = attrs.field(default=256, validator=attrs.validators.ge(1))
     _file: OutputFile = attrs.field(init=False)
-    _runs: dict[str, _Run] = attrs.field(init=False, factory=dict)
+    _runs: dict[str, RunSurroundings] = attrs.field(init=False, factory=dict)
     _flights: dict[bytes, Flight] = attrs.field(init=False, factory=dict)
     _led: dict[_CallKey, tuple[bytes, Flight]] = attrs.field(init=False, factory=dict)
     _given: dict[_CallKey, bytes] = attrs.field(init=False, factory=dict)
@@ -70,10 +54,7 @@ class Cache:
     @hookimpl
     def open_run(self, run: RunSurroundings) -> None:
         """Outputs grow old by the run's own time, and none is kept that holds one of its secrets."""
-        values = [value for value in run.secrets().values() if value]
-        redactor = Redactor((), hides_fields=False)
-        redactor.learn(values)
-        self._runs[run.run_id] = _Run(run, redactor, tuple(value for value in values if len(value) < _SHORT))
+        self._runs[run.run_id] = run
 
     @hookimpl
     def close_run(self, run: RunSurroundings) -> None:
@@ -134,13 +115,13 @@ class Cache:
         return Cached(output)
 
     async def _find(self, call: Call, key: bytes) -> Kept | None:
-        with self._runs[call.run_id].surroundings.clock.hold():
+        with self._runs[call.run_id].clock.hold():
             kept = await anyio.to_thread.run_sync(self._file.get, key)
         return kept if kept is not None and self._is_fresh(call, kept.at) else None
 
     def _is_fresh(self, call: Call, at: float) -> bool:
         ttl_s = call.cache.ttl_s if call.cache is not None else None
-        return ttl_s is None or self._runs[call.run_id].surroundings.clock.now() - at < ttl_s
+        return ttl_s is None or self._runs[call.run_id].clock.now() - at < ttl_s
 
     def _kept(self, call: Call, outcome: Outcome) -> Kept | None:
         run = self._runs.get(call.run_id)
@@ -161,10 +142,6 @@ class Cache:
         flight.land(output, at=at)
 
 
-_SHORT = 8
-"""Characters below which the redactor does not look for a value: it would find it in innocent words."""
-
-
 def key_of(call: Call) -> bytes:
     """What an output is kept under: executor, version of its code, and the step's key, else inputs and clients."""
     said = call.cache
@@ -176,15 +153,3 @@ def key_of(call: Call) -> bytes:
 
 def _name(call: Call) -> _CallKey:
     return call.run_id, call.path, call.index, call.variant, call.attempt
-
-
-def _texts(value: Json) -> Iterator[str]:
-    waiting: list[object] = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, str):
-            yield one
-        elif isinstance(one, dict):
-            waiting += [*one.keys(), *one.values()]
-        elif isinstance(one, list):
-            waiting += one
