@@ -12,6 +12,7 @@ import pluggy
 import pytest
 from treadle import Context, RetryAfter, Secret, TransientError, Workflow, client, executor
 from treadle._clock import SteadySeconds
+from treadle._error_info import MAX_INPUT_TEXT
 from treadle._hook_calls import first_answer
 from treadle._plugins import Registry
 from treadle._redaction import Redaction
@@ -291,6 +292,16 @@ def test_a_secret_is_found_though_the_text_is_cut() -> None:
     error = result.steps["one"].error
     assert error is not None
     assert WORD[:5] not in error.message + error.traceback
+
+
+def test_a_secret_is_found_though_an_input_is_cut() -> None:
+    """What an error record quotes of the inputs is cut after it was cleaned, too."""
+    result = run(saying(text="x" * (MAX_INPUT_TEXT - 25) + WORD, how="fail"), Hider())
+
+    error = result.steps["one"].error
+    assert error is not None
+    assert "xxx" in json.dumps(error.inputs)
+    assert WORD[:5] not in json.dumps(error.inputs)
 
 
 def test_an_outcome_without_texts_is_left_alone() -> None:

@@ -53,21 +53,21 @@ def describe_error(error: Exception, secrets: Sequence[str], redact: Callable[[s
     )
 
 
-def snapshot(inputs: Mapping[str, Json], secrets: Sequence[str]) -> Json:
+def snapshot(inputs: Mapping[str, Json], secrets: Sequence[str], redact: Callable[[str], str] = str) -> Json:
     """What a failed call was given, for its error record: a few KiB at most, without the values of its secrets (S3-38)."""
-    return _Snapshot(secrets).take(inputs, 0)
+    return _Snapshot(lambda text: redact(hide(text, secrets))).take(inputs, 0)
 
 
 class _Snapshot:
     """Copies plain data until there is no more room; what is cut says how much there was."""
 
-    def __init__(self, secrets: Sequence[str]) -> None:
-        self._secrets = secrets
+    def __init__(self, hide: Callable[[str], str]) -> None:
+        self._hide = hide  # before a text is cut: half a secret would not be found
         self._room = MAX_INPUTS
 
     def take(self, value: Json, depth: int) -> Json:
         if isinstance(value, str):
-            text = _clean(hide(value, self._secrets), max(40, min(MAX_INPUT_TEXT, self._room)))
+            text = _clean(self._hide(value), max(40, min(MAX_INPUT_TEXT, self._room)))
             self._room -= len(text)
             return text
         self._room -= 8
@@ -84,7 +84,7 @@ class _Snapshot:
                 copy["..."] = f"{len(value)} in all"
                 break
             self._room -= len(key)
-            copy[_clean(hide(key, self._secrets), MAX_INPUT_TEXT)] = self.take(item, depth + 1)
+            copy[_clean(self._hide(key), MAX_INPUT_TEXT)] = self.take(item, depth + 1)
         return copy
 
     def _list(self, value: list[Json], depth: int) -> Json:

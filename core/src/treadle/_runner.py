@@ -379,9 +379,10 @@ class Runner:
         else:
             proposal = self._propose(call, error)
         secrets = self.secret_values(call)
-        info = describe_error(error, secrets, str if self._redaction is None else self._redaction.text)
+        redact = str if self._redaction is None else self._redaction.text
+        info = describe_error(error, secrets, redact)
         if status != "cancelled":
-            info = attrs.evolve(info, inputs=snapshot(call.inputs, secrets))
+            info = attrs.evolve(info, inputs=snapshot(call.inputs, secrets, redact))
         spans = tuple(context.spans) if context else ()
         meter = self.meters.get(key_of(call))
         # What a process of its own still uses up after it was given up is not known.
