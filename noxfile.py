@@ -131,7 +131,8 @@ def chaos(session: nox.Session) -> None:
 
     And 300 double resumes, 200 owners that sleep through their lease, 100 orphaned families, 20 poisoned runs; 12 kills of runs
     whose 100,000 spans nobody takes until they have ended; 50 kills each of migration, vacuum, backup and cleaning; an error of
-    each of the first 200 writes; 8 writers; 200 series of cuts of Postgres; 300 random histories.
+    each of the first 200 writes; 8 writers; 200 series of cuts of Postgres; 300 random histories;
+    each faulty store against each test of the contract.
     """
     environ = {"TREADLE_KILLS": "1000", "TREADLE_RELENTLESS": "100", "TREADLE_POWER_CUTS": "1350"}
     environ |= {
@@ -139,6 +140,7 @@ def chaos(session: nox.Session) -> None:
         "TREADLE_IO_ERRORS": "200",
         "TREADLE_CUTS": "200",
         "TREADLE_STORE_EXAMPLES": "300",
+        "TREADLE_MUTANTS": "1",
         "TREADLE_DOUBLE_RESUMES": "300",
         "TREADLE_ZOMBIES": "200",
         "TREADLE_ORPHANS": "100",
@@ -149,6 +151,7 @@ def chaos(session: nox.Session) -> None:
     stores = (
         *(f"plugins/treadle-sqlite/tests/test_{name}.py" for name in ("power_cuts", "upkeep", "trouble", "store")),
         *("plugins/treadle-postgres/tests/test_cut_connections.py", "tests/integration/test_store_machine.py"),
+        "tests/integration/test_store_contract.py",
     )
     dev(session, "pytest", "-s", "tests/chaos", *stores, *session.posargs)
 

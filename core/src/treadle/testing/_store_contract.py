@@ -1124,6 +1124,8 @@ class StoreContract:
             assert found.checkpoint_bytes >= 1000
             assert found.oldest_run_at == _AT
 
+        self._run(backend, tmp_path, act)
+
     # -- exports of spans
 
     def test_an_export_is_open_until_it_is_done(self, backend: str, tmp_path: Path) -> None:
