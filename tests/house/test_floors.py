@@ -25,8 +25,8 @@ FLOORS = [
     "ports",
     "hookspecs",
     # each small, pure where it can be
-    """_attempt_span _call_context _clock _collector _compatibility _config _contracts _durations _error_info _expressions
-    _graph _hook_calls _json _lean_spans _limits _log_records _log_rows _mailbox _operation_log _origin _owner
+    """_attempt_span _call_context _clock _collector _compatibility _config _contracts _decisions _durations _error_info
+    _expressions _graph _hook_calls _json _lean_spans _limits _log_records _log_rows _mailbox _operation_log _origin _owner
     _payload_schema _policy_keys _redaction _retries _run_metrics _sdk_spans _secrets _span_projection _step_log _surroundings
     _telemetry _trace_parent _tracing _version _waits
     _budgets _ledger _meter _prices""",
@@ -34,7 +34,7 @@ FLOORS = [
     "_generations _loader _plan _planned _schema _subflows _workflow",
     "_conductor _instances _isolated_child _isolation _keeper _run_settings _scheduler _supervisor",
     "_runner",
-    "_driver _heart _memory _orphans _outbox _recorded _results _run_log _sending _stores",
+    "_driver _explaining _heart _memory _orphans _outbox _recorded _results _run_log _sending _stores",
     "_session",
     "_app",
     "_worker",
@@ -47,6 +47,7 @@ FLOOR = {f"treadle.{name}".rstrip("."): number for number, names in enumerate(FL
 PUBLIC = {"treadle", "treadle.errors", "treadle.hookspecs", "treadle.ports", "treadle.testing"}
 PURE = {
     "treadle._conductor",
+    "treadle._decisions",
     "treadle._expressions",
     "treadle._budgets",
     "treadle._generations",

@@ -219,6 +219,29 @@ def test_what_goes_on_is_in_the_tree(project: KeptProject) -> None:
     assert [span["duration_s"] for span in told["spans"] if span["name"] == "best"] == [None, None]
 
 
+# -- explain
+
+
+def test_a_run_is_explained_from_its_facts(project: KeptProject) -> None:
+    """Each decision with what it rests on, conditions with what they looked up; of a step, an item, or the whole run."""
+    project("run", "shop.yaml", "-q", "-i", "fail=1")
+
+    gift = fitting(project("explain", "last/gift", "--json").stdout, "explain")
+    whole = fitting(project("explain", "last", "--json").stdout, "explain")
+    item = project("explain", "last/prices[1]").stdout
+    text = project("explain", "last/best")
+
+    asked, skipped = [line for line in gift["decisions"] if line["text"].startswith("gift")]
+    assert asked["values"] == {"steps.best.output": 5}
+    assert (skipped["why"], skipped["because"]) == ("condition_false", "its condition was false")
+    assert whole["checked"] == {"facts": 11, "decisions": len(whole["decisions"]) - 11}
+    assert [line["seq"] for line in whole["decisions"]] == list(range(1, len(whole["decisions"]) + 1))
+    assert "prices[1]: attempt 1 was released" in item
+    assert "prices[0]" not in item
+    assert re.search(r"best: will be tried again after [\d.]+s \(attempt 1 of 2 failed\)", text.stdout)
+    assert "Decided again from 11 facts: all " in text.stderr
+
+
 # -- diff
 
 

@@ -8,6 +8,8 @@ from typing import Protocol, cast
 
 import attrs
 
+from treadle._decisions import DecisionKind
+from treadle._expressions import Reference
 from treadle._generations import kept_facts
 from treadle._models import (
     DECISIONS,
@@ -188,17 +190,26 @@ class Conductor:
                     commands.append(command)
         return Turn(tuple(records), tuple(commands))
 
-    def replay(self, entries: Sequence[Entry], started: Callable[[Call], object] | None = None) -> None:
+    def replay(
+        self,
+        entries: Sequence[Entry],
+        started: Callable[[Call], object] | None = None,
+        told: Callable[[Entry, DecisionKind | None, Mapping[str, Json]], object] | None = None,
+    ) -> None:
         """Rebuild the state from a log. Nothing is asked; ``outstanding`` says afterwards what is open.
 
         Args:
             entries: The log.
             started: Told of each call that was released, as it was.
+            told: Told of each entry, with what a decision rests on, or what an expression looked up. Then expressions are
+                evaluated again.
 
         Raises:
             ReplayMismatchError: The facts do not lead to the decisions that were recorded.
         """
         position = 0
+        if told is not None:
+            self._scheduler.take_kinds()
         while position < len(entries):
             fact = entries[position]
             if isinstance(fact, DECISIONS):
@@ -206,7 +217,11 @@ class Conductor:
             if isinstance(fact, RetryRequested):
                 self._go_on_again(fact)
                 position += 1
+                if told is not None:
+                    self._scheduler.take_kinds()
+                    told(fact, None, {})
                 continue
+            values = self._looked_up_again(fact) if told is not None and isinstance(fact, Evaluated) else {}
             self._remember(cast("Fact", fact))
             turn = self._scheduler.apply(cast("Fact", fact))
             recorded = tuple(entries[position : position + len(turn.records)])
@@ -216,7 +231,31 @@ class Conductor:
                 self._note(entry)
             if started is not None:
                 self._tell_started(turn.commands, fact.at, started)
+            if told is not None:
+                told(fact, None, values)
+                for entry, kind in zip(turn.records[1:], self._scheduler.take_kinds(), strict=True):
+                    told(entry, kind, {})
             position += len(turn.records)
+
+    def _looked_up_again(self, fact: Evaluated) -> Mapping[str, Json]:
+        """What an expression looked up; it is evaluated again.
+
+        Raises:
+            ReplayMismatchError: That gives something else than what was recorded.
+        """
+        if fact.what not in ("when", "foreach", "choose") or not self._scheduler.expects(fact):
+            return {}
+        again = self._evaluate(Evaluate(fact.path, fact.what, fact.index), fact.at)
+        if (again.value, again.error is None) != (fact.value, fact.error is None):
+            raise ReplayMismatchError(self._run_id, fact, again)
+        step = self._planned(fact.path)
+        names = self._names_for(step, fact.path)
+        if fact.what == "choose":
+            references = [each for _, condition in step.branches if condition is not None for each in condition.references]
+        else:
+            asked = step.when if fact.what == "when" else step.foreach
+            references = list(asked.references) if asked is not None else []
+        return {str(reference): _found(names, reference) for reference in references}
 
     def _tell_started(self, commands: Sequence[Command], at: float, started: Callable[[Call], object]) -> None:
         for command in commands:
@@ -646,6 +685,17 @@ _GOOD = (StepStatus.COMPLETED, StepStatus.SKIPPED, StepStatus.CACHED)
 
 _USABLE = (StepStatus.COMPLETED, StepStatus.PARTIAL_FAILURE)
 """States of a group that has an output."""
+
+
+def _found(names: Mapping[str, object], reference: Reference) -> Json:
+    """What a reference leads to; None where there is nothing."""
+    value: object = names.get(reference.root)
+    for key in reference.path:
+        try:
+            value = value[key]  # type: ignore[index]  # whatever is no container raises
+        except (LookupError, TypeError):
+            return None
+    return value
 
 
 def _no_mapping(value: Json, path: str) -> ExpressionError:

@@ -15,6 +15,7 @@ from typing import Literal, cast
 
 import attrs
 
+from treadle._decisions import DecisionKind as Kind
 from treadle._graph import Graph, Node, Rules
 from treadle._instances import (
     FATAL,
@@ -39,6 +40,7 @@ from treadle._models import (
     CancelRequested,
     Command,
     CompensationEnded,
+    Decision,
     Entry,
     ErrorInfo,
     Evaluate,
@@ -101,6 +103,26 @@ _FAILED_BY: Mapping[str, StepStatus] = {
     "cancelled": StepStatus.CANCELLED,
 }
 
+_GROUP_KINDS: Mapping[StepStatus, Kind] = {
+    StepStatus.COMPLETED: Kind.STEPS_COMPLETED,
+    StepStatus.SKIPPED: Kind.NO_BRANCH,
+    StepStatus.PARTIAL_FAILURE: Kind.STEPS_FAILED_IN_PART,
+    StepStatus.FAILED: Kind.STEPS_FAILED,
+    StepStatus.TIMED_OUT: Kind.GROUP_TIMED_OUT,
+    StepStatus.CANCELLED: Kind.STOPPED,
+}
+
+_RUN_KINDS: Mapping[RunStatus, Kind] = {
+    RunStatus.COMPLETED: Kind.RUN_COMPLETED,
+    RunStatus.PARTIAL_FAILURE: Kind.RUN_FAILED_IN_PART,
+    RunStatus.FAILED: Kind.RUN_FAILED,
+    RunStatus.CANCELLED: Kind.RUN_CANCELLED,
+    RunStatus.TIMED_OUT: Kind.RUN_TIMED_OUT,
+}
+
+Refusal = tuple[Kind, str]
+"""Why there is no further attempt, and in words."""
+
 _NO_BRANCH = "no branch's 'when' was true"
 
 
@@ -143,6 +165,7 @@ class Scheduler:
         self._records: list[Entry] = []
         self._commands: list[Command] = []
         self._held: Held | None = None  # while the state of a run that goes on again is made
+        self._kinds: list[Kind] | None = None  # of the decisions, when somebody asks
         self._handlers: Mapping[type, Callable[..., None]] = {
             RunCreated: self._on_created,
             StintOpened: self._on_stint,
@@ -155,6 +178,11 @@ class Scheduler:
         }
 
     # -- the face
+
+    def take_kinds(self) -> list[Kind]:
+        """What the decisions since the last time rest on, in order; they are noted from the first time on."""
+        kinds, self._kinds = self._kinds or [], []
+        return kinds
 
     def hold(self, wanted: Collection[tuple[str, int | None]]) -> None:
         """Start nothing but what is wanted, until the next stint but one opens.
@@ -271,6 +299,12 @@ class Scheduler:
         commands += self._cancels(self._root)
         return tuple(commands)
 
+    def _decide(self, kind: Kind, entry: Decision) -> None:
+        """Record a decision; what it rests on follows from the facts, so it is noted only when somebody asks."""
+        self._records.append(entry)
+        if self._kinds is not None:
+            self._kinds.append(kind)
+
     # -- facts
 
     def _on_created(self, fact: RunCreated) -> None:
@@ -307,14 +341,14 @@ class Scheduler:
             elif what == "ask":
                 self._take_back(step, index)
                 self._asked[path, index] = attempt
-                self._records.append(InterruptAsked(self._at, path, index, attempt))
+                self._decide(Kind.INTERRUPT_ASKED, InterruptAsked(self._at, path, index, attempt))
             elif is_suspect:
                 self._take_back(step, index)
                 self._hold(step, index, attempt)
                 self._suspects[path, index] = attempt
         for (path, index), attempt in self._running.items():
             start = self._start_of(path, index, attempt)
-            self._records.append(AttemptStarted(self._at, path, index, attempt, start.variant, self._stint))
+            self._decide(Kind.RELEASED_AGAIN, AttemptStarted(self._at, path, index, attempt, start.variant, self._stint))
             self._commands.append(start)
         self._commands += [SetTimer(timer_id, due) for timer_id, (_, _, due) in self._timers.items()]
         self._commands += self._awaited()
@@ -374,25 +408,27 @@ class Scheduler:
 
     def _on_condition(self, step: Step, fact: Evaluated) -> None:
         if fact.error is not None:
-            self._end(step, StepStatus.FAILED, f"its {fact.what!r} could not be evaluated", fact.error)
+            reason = f"its {fact.what!r} could not be evaluated"
+            self._end(step, StepStatus.FAILED, reason, fact.error, kind=Kind.NOT_EVALUATED)
         elif fact.what == "wait":
             self._wait(step, Waiting.of(step.path, cast("Mapping[str, Json]", fact.value)))
         elif fact.what == "foreach":
             step.count = cast("int", fact.value)
-            self._records.append(MapStarted(self._at, step.path, step.count))
+            self._decide(Kind.MAP_STARTED, MapStarted(self._at, step.path, step.count))
             if step.count:
                 self._enqueue(step)
             else:
-                self._end(step, StepStatus.COMPLETED)
+                self._end(step, StepStatus.COMPLETED, kind=Kind.NO_ITEMS)
         elif not fact.value:
-            self._end(step, StepStatus.SKIPPED, "its 'when' was false")
+            self._end(step, StepStatus.SKIPPED, "its 'when' was false", kind=Kind.CONDITION_FALSE)
         else:
             self._begin(step)
 
     def _on_unrenderable(self, fact: Evaluated) -> None:
         attempt = self._running[fact.path, fact.index]
         outcome = Outcome("failed", error=fact.error)
-        self._finish_attempt(self._step_at(fact.path), fact.index, attempt, outcome, "its inputs could not be rendered")
+        refusal = (Kind.NOT_EVALUATED, "its inputs could not be rendered")
+        self._finish_attempt(self._step_at(fact.path), fact.index, attempt, outcome, refusal)
 
     def _on_answer(self, scope: Scope, fact: Evaluated) -> None:
         """A group, or the run, was told what it asked for."""
@@ -448,7 +484,7 @@ class Scheduler:
         self._is_forced |= fact.force
         self._is_cancelling = True
         if not root.stopping or is_cleaning:
-            self._stop(root, fact.reason, "")
+            self._stop(root, fact.reason, "", kind=Kind.STOPPING_ON_CANCEL)
         elif fact.force:
             self._halt(root, root.stopping)
         self._tell(root)
@@ -479,7 +515,7 @@ class Scheduler:
 
     def _wait(self, step: Step, waiting: Waiting) -> None:
         step.stage = "active"
-        self._records.append(WaitStarted(self._at, waiting.path, waiting.signal, waiting.due))
+        self._decide(Kind.WAIT_STARTED, WaitStarted(self._at, waiting.path, waiting.signal, waiting.due))
         letter = self._mailbox.await_(waiting)
         if letter is not None:
             self._consume(step, waiting, letter)
@@ -493,10 +529,11 @@ class Scheduler:
 
     def _consume(self, step: Step, waiting: Waiting, letter: Letter) -> None:
         self._timers.pop(wait_timer_id(waiting.path), None)
-        self._records.append(WaitEnded(self._at, waiting.path, "signal", letter.payload, letter.signal_id))
+        self._decide(Kind.WAIT_SIGNALLED, WaitEnded(self._at, waiting.path, "signal", letter.payload, letter.signal_id))
         if waiting.rejects(letter.payload):
             comment = str(cast("Mapping[str, Json]", letter.payload).get("comment") or "")
-            self._end_badly(step, StepStatus.FAILED, "it was rejected", RejectedError(waiting.path, comment))
+            error = RejectedError(waiting.path, comment)
+            self._end_badly(step, StepStatus.FAILED, "it was rejected", error, Kind.REJECTED)
         else:
             self._end(step, StepStatus.COMPLETED)
 
@@ -504,21 +541,22 @@ class Scheduler:
         """The time of a wait has come."""
         path, signal = waiting.path, waiting.signal
         if not signal:
-            self._records.append(WaitEnded(self._at, path, "elapsed", moment_text(self._at)))
+            self._decide(Kind.WAIT_ELAPSED, WaitEnded(self._at, path, "elapsed", moment_text(self._at)))
             self._end(step, StepStatus.COMPLETED)
             return
         output = waiting.default if waiting.on_timeout == "continue" else None
-        self._records.append(WaitEnded(self._at, path, "timeout", output))
+        self._decide(Kind.WAIT_RAN_OUT, WaitEnded(self._at, path, "timeout", output))
         reason = f"no signal {signal!r} came in time"
         if waiting.on_timeout == "fail":
-            self._end_badly(step, StepStatus.TIMED_OUT, reason, WaitTimeoutError(path, signal))
+            self._end_badly(step, StepStatus.TIMED_OUT, reason, WaitTimeoutError(path, signal), Kind.SIGNAL_MISSED)
+        elif waiting.on_timeout == "continue":
+            self._end(step, StepStatus.COMPLETED, reason, kind=Kind.WAIT_DEFAULTED)
         else:
-            status = StepStatus.COMPLETED if waiting.on_timeout == "continue" else StepStatus.SKIPPED
-            self._end(step, status, reason)
+            self._end(step, StepStatus.SKIPPED, reason, kind=Kind.WAIT_SKIPPED)
 
-    def _end_badly(self, step: Step, status: StepStatus, reason: str, error: TreadleError) -> None:
+    def _end_badly(self, step: Step, status: StepStatus, reason: str, error: TreadleError, kind: Kind) -> None:
         step.error = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
-        self._end(step, status, reason, step.error)
+        self._end(step, status, reason, step.error, kind=kind)
 
     # -- being told to stop
 
@@ -557,14 +595,16 @@ class Scheduler:
         reason = f"{what} took longer than its timeout of {scope.rules.timeout_s:g}s"
         scope.blame(Cause(FATAL, reason, scope.path, info, is_timeout=True))
         if not scope.stopping:
-            self._stop(scope, reason, "")
+            self._stop(scope, reason, "", kind=Kind.STOPPING_ON_TIMEOUT)
         self._tell(scope)
         self._end_questions()
         self._commands += self._cancels(scope, reason)
 
     # -- attempts
 
-    def _finish_attempt(self, step: Step, index: int | None, attempt: int, outcome: Outcome, why: str = "") -> None:
+    def _finish_attempt(
+        self, step: Step, index: int | None, attempt: int, outcome: Outcome, why: Refusal | None = None
+    ) -> None:
         del self._running[step.path, index]
         step.in_flight -= 1
         if step.scope.capped is not None:
@@ -572,39 +612,44 @@ class Scheduler:
         if outcome.status == "completed":
             if step.node.is_map or step.is_undo:
                 self._complete_item(step, index, attempt, was_made=not outcome.cached)
+            elif outcome.cached:
+                self._end(step, StepStatus.CACHED, kind=Kind.TAKEN_FROM_CACHE)
             else:
-                self._end(step, StepStatus.CACHED if outcome.cached else StepStatus.COMPLETED)
+                self._end(step, StepStatus.COMPLETED)
             return
         step.error = outcome.error
         refusal = why or self._refusal(step, index, attempt, outcome)
-        if refusal:
+        if refusal is not None:
             self._give_up(step, index, attempt, outcome, refusal)
         else:
             self._retry(step, index, attempt, cast("RetryAfter", outcome.retry))
 
     def _complete_item(self, step: Step, index: int | None, attempt: int, *, was_made: bool = True) -> None:
         if step.is_undo:
-            self._end_undo(step, index, attempt, StepStatus.COMPLETED)
+            self._end_undo(step, index, attempt, StepStatus.COMPLETED, Kind.UNDONE)
             return
         if step.node.compensation is not None and was_made:
             self._done.append((step.node, step.path, index))
         self._after_item(step)
 
-    def _refusal(self, step: Step, index: int | None, attempt: int, outcome: Outcome) -> str:
-        """Why there is no further attempt; empty when there is one. Here the scheduler has the last word."""
+    def _refusal(self, step: Step, index: int | None, attempt: int, outcome: Outcome) -> Refusal | None:
+        """Why there is no further attempt; None when there is one. Here the scheduler has the last word."""
         if outcome.status == "cancelled":
-            return step.scope.stopping if step.scope.is_cancelled else "it was cancelled, though nobody asked for it"
+            if step.scope.is_cancelled:
+                return Kind.STOPPED, step.scope.stopping
+            return Kind.CANCELLED_BY_ITSELF, "it was cancelled, though nobody asked for it"
         if step.is_stopped:
-            return f"not retried: {step.scope.stopping or 'another item failed'}"
+            return Kind.NOT_RETRIED_ANY_MORE, f"not retried: {step.scope.stopping or 'another item failed'}"
         if not isinstance(outcome.retry, RetryAfter):
-            return f"not retried: {outcome.retry.reason}" if outcome.retry and outcome.retry.reason else "not retried"
+            why = f": {outcome.retry.reason}" if outcome.retry and outcome.retry.reason else ""
+            return Kind.NOT_RETRIABLE, f"not retried{why}"
         most = step.max_attempts(index)
         if attempt >= most:
-            return f"attempt {attempt} of {most} failed"
+            return Kind.ATTEMPTS_USED_UP, f"attempt {attempt} of {most} failed"
         allowed = self._graph.max_retries
         if allowed is not None and self._retries >= allowed:
-            return f"not retried: the run's max_retries of {allowed} are used up"
-        return ""
+            return Kind.RETRIES_USED_UP, f"not retried: the run's max_retries of {allowed} are used up"
+        return None
 
     def _retry(self, step: Step, index: int | None, attempt: int, proposal: RetryAfter) -> None:
         path, most, variant = step.path, step.max_attempts(index), step.variant(index)
@@ -613,12 +658,13 @@ class Scheduler:
         self._retries += 1
         step.retrying[index] = attempt
         self._timers[timer_id] = (path, index, due)
-        self._records.append(RetryScheduled(self._at, path, index, attempt, most, due, proposal.reason, variant))
+        self._decide(Kind.RETRIED, RetryScheduled(self._at, path, index, attempt, most, due, proposal.reason, variant))
         self._commands.append(SetTimer(timer_id, due))
         if step.has_work:
             self._enqueue(step)
 
-    def _give_up(self, step: Step, index: int | None, attempt: int, outcome: Outcome, reason: str) -> None:
+    def _give_up(self, step: Step, index: int | None, attempt: int, outcome: Outcome, refusal: Refusal) -> None:
+        kind, reason = refusal
         status = _FAILED_BY[outcome.status]
         if status is StepStatus.CANCELLED and not step.scope.is_cancelled:
             status = StepStatus.FAILED
@@ -628,7 +674,7 @@ class Scheduler:
             and self._fall_back(step, index, attempt, outcome, reason)
         ):
             return
-        self._lose(step, index, attempt, status, reason, outcome.error)
+        self._lose(step, index, attempt, status, reason, outcome.error, kind)
 
     def _fall_back(self, step: Step, index: int | None, attempt: int, outcome: Outcome, reason: str) -> bool:
         """Go on with the next fallback, if there is one and the step may start anything."""
@@ -639,7 +685,7 @@ class Scheduler:
             return False
         step.variants[index] = number
         variant = step.variant(index)
-        self._records.append(FallbackChosen(self._at, step.path, index, variant, attempt, reason, outcome.error))
+        self._decide(Kind.FELL_BACK, FallbackChosen(self._at, step.path, index, variant, attempt, reason, outcome.error))
         step.returned.append((index, 1))
         self._enqueue(step)
         return True
@@ -647,29 +693,47 @@ class Scheduler:
     def _interrupt(self, step: Step, index: int | None, attempt: int) -> None:
         """End a call whose process went away, and which must not run twice."""
         error = StepInterruptedError(item_path(step.path, index))
-        self._drop(step, index, attempt, StepStatus.INTERRUPTED, "its process went away while it ran", error)
+        reason = "its process went away while it ran"
+        self._drop(step, index, attempt, StepStatus.INTERRUPTED, reason, error, Kind.INTERRUPTED)
 
     def _poison(self, step: Step, index: int | None, attempt: int) -> None:
         """End a call whose process went away again and again."""
         crashes = self._crashes[step.path, index]
         reason = f"its process went away {crashes} times while it ran"
-        self._drop(step, index, attempt, StepStatus.POISONED, reason, StepPoisonedError(item_path(step.path, index), crashes))
+        error = StepPoisonedError(item_path(step.path, index), crashes)
+        self._drop(step, index, attempt, StepStatus.POISONED, reason, error, Kind.POISONED)
 
-    def _drop(self, step: Step, index: int | None, attempt: int, status: StepStatus, reason: str, error: TreadleError) -> None:
+    def _drop(
+        self,
+        step: Step,
+        index: int | None,
+        attempt: int,
+        status: StepStatus,
+        reason: str,
+        error: TreadleError,
+        kind: Kind,
+    ) -> None:
         step.in_flight -= 1
         step.error = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
-        self._lose(step, index, attempt, status, reason, step.error)
+        self._lose(step, index, attempt, status, reason, step.error, kind)
 
     def _lose(
-        self, step: Step, index: int | None, attempt: int, status: StepStatus, reason: str, error: ErrorInfo | None
+        self,
+        step: Step,
+        index: int | None,
+        attempt: int,
+        status: StepStatus,
+        reason: str,
+        error: ErrorInfo | None,
+        kind: Kind,
     ) -> None:
         """End a step or an item without success."""
         if step.is_undo:
-            self._end_undo(step, index, attempt, status, reason, error)
+            self._end_undo(step, index, attempt, status, Kind.NOT_UNDONE, reason, error)
         elif index is None:
-            self._end(step, status, reason, error)
+            self._end(step, status, reason, error, kind=kind)
         else:
-            self._records.append(ItemEnded(self._at, step.path, index, status, attempt, reason, error))
+            self._decide(kind, ItemEnded(self._at, step.path, index, status, attempt, reason, error))
             self._lose_item(step, status)
 
     def _lose_item(self, step: Step, status: StepStatus) -> None:
@@ -693,15 +757,16 @@ class Scheduler:
     def _end_map(self, step: Step) -> None:
         is_whole = step.cursor == step.count and not step.dropped
         if not step.failed_items and not step.partial_items and is_whole:
-            self._end(step, StepStatus.COMPLETED)
+            self._end(step, StepStatus.COMPLETED, kind=Kind.ITEMS_COMPLETED)
         elif step.scope.is_cancelled or (not is_whole and step.failed_items <= step.tolerance):
-            self._end(step, StepStatus.CANCELLED, step.scope.stopping, step.error)
+            self._end(step, StepStatus.CANCELLED, step.scope.stopping, step.error, kind=Kind.STOPPED)
         elif step.failed_items <= step.tolerance:
             parts = f", {step.partial_items} in part" if step.partial_items else ""
             reason = f"{step.failed_items} of {step.count} items failed{parts}"
-            self._end(step, StepStatus.PARTIAL_FAILURE, reason, step.error)
+            self._end(step, StepStatus.PARTIAL_FAILURE, reason, step.error, kind=Kind.ITEMS_FAILED_IN_PART)
         else:
-            self._end(step, StepStatus.FAILED, f"{step.failed_items} of {step.count} items failed", step.error)
+            reason = f"{step.failed_items} of {step.count} items failed"
+            self._end(step, StepStatus.FAILED, reason, step.error, kind=Kind.ITEMS_FAILED)
 
     def _stop_items(self, step: Step, reason: str) -> None:
         """Hand out no more items and forget waiting retries; what runs drains."""
@@ -709,7 +774,7 @@ class Scheduler:
         for index, attempt in [*step.retrying.items(), *((index, number - 1) for index, number in step.returned)]:
             if index is not None and not step.is_undo:
                 entry = ItemEnded(self._at, step.path, index, StepStatus.CANCELLED, attempt, reason, step.error)
-                self._records.append(entry)
+                self._decide(Kind.STOPPED, entry)
                 step.dropped += 1
         for index, attempt in step.retrying.items():
             self._timers.pop(retry_timer_id(step.path, index, attempt, step.variant(index)), None)
@@ -778,7 +843,7 @@ class Scheduler:
 
     def _end_blocked(self, step: Step) -> None:
         reason = f"{step.blocked_by!r} did not complete"
-        self._end(step, StepStatus.UPSTREAM_FAILED, reason, culprit=step.blocked_by)
+        self._end(step, StepStatus.UPSTREAM_FAILED, reason, culprit=step.blocked_by, kind=Kind.NEED_FAILED)
 
     def _ask(self, step: Step, what: Literal["when", "foreach", "wait"]) -> None:
         step.stage = what
@@ -800,6 +865,7 @@ class Scheduler:
         culprit: str = "",
         *,
         cause: Cause | None = None,
+        kind: Kind = Kind.COMPLETED,
     ) -> None:
         """End a step; a group comes with the cause that its scope found."""
         node, scope = step.node, step.scope
@@ -810,6 +876,8 @@ class Scheduler:
         if cause is not None:
             culprit = cause.culprit
         self._records.append(StepEnded(self._at, step.path, status, step.attempts, reason, error, culprit, step.failed_items))
+        if self._kinds is not None:  # as _decide, of which every step would feel the call
+            self._kinds.append(kind)
         if node.is_finally:
             scope.open_finally -= 1
         else:
@@ -853,7 +921,7 @@ class Scheduler:
             is_fatal = not scope.stopping and self._is_too_much(scope, node)
             scope.blame(attrs.evolve(cause, gravity=FATAL if is_fatal else TOLERATED, is_timeout=False))
             if is_fatal:
-                self._stop(scope, cause.reason, cause.culprit, step)
+                self._stop(scope, cause.reason, cause.culprit, step, kind=Kind.STOPPING_ON_FAILURE)
 
     def _is_too_much(self, scope: Scope, node: Node) -> bool:
         if node.on_error == "stop":
@@ -862,9 +930,9 @@ class Scheduler:
             return scope.failures > scope.rules.max_failures
         return scope.rules.on_error == "stop"
 
-    def _stop(self, scope: Scope, reason: str, culprit: str, failed: Step | None = None) -> None:
+    def _stop(self, scope: Scope, reason: str, culprit: str, failed: Step | None = None, *, kind: Kind) -> None:
         """Start nothing new in this phase of a scope; end what waits; leave what runs."""
-        self._records.append(RunStopping(self._at, reason, culprit, scope.path))
+        self._decide(kind, RunStopping(self._at, reason, culprit, scope.path))
         if failed is not None:
             self._block_dependents(failed)
         self._halt(scope, reason)
@@ -907,7 +975,7 @@ class Scheduler:
         elif step.node.is_map and step.cursor:
             self._end_map(step)
         else:
-            self._end(step, StepStatus.CANCELLED, reason, step.error)
+            self._end(step, StepStatus.CANCELLED, reason, step.error, kind=Kind.STOPPED)
 
     # -- groups
 
@@ -920,7 +988,7 @@ class Scheduler:
             step.scopes = {}
         step.scopes[index] = self._scopes[scope.path] = scope
         due = None if scope.rules.timeout_s is None else self._at + scope.rules.timeout_s
-        self._records.append(GroupStarted(self._at, step.path, node.form, index, due))
+        self._decide(Kind.GROUP_STARTED, GroupStarted(self._at, step.path, node.form, index, due))
         self._set_deadline(scope)
         if node.form == "parallel":
             self._open_group(scope)
@@ -943,8 +1011,10 @@ class Scheduler:
             if step.path == f"{scope.path}/{scope.taken}":
                 is_past = True
                 continue
-            reason = f"branch {scope.taken!r} was taken" if is_past else "its 'when' was false"
-            self._end(step, StepStatus.SKIPPED, reason)
+            if is_past:
+                self._end(step, StepStatus.SKIPPED, f"branch {scope.taken!r} was taken", kind=Kind.BRANCH_NOT_TAKEN)
+            else:
+                self._end(step, StepStatus.SKIPPED, "its 'when' was false", kind=Kind.CONDITION_FALSE)
 
     def _enter_main(self, scope: Scope) -> None:
         scope.phase = "main"
@@ -975,12 +1045,13 @@ class Scheduler:
         if owner.node.is_map:
             self._end_group_item(owner, scope, status, attempts, reason)
         else:
-            self._end(owner, status, reason, error, cause=cause if cause.gravity else None)
+            self._end(owner, status, reason, error, cause=cause if cause.gravity else None, kind=_GROUP_KINDS[status])
 
     def _end_group_item(self, owner: Step, scope: Scope, status: StepStatus, attempts: int, reason: str) -> None:
         assert scope.index is not None, "it is an item"
         error = scope.cause.error
-        self._records.append(ItemEnded(self._at, owner.path, scope.index, status, attempts, reason, error))
+        entry = ItemEnded(self._at, owner.path, scope.index, status, attempts, reason, error)
+        self._decide(_GROUP_KINDS[status], entry)
         owner.error = error or owner.error
         if owner.node.compensation is not None and status in _UNDONE:
             self._done.append((owner.node, owner.path, scope.index))
@@ -1054,7 +1125,7 @@ class Scheduler:
         elif not self._is_forced:
             self._release(scope, is_finally=True)
         else:
-            self._stop(scope, scope.stopping, "")
+            self._stop(scope, scope.stopping, "", kind=Kind.STOPPING_ON_CANCEL)
 
     def _pump(self) -> None:
         """Hand out ready work, in order, up to the caps."""
@@ -1132,6 +1203,8 @@ class Scheduler:
         self._running[path, index] = attempt
         variant = step.variant(index) if step.variants or step.is_undo else "primary"
         self._records.append(AttemptStarted(self._at, path, index, attempt, variant, self._stint))
+        if self._kinds is not None:  # as _decide, again
+            self._kinds.append(Kind.RELEASED)
         self._commands.append(Start(path, index, attempt, variant))
 
     # -- caps of groups
@@ -1180,12 +1253,13 @@ class Scheduler:
         index: int | None,
         attempt: int,
         status: StepStatus,
+        kind: Kind,
         reason: str = "",
         error: ErrorInfo | None = None,
     ) -> None:
         step.stage = "ended"
         self._undoing = None
-        self._records.append(CompensationEnded(self._at, step.path, index, status, attempt, reason, error))
+        self._decide(kind, CompensationEnded(self._at, step.path, index, status, attempt, reason, error))
         self._over.append(self._root)
 
     def _halt_undo(self, reason: str) -> None:
@@ -1194,11 +1268,12 @@ class Scheduler:
         if step is not None and not step.in_flight:
             index, attempt = next(iter([*step.retrying.items(), *((i, n - 1) for i, n in step.returned)]))
             self._stop_items(step, reason)
-            self._end_undo(step, index, attempt, StepStatus.CANCELLED, reason, step.error)
+            self._end_undo(step, index, attempt, StepStatus.CANCELLED, Kind.UNDOING_STOPPED, reason, step.error)
         elif step is not None:
             self._stop_items(step, reason)
         for _, path, index in reversed(self._done):
-            self._records.append(CompensationEnded(self._at, path, index, StepStatus.CANCELLED, 0, reason))
+            entry = CompensationEnded(self._at, path, index, StepStatus.CANCELLED, 0, reason)
+            self._decide(Kind.UNDOING_STOPPED, entry)
         self._done.clear()
         if self._undoing is None:
             self._enter_finally(self._root)
@@ -1229,7 +1304,7 @@ class Scheduler:
         root.phase = "ended"
         self._status = status = self._run_status(root)
         cause = Cause(reason=root.stopping) if status is RunStatus.CANCELLED else root.cause
-        self._records.append(RunEnded(self._at, status, cause.reason, cause.culprit, cause.error, outputs))
+        self._decide(_RUN_KINDS[status], RunEnded(self._at, status, cause.reason, cause.culprit, cause.error, outputs))
         self._commands.append(Finish(status))
 
     # -- snapshots, for hosts whose history is bounded

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Mapping
 
 import anyio
@@ -9,14 +11,22 @@ import click
 
 from treadle._cli._kept import begun, find_run, item_name, kept_runs, plan_of, read_log, split_item, split_target
 from treadle._cli._loading import json_option
-from treadle._cli._output import clean, count, spell, write, write_json
+from treadle._cli._output import clean, count, is_terminal, say, spell, write, write_json
+from treadle._decisions import DecisionKind
+from treadle._explaining import Explained
+from treadle._explaining import explain as explained
+from treadle._paths import plan_path
 from treadle.ports import (
+    DECISIONS,
     AttemptEnded,
     AttemptStarted,
     CancelRequested,
+    CompensationEnded,
     Entry,
     ErrorInfo,
     Evaluated,
+    FallbackChosen,
+    GroupStarted,
     InterruptAnswered,
     InterruptAsked,
     ItemEnded,
@@ -37,12 +47,20 @@ from treadle.ports import (
     WaitStarted,
 )
 
+_LONGEST = 60
+_SAID = (DecisionKind.COMPLETED, DecisionKind.MAP_STARTED, DecisionKind.WAIT_SIGNALLED, DecisionKind.WAIT_RAN_OUT)
+"""Reasons that the entry itself says."""
+
 
 @click.command(short_help="Say why a run, or one of its steps, went as it did.")
 @click.argument("run_and_path", metavar="RUN[/PATH]")
 @json_option
 def explain(run_and_path: str, as_json: bool) -> None:
-    """Say why RUN, or its step PATH, went as it did: what happened and what was decided, in order, as it was recorded."""
+    """Say why RUN, or its step PATH, went as it did: what happened and what was decided, in order, and on what it rests.
+
+    Nothing is guessed. The recorded facts are applied again, conditions are evaluated again with the values of then, and the
+    decisions that follow are compared with the recorded ones; a difference is an error.
+    """
     run, path = split_target(run_and_path)
 
     async def look(store: Store) -> tuple[RunRow, list[Entry]]:
@@ -51,25 +69,55 @@ def explain(run_and_path: str, as_json: bool) -> None:
 
     with kept_runs() as (store, _):
         row, entries = anyio.run(look, store)
-    created = begun(entries)
-    path, _ = split_item(path, plan_of(entries))
-    told = [(seq, entry, _tell(entry)) for seq, entry in enumerate(entries, 1) if _concerns(entry, path)]
+    plan = plan_of(entries)
+    place = split_item(path, plan)
+    told = [each for each in explained(plan, entries) if _concerns(each.entry, place)]
+    decisions = sum(isinstance(entry, DECISIONS) for entry in entries)
+    facts = len(entries) - decisions
     if as_json:
-        lines = [{"seq": seq, "at": entry.at, "kind": entry.kind, "text": text} for seq, entry, text in told if text]
-        write_json({"run_id": row.run_id, "path": path, "decisions": lines})
+        checked = {"facts": facts, "decisions": decisions}
+        write_json({"run_id": row.run_id, "path": path, "decisions": list(map(_object, told)), "checked": checked})
         return
-    for seq, entry, text in told:
-        if text:
-            write(f"{seq:>5}  +{spell(entry.at - created.at):<8} {clean(text)}")
+    began = begun(entries).at
+    for each in told:
+        write(f"{each.seq:>5}  +{spell(each.entry.at - began):<8} {clean(_sentence(each))}")
+    say(f"Decided again from {count(facts, 'fact')}: all {count(decisions, 'decision')} of the run are the same.")
 
 
-def _concerns(entry: Entry, path: str) -> bool:
-    """Whether an entry is part of the story: the run's own, or what names the step, or made it end."""
+def _object(each: Explained) -> dict[str, object]:
+    entry = each.entry
+    told: dict[str, object] = {"seq": each.seq, "at": entry.at, "kind": entry.kind, "text": _tell(entry)}
+    told |= {"why": each.why.value, "because": each.why.description} if each.why is not None else {}
+    return told | ({"values": dict(each.values)} if each.values else {})
+
+
+def _sentence(each: Explained) -> str:
+    """An entry for people; a decision with what it rests on, when it does not say so itself."""
+    text = _tell(each.entry)
+    if each.values:
+        found = ", ".join(f"{name} was {_short(value)}" for name, value in each.values.items())
+        return f"{text}: {found}"
+    has_reason = each.why is None or each.why in _SAID or bool(getattr(each.entry, "reason", None))
+    return text if each.why is None or has_reason else f"{text}: {each.why.description}"
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST or not is_terminal(sys.stdout) else f"{text[: _LONGEST - 3]}..."
+
+
+def _concerns(entry: Entry, place: tuple[str, int | None]) -> bool:
+    """Whether an entry is part of the story: the run's own, or what names the step or what it holds, or made it end."""
+    path, index = place
     if not path:
         return True
-    if isinstance(entry, TimerFired):
-        return entry.timer_id.split(":")[1:2] == [path]
-    return getattr(entry, "path", "") in (path, "") or getattr(entry, "culprit", "") == path
+    own = entry.timer_id.split(":")[1] if isinstance(entry, TimerFired) else str(getattr(entry, "path", ""))
+    if not own:
+        return True
+    if index is not None and own == path:
+        return getattr(entry, "index", None) in (None, index)
+    item = path if index is None else f"{path}[{index}]"
+    return own == path or own.startswith((f"{item}/", f"{item}[")) or path in (getattr(entry, "culprit", ""), plan_path(own))
 
 
 _HOW = {"elapsed": "its time has come", "signal": "the signal came", "timeout": "no signal came in time"}
@@ -98,6 +146,11 @@ _TELLERS: Mapping[type, Callable[..., str]] = {
         + ("" if e.due is None else f", {'at most ' if e.signal else ''}{spell(e.due - e.at)}")
     ),
     WaitEnded: lambda e: f"{e.path}: {_HOW[e.how]}",
+    GroupStarted: lambda e: f"{item_name(e.path, e.index)}: its {'branches' if e.form == 'choose' else 'steps'} begin",
+    FallbackChosen: lambda e: f"{item_name(e.path, e.index)}: goes on with {e.variant}: {e.reason}",
+    CompensationEnded: lambda e: (
+        f"{item_name(e.path, e.index)}: undoing it {e.status.value}" + (f", because {e.reason}" if e.reason else "")
+    ),
     MapStarted: lambda e: f"{e.path}: has {count(e.count, 'item')}",
     ItemEnded: lambda e: f"{item_name(e.path, e.index)}: {e.status.value}: {e.reason}",
     StepEnded: lambda e: f"{e.path}: {e.status.value}" + (f", because {e.reason}" if e.reason else ""),
@@ -106,7 +159,7 @@ _TELLERS: Mapping[type, Callable[..., str]] = {
         + (f": {e.reason}" if e.reason else "")
     ),
     CancelRequested: lambda e: f"a cancel was asked for: {e.reason}" + (" (forced)" if e.force else ""),
-    RunStopping: lambda e: f"nothing new starts from here on, because {e.reason}",
+    RunStopping: lambda e: f"{f'{e.path}: ' if e.path else ''}nothing new starts from here on, because {e.reason}",
     RunEnded: lambda e: f"the run ended {e.status.value}" + (f", because {e.reason}" if e.reason else ""),
 }
 

@@ -36,6 +36,10 @@ class Reference:
     root: str
     path: tuple[str | int, ...] = ()
 
+    def __str__(self) -> str:
+        """As it is written."""
+        return self.root + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.path)
+
 
 @attrs.frozen
 class Expression:
