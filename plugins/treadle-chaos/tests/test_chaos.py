@@ -233,31 +233,6 @@ def test_a_crash_lets_the_next_process_go_on() -> None:
     assert struck == [[True, False, False], [True, True, False], [True, True, True]]
 
 
-DURABLE = """
-import treadle
-workflow = treadle.Workflow("w")
-for number in range(5):
-    workflow.step(f"s{number}", "site.note", needs=[f"s{number - 1}"] if number else [], i=number)
-print(treadle.run(workflow, key="k").status)
-"""
-
-
-@pytest.mark.parametrize("passing", [2, 5])
-def test_a_crash_at_a_point_inside_of_treadle(site: Path, passing: int) -> None:
-    """At its so manieth passing in the first process; the next one takes the run to its end, and nothing is done twice."""
-    store = '[store]\nuse = "sqlite"\npath = "runs.db"\n'
-    fault = f'kind = "crash"\npoint = "commit*"\npassing = {passing}\n'
-    (site / "treadle.toml").write_text(f"{store}{SETTINGS}{fault}")
-
-    first, second = (
-        subprocess.run([sys.executable, "-c", DURABLE], capture_output=True, text=True, timeout=60) for _ in range(2)
-    )
-
-    assert (first.returncode, first.stdout) == (CRASH_CODE, "")
-    assert (second.returncode, second.stdout) == (0, "completed\n"), second.stderr
-    assert (site / "notes.txt").read_text().split() == [str(number) for number in range(5)]
-
-
 def test_points_are_struck_by_the_seed() -> None:
     """Whether a passing strikes depends on the seed, the point and which passing it is; steps are let alone."""
     often = Fault("crash", point="commit*", probability=0.3)
