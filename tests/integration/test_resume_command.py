@@ -202,3 +202,29 @@ def test_what_cannot_be_found_is_said(project: Project) -> None:
     assert "treadle-sqlite" in memory.stderr
     assert first["runs"][0]["run_id"] == run != second["runs"][0]["run_id"]
     assert second["cursor"] == ""
+
+
+def test_a_changed_executor_of_the_folder_stops_a_resume(project: Project) -> None:
+    """A local executor or tool that was edited since is shown as a change, like another version of a plugin (G14)."""
+    tools = project.folder / "tools"
+    tools.mkdir()
+    (tools / "double.py").write_text("def double(n: int) -> int:\n    return 2 * n\n", "utf-8")
+    flow = project.folder / "slow.yaml"
+    flow.write_text(flow.read_text("utf-8").replace("outputs:", "  four: {uses: tool.double, with: {n: 2}}\noutputs:"), "utf-8")
+    project.end(project.start(), signal.SIGKILL)
+    run = str(project.runs()[0]["run_id"])
+    local = project.folder / "executors" / "slow.py"
+    before = local.read_text("utf-8")
+
+    local.write_text(before + "# changed\n", "utf-8")
+    edited = project("resume", run)
+    local.write_text(before, "utf-8")
+    (tools / "double.py").write_text("def double(n: int) -> int:\n    return n + n\n", "utf-8")
+    changed = project("resume", run)
+    accepted = project("resume", run, "--accept-changes", "--json")
+
+    assert edited.returncode != 0
+    assert re.search(r"- slow\.copy sha256:\w{16}\n\+ slow\.copy sha256:\w{16}", edited.stderr)
+    assert "tool.double" not in edited.stderr
+    assert re.search(r"- tool\.double sha256:\w{16}\n\+ tool\.double sha256:\w{16}", changed.stderr)
+    assert accepted.returncode == 0, accepted.stderr

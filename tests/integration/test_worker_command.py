@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 FLOW = """
@@ -21,6 +22,13 @@ steps:
   b: {uses: slow.copy, needs: [a], with: {text: b, seconds: %s}}
   c: {uses: slow.copy, needs: [b], with: {text: c}}
 outputs: {text: "${{ steps.c.output }}"}
+"""
+ASKS = """
+name: asks
+on_error: continue
+steps:
+  long: {uses: slow.saves, with: {seconds: 60}}
+  pay: {uses: slow.copy, on_interrupt: ask, with: {text: paid, seconds: 60}}
 """
 POISON = """
 name: bad
@@ -34,7 +42,7 @@ import os
 import signal
 
 import anyio
-from treadle import executor
+from treadle import Context, executor
 
 
 @executor("slow.copy")
@@ -43,6 +51,18 @@ async def copy(text: str, seconds: float = 0.0) -> str:
         file.write(text + "\\n")
     await anyio.sleep(seconds)
     return text
+
+
+@executor("slow.saves")
+async def saves(ctx: Context, /, seconds: float) -> object:
+    with open("ran.log", "a") as file:
+        file.write("saves\\n")
+    if ctx.checkpoint:
+        return ctx.checkpoint.data
+    await ctx.save("half", {"done": [1, 2]})
+    with open("ran.log", "a") as file:
+        file.write("saved\\n")
+    await anyio.sleep(seconds)
 
 
 @executor("slow.kill")
@@ -177,3 +197,39 @@ def test_wrong_words_are_refused(project: Project) -> None:
     project.environ["TREADLE_RUN__LEASE"] = "0.1s"
     code, _, told = project("worker", "start", "--once")
     assert (code, "too short for a beat" in told) == (2, True)
+
+
+def test_what_a_step_saved_and_what_it_asks_is_shown(project: Project) -> None:
+    """``show`` says where a step goes on and which answer it waits for; answers bring the run to its end (S1-70, G4)."""
+    project.flow(0, ASKS)
+    first = project.start("run", "long.yaml")
+    project.until_ran("saved")
+    project.until_ran("paid")
+    first.kill()
+    first.communicate()
+    (row,) = project.runs()
+    run = str(row["run_id"])
+
+    shown = project("show", run)[1]
+    told = json.loads(project("show", run, "--json")[1])
+    time.sleep(2.1)
+    code, _, error = project("resume", run)
+    asked = project("show", run)[1]
+    nobody = project("worker", "start", "--once")[2]
+    wrong = project("resume", run, "--rerun", "long")
+    done = project("resume", run, "--fail", "pay", "--json")
+
+    schema = json.loads((Path(__file__).parents[2] / "docs/reference/json/show.schema.json").read_text("utf-8"))
+    jsonschema.validate(told, schema, cls=jsonschema.Draft202012Validator)
+    assert "long goes on at checkpoint half (14 bytes, " in shown
+    assert [(point["path"], point["token"], point["size_bytes"]) for point in told["checkpoints"]] == [("long", "half", 14)]
+    assert code == 3
+    assert "nobody knows whether 'pay' was done" in error
+    assert f"pay may have been done: treadle resume {run} --rerun 'pay' (or --fail)" in asked
+    assert "Took up 0 runs." in nobody
+    assert wrong[0] == 2
+    assert "It asks about: pay." in wrong[2]
+    result = json.loads(done[1])
+    assert result["steps"]["long"]["output"] == {"done": [1, 2]}
+    assert result["steps"]["pay"]["status"] == "interrupted"
+    assert project.ran.count("paid") == 1

@@ -187,6 +187,22 @@ class BoundExecutor:
             return f"{self.name} cannot run in a process of its own: another process could not find it", remedy
         return "", ""
 
+    def local_version(self) -> str:
+        """A hash of the file that it is in, when that is a file of the user's and not of something installed; else empty."""
+        if self.origin is None:
+            return ""
+        source = (self.origin.arguments or {}).get("source")  # of a tool
+        try:
+            if self.distribution == "local" and self.origin.file:
+                code = Path(self.origin.file).read_bytes()
+            elif isinstance(source, str):
+                code = source.encode("utf-8", "surrogateescape")
+            else:
+                return ""
+        except OSError:  # it is gone
+            return ""
+        return f"sha256:{hashlib.sha256(code).hexdigest()[:16]}"
+
     def code_version(self) -> str:
         """What tells its code from an earlier one's: distribution, version, and a hash of the file that it is in."""
         place = (self.origin.file or _file_of(self.origin.module)) if self.origin is not None else ""

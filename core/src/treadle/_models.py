@@ -519,7 +519,7 @@ class StintOpened:
         stint: From 1.
         owner: ``host:pid`` of the process.
         engine: Name of the engine.
-        versions: Distribution -> version of treadle and of the plugins the plan uses.
+        versions: Distribution -> version of treadle and of the plugins the plan uses; local executor -> hash of its file.
         crashed: Whether the process before it ended without letting go of the run: what ran then may have been the cause.
         advanced: Steps (path, item) that saved a checkpoint in the stint before, and so are no cause.
         max_crashes: How often a step may be running when its process crashes, before it is poisoned; 0: as often as it likes.

@@ -525,9 +525,10 @@ class Session:
                 )
 
     def versions(self) -> dict[str, str]:
-        """Distribution -> version of treadle and of the plugins that the plan uses."""
+        """Distribution -> version of treadle and of the plugins that the plan uses; local executor -> hash of its file."""
         bound = self.plan.executors.values()
-        return {"treadle": __version__, **{item.distribution: item.version for item in bound if item.distribution}}
+        local = {item.name: version for item in bound if (version := item.local_version())}
+        return {"treadle": __version__, **{item.distribution: item.version for item in bound if item.distribution}, **local}
 
     def _width(self) -> int:
         """Workers that the plan can use for certain."""

@@ -24,6 +24,7 @@ from treadle import Registry, Workflow, executor, resume, run
 from treadle.errors import RunNotFoundError, StoreUnavailableError
 from treadle.ports import (
     AttemptEnded,
+    BeatRow,
     CancelRequest,
     Checkpoint,
     Claim,
@@ -554,6 +555,21 @@ def test_checkpoints_and_lists_of_many_runs_are_quick(store: SqliteStore) -> Non
     assert p95["save"] < max(0.010, 3 * p95["commit"])
     assert p95["load"] < max(0.005, 3 * p95["commit"])
     assert p95["list"] < max(0.050, 10 * p95["commit"])
+
+
+def test_a_heartbeat_costs_less_than_a_millisecond(store: SqliteStore) -> None:
+    """Of the processor, with what two steps said of themselves, in the median of a hundred (S1-90)."""
+    anyio.run(store.create, new_run("r1"))
+    claim = Claim("r1", "host:1@x", 1)
+    times: list[float] = []
+    for number in range(100):
+        said = [BeatRow("a", None, 1, AT + number), BeatRow("each", 3, 2, AT + number)]
+        began = time.process_time()
+        store.beat(claim, said)
+        times.append(time.process_time() - began)
+
+    assert sorted(times)[50] < 0.001
+    assert len(anyio.run(store.heartbeats, "r1")) == 200
 
 
 def test_ten_thousand_timers_are_looked_through_quickly(store: SqliteStore) -> None:

@@ -11,16 +11,18 @@ import anyio
 import attrs
 import click
 
-from treadle._cli._kept import ENDED, find_run, kept_runs, moment, read_log, took
+from treadle._cli._kept import ENDED, find_run, item_name, kept_runs, moment, read_log, took
 from treadle._cli._loading import json_option
 from treadle._cli._output import clean, mark, paint, say, spell, spell_usage, table, write, write_json
 from treadle._cli._signal import Open, open_waits
 from treadle._durations import parse_duration
 from treadle.ports import (
+    CheckpointRow,
     RunQuery,
     RunRow,
     RunStatus,
     StepRow,
+    StepStatus,
     Store,
     TimerRow,
 )
@@ -110,18 +112,18 @@ def _timegm(moment: time.struct_time) -> int:
 def show(run: str, as_json: bool) -> None:
     """Show how RUN (an id, the beginning of one, or 'last') stands: its state, its steps, what it waits for."""
 
-    async def look(store: Store) -> tuple[RunRow, Sequence[StepRow], list[Open]]:
+    async def look(store: Store) -> tuple[RunRow, Sequence[StepRow], list[Open], Sequence[CheckpointRow]]:
         row = await find_run(store, run)
         steps = await store.steps(row.run_id)
-        return row, steps, await _waits(store, row, steps)
+        return row, steps, await _waits(store, row, steps), await store.checkpoints(row.run_id)
 
     with kept_runs() as (store, _):
-        row, steps, waits = anyio.run(look, store)
+        row, steps, waits, points = anyio.run(look, store)
     if as_json:
-        told = [attrs.asdict(wait) for wait in waits]
-        write_json({**_run_object(row), "steps": [_step_object(step) for step in steps], "waits": told})
+        told = {"waits": [attrs.asdict(wait) for wait in waits], "checkpoints": [attrs.asdict(point) for point in points]}
+        write_json({**_run_object(row), "steps": [_step_object(step) for step in steps], **told})
         return
-    for line in _shown_run(row, steps, waits):
+    for line in _shown_run(row, steps, waits, points):
         write(line)
 
 
@@ -149,7 +151,7 @@ def _shown_wait(row: RunRow, wait: Open) -> str:
     return f"{wait.path} waits for the signal {wait.signal!r}{until}: {answer}"
 
 
-def _shown_run(row: RunRow, steps: Sequence[StepRow], waits: Sequence[Open]) -> Iterator[str]:
+def _shown_run(row: RunRow, steps: Sequence[StepRow], waits: Sequence[Open], points: Sequence[CheckpointRow]) -> Iterator[str]:
     status = row.status.value
     yield paint(f"{mark(status, sys.stdout)} {clean(row.workflow)} {status}", status, sys.stdout)
     yield f"  run:     {row.run_id}" + (f"  trace {row.trace_id}" if row.trace_id else "")
@@ -178,8 +180,19 @@ def _shown_run(row: RunRow, steps: Sequence[StepRow], waits: Sequence[Open]) -> 
         yield table(["STEP", "STATUS", "ATTEMPTS", "TOOK", *(["USED"] if used else []), "WHY"], rows)
     for wait in waits:
         yield f"  {clean(_shown_wait(row, wait))}"
-    if row.status.value not in ENDED and not row.owner:
+    for point in points:
+        item = item_name(point.path, point.index) + (f" ({point.variant})" if point.variant != "primary" else "")
+        size = f"{point.size_bytes:,} bytes, {moment(point.saved_at)}"
+        yield f"  {clean(item)} goes on at checkpoint {clean(point.token)} ({size})"
+    asked = [item_name(step.path, step.index) for step in steps if _asks(step)]
+    for item in asked:
+        yield f"  {clean(item)} may have been done: treadle resume {row.run_id} --rerun '{clean(item)}' (or --fail)"
+    if row.status.value not in ENDED and not row.owner and not asked:
         yield f"  next:    treadle resume {row.run_id}"
+
+
+def _asks(step: StepRow) -> bool:
+    return step.status is StepStatus.INTERRUPTED and step.ended_at is None
 
 
 def _run_object(row: RunRow) -> dict[str, object]:
