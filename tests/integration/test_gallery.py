@@ -222,10 +222,16 @@ def test_an_import_that_is_killed_loads_every_row_once(example: Example) -> None
 
 @of("old-format")
 def test_older_formats_load(example: Example) -> None:
-    """Expressions in double braces are read where the file says so."""
-    result = example.run("-i", "name=Ada", file="braces.yaml")
+    """A group of tasks runs as it is, and expressions in double braces are read where the file says so (S0-35)."""
+    group = example.run(file="workflow.json")
+    greeted = example.run("-i", "name=Ada", file="braces.yaml")
 
-    assert result["outputs"] == {"text": "hello Ada"}
+    assert statuses(group) == {
+        "gather": "completed",
+        "gather/shell_run": "completed",
+        "gather/shell_run-2": "completed",
+    }
+    assert greeted["outputs"] == {"text": "hello Ada"}
 
 
 # -- all together
