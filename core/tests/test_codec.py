@@ -37,6 +37,7 @@ from treadle._models import (
     RunStopping,
     SecretReference,
     SignalReceived,
+    SpanNote,
     SpanRecord,
     StepEnded,
     StepStatus,
@@ -199,3 +200,12 @@ def test_a_value_that_is_no_json_is_not_written() -> None:
     """NaN would make a line that other readers refuse."""
     with pytest.raises(ValueError, match="Out of range float"):
         dump_line(SignalReceived(1.0, "s", float("nan")))
+
+
+def test_a_note_of_a_span_comes_back_and_its_absence_is_left_out() -> None:
+    """What an executor told of its span is a part of the outcome; logs of runs without one are as they always were."""
+    note = SpanNote({"order.id": 7}, (("packed", 5.0, {"boxes": 2}),))
+    with_note = AttemptEnded(1.0, "a", None, 1, Outcome("completed", note=note))
+
+    assert load_line(dump_line(with_note)) == with_note
+    assert "note" not in dump_line(AttemptEnded(1.0, "a", None, 1, Outcome("completed")))

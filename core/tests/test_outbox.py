@@ -12,7 +12,9 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from treadle import Registry, RunResult, TransientError, Workflow, executor, run
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from treadle import Registry, RunResult, TransientError, Workflow, _tracing, executor, run
 from treadle._memory import MemoryStore
 from treadle._models import Entry
 from treadle._outbox import BATCH, Outbox, SpanReport, spans_waiting
@@ -108,6 +110,30 @@ def test_every_span_of_a_run_leaves_once() -> None:
     )
     (export,) = anyio.run(lambda: store.span_exports(run_id=result.run_id))
     assert (export.is_open, export.seq, export.sent) == (False, export.count, len(backend.spans))
+
+
+def test_what_an_executor_tells_opentelemetry_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a provider in the process, attributes of the current span leave with the attempt, without the call's secrets."""
+    monkeypatch.setenv("KEY", "hunter2")
+    provider = TracerProvider(shutdown_on_exit=False)
+    monkeypatch.setattr(_tracing, "_process_provider", lambda: provider)
+
+    @executor("demo.tell")
+    async def tell(key: str) -> None:
+        """Says more than it should."""
+        trace.get_current_span().set_attributes({"order.id": 7, "url": f"https://x?key={key}"})
+        trace.get_current_span().add_event(f"with {key}", {"keys": (key,)})
+
+    store, backend = Kept(), Backend()
+    outbox, workflow = Outbox(store, backend), Workflow("flow", secrets=["KEY"])
+    workflow.step("tell", "demo.tell", key="${{ secrets.KEY }}")
+    run(workflow, registry=Registry.of(tell), store=store, sinks=[outbox]).check()
+    assert outbox.close(10).is_done
+
+    (attempt,) = [span for span in backend.spans if span.name == "attempt tell"]
+    assert (attempt.attributes["order.id"], attempt.attributes["url"]) == (7, "https://x?key=***")
+    ((name, _, attributes),) = attempt.events
+    assert (name, attributes) == ("with ***", {"keys": ("***",)})
 
 
 def test_a_store_that_forgets_has_no_outbox() -> None:

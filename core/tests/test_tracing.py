@@ -41,6 +41,7 @@ from treadle._models import (
     RunCreated,
     RunEnded,
     RunStatus,
+    SpanNote,
     SpanRecord,
     StepEnded,
     StepStatus,
@@ -727,3 +728,92 @@ def test_a_hosts_baggage_and_context_survive_an_attempt(sdk: Sdk) -> None:
         assert trace.get_current_span() is host
     finally:
         detach(token)
+
+
+# -- spans that leave from the log ---------------------------------------------------------------------------------------------
+
+
+def kept(sdk: Sdk, call: Call, say: Callable[[trace.Span], object]) -> SpanNote | None:
+    """What is noted of what user code says of its attempt's span, which the provider does not get."""
+    tracing = sdk.tracing(are_spans_kept=True)
+    with tracing.attempt(call, 1.0) as attempt:
+        say(trace.get_current_span())
+        note = attempt.note()
+        attempt.end(Outcome("completed"))
+    return note
+
+
+def test_a_kept_span_is_the_parent_of_others_and_not_sent(sdk: Sdk) -> None:
+    """Libraries nest under the attempt's and the call's recorded ids; treadle's own spans reach no processor."""
+    tracing, records = sdk.tracing(are_spans_kept=True), list[SpanRecord]()
+    call = call_of(tracing.begin("digest"))
+    assert not tracing.is_live
+    with tracing.attempt(call), tracing.client_span(call, "GET", "client", {}, records.append):
+        sdk.provider.get_tracer("library").start_span("wire").end()
+    with tracing.attempt(call):
+        sdk.provider.get_tracer("library").start_span("file").end()
+    tracing.emit(records[0])
+
+    parents = {span.name: f"{span.parent.span_id:016x}" for span in sdk.spans if span.parent}
+    assert parents == {"wire": records[0].span_id, "file": call.span_id}
+    assert {span.context.trace_id for span in sdk.spans if span.context} == {int(call.trace_id, 16)}
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_what_user_code_says_of_a_kept_span_is_noted(sdk: Sdk) -> None:
+    """Attributes, events and exceptions, cleaned, as the SDK would have kept them; a name or a status is treadle's affair."""
+    call = call_of(sdk.tracing().begin("digest"))
+
+    def say(span: trace.Span) -> None:
+        assert span.is_recording()
+        span.set_attribute("order.id", 7)
+        span.set_attributes({"tags": ["a", "b"], "odd": object, "order.id": 8})  # type: ignore[dict-item]  # what people do
+        span.add_event("packed", {"boxes": 2}, 5_000_000_000)
+        span.record_exception(ValueError("half empty"))
+        span.update_name("other")
+        span.set_status(trace.StatusCode.ERROR, "no")
+        span.end()
+
+    note = kept(sdk, call, say)
+
+    assert note is not None
+    assert note.attributes == {"order.id": 8, "tags": ("a", "b"), "odd": "<class 'object'>"}
+    (packed, exception) = note.events
+    assert packed == ("packed", 5.0, {"boxes": 2})
+    assert (exception[0], exception[2]["exception.type"], exception[2]["exception.message"]) == (
+        *("exception", "ValueError"),
+        "half empty",
+    )
+    assert kept(sdk, call, lambda span: None) is None
+
+
+def test_a_note_is_bounded_and_over_with_its_attempt(sdk: Sdk) -> None:
+    """128 attributes and events at most, as with the SDK; what comes too late is nobody's."""
+    call = call_of(sdk.tracing().begin("digest"))
+    spans = list[trace.Span]()
+
+    def say(span: trace.Span) -> None:
+        spans.append(span)
+        for number in range(200):
+            span.set_attribute(f"n{number}", number)
+            span.add_event(f"n{number}")
+
+    note = kept(sdk, call, say)
+    spans[0].set_attribute("late", 1)
+    spans[0].add_event("late")
+
+    assert note is not None
+    assert (len(note.attributes), len(note.events)) == (128, 128)
+    assert not spans[0].is_recording()
+
+
+def test_a_note_is_on_the_attempts_span() -> None:
+    """Beside what treadle says, which goes before it; events in order, the exception last."""
+    driver = MiniDriver(RunTracing())
+    driver.call()
+    note = SpanNote({"order.id": 7, "cicd.pipeline.run.id": "forged"}, (("packed", 5.0, {"boxes": 2}),))
+    driver.apply(AttemptEnded(time.time(), "page", None, 1, Outcome("failed", error=BOOM, note=note)))
+
+    (span,) = driver.records
+    assert (span.attributes["order.id"], span.attributes["cicd.pipeline.run.id"]) == (7, "run-1")
+    assert [name for name, _, _ in span.events] == ["packed", "exception"]

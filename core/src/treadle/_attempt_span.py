@@ -11,11 +11,22 @@ from typing import Protocol
 import attrs
 
 from treadle import _telemetry as names
-from treadle._models import Call, Outcome, SpanKind, SpanRecord
+from treadle._models import Call, Outcome, SpanKind, SpanNote, SpanRecord
 from treadle._span_ids import Bits, new_span_id
 from treadle._trace_parent import TraceParent
 
-__all__ = ["NO_SPAN", "AttemptSpan", "ClientSpan", "LiveSpan", "Provider", "Stamps", "clean", "first_line", "traceparent_here"]
+__all__ = [
+    "NO_SPAN",
+    "AttemptSpan",
+    "ClientSpan",
+    "LiveSpan",
+    "Provider",
+    "Stamps",
+    "clean",
+    "first_line",
+    "hidden",
+    "traceparent_here",
+]
 
 Attributes = Mapping[str, object]
 
@@ -176,12 +187,7 @@ class ClientSpan:
 
     def _shown(self) -> dict[str, object]:
         """The attributes without the call's secrets."""
-        return {key: self._without_secrets(value) for key, value in clean(self._attributes).items()}
-
-    def _without_secrets(self, value: object) -> object:
-        if isinstance(value, tuple):
-            return tuple(self._without_secrets(item) for item in value)
-        return self._hide(value) if isinstance(value, str) else value
+        return hidden(clean(self._attributes), self._hide)
 
 
 class AttemptSpan:
@@ -198,6 +204,10 @@ class AttemptSpan:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None) -> None:
         return
 
+    def note(self) -> SpanNote | None:
+        """What user code said of the span, when nobody else keeps it."""
+        return None
+
     def end(self, outcome: Outcome) -> None:
         """Say how the attempt ended."""
 
@@ -209,6 +219,17 @@ NO_SPAN = AttemptSpan()
 def clean(attributes: Attributes) -> dict[str, object]:
     """What OpenTelemetry can hold of ``attributes``: None is left out, foreign values become their text."""
     return {str(key): _value(value) for key, value in attributes.items() if value is not None}
+
+
+def hidden(attributes: Attributes, hide: Callable[[str], str]) -> dict[str, object]:
+    """Attributes whose texts went through ``hide``, which takes secrets out."""
+    return {key: _hidden(value, hide) for key, value in attributes.items()}
+
+
+def _hidden(value: object, hide: Callable[[str], str]) -> object:
+    if isinstance(value, tuple):
+        return tuple(_hidden(item, hide) for item in value)
+    return hide(value) if isinstance(value, str) else value
 
 
 def _value(value: object) -> object:

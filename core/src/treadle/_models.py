@@ -433,6 +433,19 @@ class SpanRecord:
     trace_flags: int = 0
 
 
+@record
+class SpanNote:
+    """What an executor said of its attempt's span through OpenTelemetry, when the SDK does not keep that span itself.
+
+    Attributes:
+        attributes: By name.
+        events: ``(name, at, attributes)`` each.
+    """
+
+    attributes: Mapping[str, object] = attrs.field(factory=dict)
+    events: tuple[tuple[str, float, Mapping[str, object]], ...] = ()
+
+
 OutcomeStatus = Literal["completed", "failed", "timed_out", "cancelled"]
 
 
@@ -453,6 +466,7 @@ class Outcome:
         cached: The call was not performed: an earlier one's output is the answer.
         usage: What it used up; None for nothing.
         refusal: That it ended because it asked for more than its budget held; None when that was not so.
+        note: What the executor said of its attempt's span; None for nothing.
     """
 
     status: OutcomeStatus
@@ -467,6 +481,7 @@ class Outcome:
     cached: bool = False
     usage: StepUsage | None = None
     refusal: BudgetRefusal | None = None
+    note: SpanNote | None = None
 
 
 # -- facts: what happened; stamped, applied, recorded --------------------------------------------------------------------

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import attrs
 
-from treadle._models import ErrorInfo, Issue, Json, Outcome, SpanRecord
+from treadle._models import ErrorInfo, Issue, Json, Outcome, SpanNote, SpanRecord
 from treadle._secrets import HIDDEN
 from treadle.ports import Redactor
 
+Event = tuple[str, float, Mapping[str, object]]
 Trouble = Callable[[str, str, Exception], None]
 
 
@@ -59,7 +60,7 @@ class Redaction:
 
     def outcome(self, outcome: Outcome) -> Outcome:
         """An outcome without it."""
-        if outcome.error is None and not outcome.spans and not self._outputs:
+        if outcome.error is None and not outcome.spans and outcome.note is None and not self._outputs:
             return outcome
         proposal = outcome.retry
         return attrs.evolve(
@@ -68,6 +69,7 @@ class Redaction:
             error=None if outcome.error is None else self.error(outcome.error),
             retry=None if proposal is None else attrs.evolve(proposal, reason=self.text(proposal.reason)),
             spans=tuple([self.span(span) for span in outcome.spans]),
+            note=None if outcome.note is None else self.note(outcome.note),
         )
 
     def span(self, span: SpanRecord) -> SpanRecord:
@@ -77,8 +79,16 @@ class Redaction:
             name=self.text(span.name),
             status_message=self.text(span.status_message),
             attributes=self.attributes(span.attributes),
-            events=tuple([(self.text(name), at, self.attributes(attributes)) for name, at, attributes in span.events]),
+            events=self.events(span.events),
         )
+
+    def note(self, note: SpanNote) -> SpanNote:
+        """What an executor said of its span, without it."""
+        return SpanNote(self.attributes(note.attributes), self.events(note.events))
+
+    def events(self, events: Iterable[Event]) -> tuple[Event, ...]:
+        """Events of a span without it."""
+        return tuple([(self.text(name), at, self.attributes(attributes)) for name, at, attributes in events])
 
     def attributes(self, attributes: Mapping[str, object]) -> dict[str, object]:
         """Attributes of a span without it."""

@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from treadle._attempt_span import NO_SPAN, hidden
 from treadle._bind import BoundExecutor
 from treadle._call_context import CallFacts
 from treadle._clients import ClientHosts
@@ -32,6 +33,7 @@ from treadle._models import (
     OutcomeStatus,
     RetryAfter,
     SpanKind,
+    SpanNote,
     SpanRecord,
     StepUsage,
     Work,
@@ -240,6 +242,8 @@ class Runner:
                     self.keeper.end(context, is_done=False)
                 outcome = self._conclude(call, context, error, started_at)
             context.is_over = True
+            if span is not NO_SPAN and (note := span.note()) is not None:
+                outcome = attrs.evolve(outcome, note=self._without_secrets(call, note))
             if self._redaction is not None:
                 outcome = self._redaction.outcome(outcome)
             if scope.end_attempt is not None:
@@ -298,6 +302,14 @@ class Runner:
         values = self.secret_values(call)
         redact = str if self._redaction is None else self._redaction.text
         return self.tracing.client_span(call, name, kind, attributes, keep, lambda text: redact(hide(text, values)))
+
+    def _without_secrets(self, call: Call, note: SpanNote) -> SpanNote:
+        """What an executor said of its span, without the call's secrets."""
+        if not call.secrets:
+            return note
+        values = self.secret_values(call)
+        events = [(hide(name, values), at, hidden(more, lambda text: hide(text, values))) for name, at, more in note.events]
+        return SpanNote(hidden(note.attributes, lambda text: hide(text, values)), tuple(events))
 
     # -- parts
 

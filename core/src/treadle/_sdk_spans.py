@@ -23,7 +23,8 @@ from opentelemetry.util.types import Attributes as OtelAttributes
 from treadle import _telemetry as names
 from treadle._attempt_span import NO_SPAN, AttemptSpan, LiveSpan, Stamps, first_line
 from treadle._lean_spans import LeanSpans
-from treadle._models import Call, Outcome, SpanKind, SpanRecord
+from treadle._models import Call, Outcome, SpanKind, SpanNote, SpanRecord
+from treadle._noted_span import NotedSpan
 from treadle._span_projection import attempt_ending, call_attributes
 from treadle._trace_parent import TraceParent
 from treadle._version import __version__
@@ -277,7 +278,7 @@ class CarrierProvider(SdkProvider):
 
     def attempt(self, call: Call, started_at: float | None) -> AttemptSpan:
         """An AttemptSpan that is only a parent."""
-        return _CarriedAttempt(self.carry(call, call.span_id)) if call.trace_id else NO_SPAN
+        return _CarriedAttempt(self.carry(call, call.span_id), self.stamps) if call.trace_id else NO_SPAN
 
     def client(
         self, call: Call, name: str, kind: SpanKind, span_id: str, started_at: float, attributes: Attributes
@@ -295,12 +296,17 @@ class CarrierProvider(SdkProvider):
 
 
 class _CarriedAttempt(AttemptSpan):
-    """An attempt's span that is nothing but the parent of others."""
+    """An attempt's span that the SDK does not keep: the parent of others, and what user code says of it."""
 
     __slots__ = ("_span", "_token")
 
-    def __init__(self, span: NonRecordingSpan) -> None:
-        self._span = span
+    def __init__(self, span: NonRecordingSpan, stamps: Stamps) -> None:
+        context = span.get_span_context()
+        self._span: trace.Span = NotedSpan(context, stamps.now) if context.trace_flags.sampled else span
+
+    def note(self) -> SpanNote | None:
+        """What user code said; from now on it says it to nobody."""
+        return self._span.take() if isinstance(self._span, NotedSpan) else None
 
     def __enter__(self) -> AttemptSpan:
         self._token = otel_context.attach(trace.set_span_in_context(self._span))

@@ -433,6 +433,7 @@ class SpanProjection:
         queued_s: float,
     ) -> SpanRecord:
         run = self._created()
+        note = entry.outcome.note if isinstance(entry, AttemptEnded) else None
         started = attempt_attributes(
             run_id=run.run_id,
             path=entry.path,
@@ -452,8 +453,8 @@ class SpanProjection:
             ended_at,
             ending.status,
             ending.description,
-            {**started, **ending.attributes},
-            ending.events,
+            {**started, **ending.attributes} if note is None else {**note.attributes, **started, **ending.attributes},
+            ending.events if note is None else (*note.events, *ending.events),
             ((run.trace_id, place.before, {names.LINK_KIND: "retry_of"}),) if place.before else (),
             run.trace_flags,
         )
