@@ -137,3 +137,19 @@ def test_what_cannot_be_looked_after_is_told(project: Project) -> None:
     assert project("store", "clean", "--older-than", "soon").returncode == 2
     assert "whole runs" in project("store", "clean", "--older-than", "1d", "--timers", "--dry-run").stderr
     assert project("store", "clean").returncode == 2
+
+
+def test_the_page_says_what_the_store_says() -> None:
+    """The messages that docs/how-to/look-after-the-store.md explains are those of the store, and its commands are there."""
+    page = (ROOT / "docs" / "how-to" / "look-after-the-store.md").read_text("utf-8")
+    source = "".join(file.read_text("utf-8") for file in (ROOT / "plugins" / "treadle-sqlite" / "src").rglob("*.py"))
+    said = [
+        *("cannot be used (", "can only be read", "was deleted", "was replaced", "while it was in use"),
+        *("lies on a network file system", "was written by a later version", "keeps runs in: once it closes the file"),
+        "-wal has grown to",
+    ]
+    commands = set(re.findall(r"treadle store (\w+)", page))
+
+    assert [each for each in said if each not in page or each not in source] == []
+    assert commands == {"stats", "backup", "clean", "vacuum", "migrate"}
+    assert set(re.findall(r"`(\w+)`[,:;]? ", page.partition("Tables:")[2])) >= {"runs", "records", "active_tasks"}

@@ -741,7 +741,8 @@ class StoreUpkeep(Protocol):
     async def clean(self, days: float, *, dry_run: bool = False) -> int:
         """Remove the runs that ended more than so many days ago, with all that belongs to them; answers how many.
 
-        A run that has a key is kept for a day at least, so that its key still finds it.
+        A run that has a key is kept for a day at least, so that its key still finds it; and one whose spans are still to be
+        exported, until they are.
         """
 
     async def cleanup_old_events(self, days: float) -> int:

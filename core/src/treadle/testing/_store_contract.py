@@ -1073,6 +1073,14 @@ class StoreContract:
             assert await store.clean(0) == 1
             assert [row.run_id for row in (await store.runs(RunQuery())).runs] == ["going"]
 
+            unsent = _Writer(store, "unsent", at=now - 20 * day)
+            await unsent.create()
+            await unsent.write([RunEnded(now - 10 * day, RunStatus.COMPLETED)])
+            await store.open_spans("unsent")
+            assert (await store.clean(5), await store.cleanup_old_events(5)) == (0, 0), "its spans are still to be sent"
+            await store.put_spans([SpanExport("unsent", 2, is_open=False, sent=1, changed_at=now)])
+            assert await store.clean(5) == 1
+
         self._run(backend, tmp_path, act)
 
     def test_a_key_outlives_its_run_for_a_day(self, backend: str, tmp_path: Path) -> None:

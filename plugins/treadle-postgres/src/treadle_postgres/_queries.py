@@ -211,9 +211,15 @@ TABLES = (
 )
 _RUN_OF = {"execution_spans": "workflow_execution_id"}
 _BEFORE = f"{NOW} - $1::double precision * 86400"
+_SENT = (
+    "NOT EXISTS (SELECT FROM span_exports WHERE span_exports.run_id = runs.run_id AND span_exports.is_open"
+    " AND span_exports.seq < runs.entry_count)"
+)
+"""Spans that are still to be sent are made of the log."""
 _OLD_RUNS = (
     f"runs WHERE ended_at < {_BEFORE}"
     f" AND (run_key = '' OR ended_at < {NOW} - greatest($1::double precision * 86400, {KEY_KEPT_S}))"
+    f" AND {_SENT}"
 )
 
 DROP_OLD_RUNS = (
@@ -225,7 +231,8 @@ DROP_OLD_RUNS = (
     + ", gone AS (DELETE FROM runs USING old WHERE runs.run_id = old.run_id RETURNING 1) SELECT count(*) FROM gone"
 )
 DROP_OLD_EVENTS = (
-    f"WITH old AS (UPDATE runs SET entry_count = 0 WHERE ended_at < {_BEFORE} AND entry_count > 0 RETURNING run_id),"
+    f"WITH old AS (UPDATE runs SET entry_count = 0 WHERE ended_at < {_BEFORE} AND entry_count > 0 AND {_SENT}"
+    " RETURNING run_id),"
     " said AS (DELETE FROM lines USING old WHERE lines.run_id = old.run_id),"
     " gone AS (DELETE FROM records USING old WHERE records.run_id = old.run_id RETURNING 1) SELECT count(*) FROM gone"
 )
