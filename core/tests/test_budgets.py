@@ -148,7 +148,7 @@ def test_what_would_exceed_is_refused_and_not_counted() -> None:
     first, remedy = str(raised.value).splitlines()
     assert first == (
         "It would exceed the cost budget of the run: "
-        "0.0000006 USD of 0.000001 USD that it may use are used, 0.00000041 USD more are asked for."
+        "0.0000006 USD of 0.000001 USD that it may use are used, and 0.00000041 USD more asked for."
     )
     assert remedy.startswith("Raise the 'budget'")
     assert raised.value.retryable is False

@@ -66,7 +66,13 @@ async def flaky(ctx: Context, /, until: int = 9) -> int:
     return ctx.attempt
 
 
-REGISTRY = Registry.of(ok, bad, odd, flaky)
+@executor("dear")
+async def dear(ctx: Context, /) -> None:
+    """Use up more than most have."""
+    ctx.spend(tokens=1000)
+
+
+REGISTRY = Registry.of(ok, bad, odd, flaky, dear)
 
 
 def log_of(steps: dict[str, object], on_start: Callable[[RunHandle], object] | None = None, **more: object) -> list[Entry]:
@@ -136,6 +142,7 @@ CASES: dict[tuple[Kind, ...], Callable[[], list[Entry]]] = {
     (Kind.NOT_EVALUATED,): lambda: log_of({"a": {"uses": "ok", "when": "steps.b.output.x.y"}, "b": {"uses": "ok"}}),
     (Kind.NOT_RETRIABLE, Kind.NEED_FAILED): lambda: log_of({"a": {"uses": "bad"}, "b": {"uses": "ok", "needs": ["a"]}}),
     (Kind.RETRIES_USED_UP,): lambda: log_of({"a": {"uses": "flaky"}}, max_retries=1),
+    (Kind.BUDGET_REFUSED, Kind.STOPPING_ON_BUDGET): lambda: log_of({"a": {"uses": "dear"}}, budget={"tokens": 1}),
     (Kind.NOT_RETRIED_ANY_MORE,): lambda: log_of({"a": {"uses": "bad", "with": {"seconds": 0.5}}, "b": _even(1)}),
     (Kind.STOPPED,): lambda: log_of(
         {"a": {"uses": "bad"}, "b": {"uses": "ok", "needs": ["c"]}, "c": {"uses": "ok", "with": {"seconds": 1}}}

@@ -20,7 +20,7 @@ from pathlib import Path
 import anyio
 import attrs
 import pytest
-from treadle import PermanentError, Registry, SyncContext, TransientError, aresume, arun, executor, hookimpl
+from treadle import Context, PermanentError, Registry, SyncContext, TransientError, aresume, arun, executor, hookimpl
 from treadle._app import RunHandle
 from treadle._codec import dump_entry, load_line
 from treadle._conductor import Conductor
@@ -73,6 +73,16 @@ async def flaky(
     if ctx.attempt < succeeds_at:
         raise TransientError(f"attempt {ctx.attempt} failed", retry_after_s=retry_after)
     return ctx.attempt
+
+
+@executor("buy")
+async def buy(ctx: Context, /, cost: int, tokens: int = 0, fails: int = 0, seconds: float = 0.0) -> int:
+    """Use something up, take some time, and fail until an attempt."""
+    ctx.spend(cost=cost, tokens=tokens, requests=1)
+    await anyio.sleep(seconds)
+    if ctx.attempt <= fails:
+        raise TransientError(f"attempt {ctx.attempt} failed")
+    return cost
 
 
 @executor("measure")
@@ -185,7 +195,7 @@ def read_log(name: str) -> list[Entry]:
 
 def run_again(name: str, backend: str) -> RunResult:
     handles: list[RunHandle] = []
-    executors = [echo, nap, pair, flaky, measure, leak, stopper(handles), sender(handles)]
+    executors = [echo, nap, pair, flaky, buy, measure, leak, stopper(handles), sender(handles)]
     if name == "crash":
         return crash_and_resume(name, backend)
     inputs = {"n": 35} if name == "outputs" else {}

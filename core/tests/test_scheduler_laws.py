@@ -43,6 +43,7 @@ from treadle._models import (
     RunStopping,
     SetTimer,
     SignalReceived,
+    SpendLimit,
     Start,
     StepEnded,
     StepStatus,
@@ -143,6 +144,7 @@ class World:
         self.watches = {node.path: Watch(node) for node in graph.nodes}
         self.questions: list[Evaluate] = []
         self.running: dict[Key, int] = {}
+        self.allowances: dict[Key, tuple[SpendLimit, ...]] = {}
         self.told_to_stop: set[tuple[str, int | None, int]] = set()
         self.timers: dict[str, float] = {}
         self.ended_attempts: list[AttemptEnded] = []
@@ -423,6 +425,7 @@ class World:
         watch = self.watches[entry.path]
         node, index = watch.node, entry.index
         assert entry.stint == self.stint
+        self.allowances[entry.path, index] = entry.allowance
         if self.again.get((entry.path, index)) == entry.attempt:
             del self.again[entry.path, index]
             assert self.running[entry.path, index] == entry.attempt
@@ -599,7 +602,7 @@ class World:
             del self.timers[timer]
         expected: list[Command] = [
             *self.questions,
-            *(Start(path, index, attempt) for (path, index), attempt in self.running.items()),
+            *(Start(*key, attempt, allowance=self.allowances[key]) for key, attempt in self.running.items()),
             *(SetTimer(timer, due) for timer, due in self.timers.items()),
             *(AwaitSignal(path, told["signal"]) for path, told in self.waiting.items() if "signal" in told),
         ]

@@ -147,6 +147,14 @@ def http() -> Iterator[Figure]:
     )
 
 
+def budgets() -> Iterator[Figure]:
+    """What a budget costs where something is used up."""
+    measured = apart("budgets.py")
+    plain, limited, spending = (f"{measured[name]:.0f}" for name in ("plain_us", "limited_us", "spending_us"))
+    note = f"a step takes {plain} us, {limited} us in a run with a budget, {spending} us when it spends"
+    yield Figure("budget_check", round(measured["check_us"], 2), "us", 5, note=note)
+
+
 def listing() -> Iterator[Figure]:
     """Pages of 100,000 kept runs, whatever is asked for, and the whole command."""
     measured = apart("listing.py")
@@ -223,6 +231,7 @@ BENCHES: dict[str, Bench] = {
     "large": large,
     "http": http,
     "policies": policies,
+    "budgets": budgets,
     "isolation": isolation,
     "listing": listing,
     "durable": durable,

@@ -13,7 +13,7 @@ from treadle._models import Json, LimitMode, Resource
 from treadle._money import MOST, format_money, parse_money
 from treadle.errors import Fault
 
-__all__ = ["Budget", "BudgetInvalidError", "budget_data", "parse_budget"]
+__all__ = ["Budget", "BudgetInvalidError", "budget_data", "parse_budget", "smaller_budget"]
 
 OnExceeded = Literal["stop", "fail"]
 AfterCrash = Literal["charge", "release"]
@@ -91,6 +91,18 @@ def parse_budget(data: object) -> Budget:
     if faults:
         raise BudgetInvalidError(faults)
     return Budget(**fields)  # type: ignore[arg-type]  # each reader answered its field's type
+
+
+def smaller_budget(one: Budget | None, other: Budget | None) -> Budget | None:
+    """One that keeps to both; the first one's terms hold."""
+    if one is None or other is None:
+        return one or other
+    limits = {name: _least(getattr(one, name), getattr(other, name)) for name in (*DIVIDED, "wall_time_s")}
+    return attrs.evolve(one, **limits)  # type: ignore[arg-type]  # each of its field's type
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    return min((limit for limit in (one, other) if limit is not None), default=None)
 
 
 def budget_data(budget: Budget) -> dict[str, Json]:

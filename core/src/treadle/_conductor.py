@@ -30,6 +30,7 @@ from treadle._models import (
     RetryRequested,
     RunCreated,
     RunStatus,
+    SpendLimit,
     Start,
     StepEnded,
     StepStatus,
@@ -665,7 +666,7 @@ class Conductor:
             start.variant,
             self._generation,
             self._stint,
-            body.timeout_s,
+            _deadline(body.timeout_s, start.allowance) if start.allowance else body.timeout_s,
             body.retry,
             body.clients,
             secrets,
@@ -676,8 +677,15 @@ class Conductor:
             body.limits,
             cache=cache,
             rate=rate,
+            allowance=start.allowance,
         )
-        return Start(start.path, index, start.attempt, start.variant, call)
+        return Start(start.path, index, start.attempt, start.variant, call, start.allowance)
+
+
+def _deadline(timeout_s: float | None, allowance: tuple[SpendLimit, ...]) -> float | None:
+    """A call's own, or when the time of a budget is up, if that comes sooner."""
+    limits = [limit.most / 1000 for limit in allowance if limit.resource == "wall_time"]
+    return min(limits if timeout_s is None else [timeout_s, *limits], default=None)
 
 
 _GOOD = (StepStatus.COMPLETED, StepStatus.SKIPPED, StepStatus.CACHED)

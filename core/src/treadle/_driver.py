@@ -40,7 +40,14 @@ from treadle._models import (
 from treadle._run_log import RunLog
 from treadle._runner import Key, Runner, key_of
 from treadle._store_records import Signal
-from treadle.errors import AnswerNeededError, CallCancelledError, RunSuspendedError, StepTimeoutError, TreadleError
+from treadle.errors import (
+    AnswerNeededError,
+    BudgetExceededError,
+    CallCancelledError,
+    RunSuspendedError,
+    StepTimeoutError,
+    TreadleError,
+)
 from treadle.ports import Clock, DispatchEngine
 
 T = TypeVar("T")
@@ -434,7 +441,7 @@ class Driver:
         if active is None:
             return
         if kind == "deadline" and not active.is_interrupted:
-            self._interrupt(active, StepTimeoutError(active.call.item, active.call.timeout_s or 0.0))
+            self._interrupt(active, _overdue(active.call))
         elif kind == "grace":
             self._abandon(active)
 
@@ -529,6 +536,14 @@ async def _forget_cancel(task: CancellableTask) -> None:
         await anyio.lowlevel.checkpoint()  # it may not have been delivered yet
     while task.cancelling():
         task.uncancel()
+
+
+def _overdue(call: Call) -> TreadleError:
+    """Why a call is ended at its deadline: its own, or that of a budget."""
+    for limit in call.allowance:
+        if limit.resource == "wall_time" and call.timeout_s is not None and limit.most / 1000 <= call.timeout_s:
+            return BudgetExceededError("wall_time", limit.scope)
+    return StepTimeoutError(call.item, call.timeout_s or 0.0)
 
 
 def _only(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import attrs
 
+from treadle._budgets import Budget
 from treadle._models import GroupForm
 
 OnError = Literal["stop", "continue"]
@@ -67,6 +69,7 @@ class Node:
         max_failures: Failed items that a ``foreach`` tolerates: an int, or a float of percent; None: ``on_error`` decides.
         fallbacks: What is tried, in order, when the executor has finally failed.
         compensation: What undoes the step.
+        budget: What it may use up of what is around it.
     """
 
     path: str
@@ -86,6 +89,7 @@ class Node:
     max_failures: int | float | None = None
     fallbacks: tuple[Variant, ...] = ()
     compensation: Variant | None = None
+    budget: Budget | None = None
 
 
 @attrs.frozen
@@ -100,6 +104,7 @@ class Graph:
         has_outputs: Whether outputs are evaluated at the end.
         timeout_s: How long the whole run may take, ``finally`` aside.
         max_retries: Retries of all steps together; None for any number.
+        budget: What the run may use up.
     """
 
     nodes: tuple[Node, ...]
@@ -109,3 +114,13 @@ class Graph:
     has_outputs: bool = False
     timeout_s: float | None = None
     max_retries: int | None = None
+    budget: Budget | None = None
+
+
+def has_budget(graph: Graph) -> bool:
+    """Whether there is one anywhere."""
+    return graph.budget is not None or _any_budget(graph.nodes)
+
+
+def _any_budget(nodes: Iterable[Node]) -> bool:
+    return any(node.budget is not None or _any_budget(node.children) for node in nodes)

@@ -10,18 +10,17 @@ and the sum is the whole.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import cast
 
 import attrs
 
 from treadle._budgets import DIVIDED, AfterCrash, Budget
+from treadle._graph import Graph, Node
 from treadle._models import BudgetRefusal, Json, LimitMode, Resource, SpendLimit, StepUsage
+from treadle._paths import plan_path
 
-__all__ = ["Ledger", "Share"]
-
-_ITEM = re.compile(r"\[\d+\]")
+__all__ = ["Ledger", "Share", "shares_of"]
 
 
 @attrs.frozen
@@ -42,21 +41,47 @@ class Share:
     is_map: bool = False
     children: tuple[Share, ...] = ()
 
-    @property
-    def is_limited(self) -> bool:
-        """Whether it or anything in it has a budget."""
-        return self.budget is not None or any(child.is_limited for child in self.children)
-
     def own(self, resource: Resource) -> int | None:
         """How much its own budget holds; one that only warns sets nothing aside."""
         budget = self.budget
         return None if budget is None or budget.mode == "warn" else budget.limit(resource)
 
 
+def shares_of(graph: Graph, spenders: Collection[str] | None) -> Share:
+    """The tree of a run's places.
+
+    Args:
+        graph: What there is to run.
+        spenders: The steps that can use something up; None: all that make calls.
+    """
+    nodes = tuple(_share_of(node, spenders) for node in graph.nodes)
+    return Share("", graph.budget, children=nodes)
+
+
+def _share_of(node: Node, spenders: Collection[str] | None) -> Share:
+    children = tuple(_share_of(child, spenders) for child in node.children)
+    can_spend = not node.is_wait if spenders is None else node.path in spenders
+    spends = any(child.spends for child in children) if node.form is not None else can_spend
+    return Share(node.path, node.budget, spends, node.is_map, children)
+
+
 class _Place:
     """A share while something in it is going on."""
 
-    __slots__ = ("began_at", "children", "coming", "given", "is_item", "items", "key", "parent", "share", "spent")
+    __slots__ = (
+        "began_at",
+        "children",
+        "claims",
+        "coming",
+        "given",
+        "is_item",
+        "items",
+        "key",
+        "parent",
+        "share",
+        "sharers",
+        "spent",
+    )
 
     def __init__(self, key: str, share: Share, parent: _Place | None) -> None:
         self.key, self.share, self.parent = key, share, parent
@@ -65,6 +90,10 @@ class _Place:
         is_whole_map = share.is_map and not self.is_item
         self.items = 0  # of a map, that are still to come
         self.coming = {} if is_whole_map else {child.path: child for child in share.children if child.spends}
+        self.sharers = dict.fromkeys(DIVIDED, 0)  # of those to come, how many have no budget of their own
+        self.claims = dict.fromkeys(DIVIDED, 0)  # and what the others will want
+        for child in self.coming.values():
+            self._expect(child, 1)
         self.given: dict[Resource, int] = {}  # what it may use up in all
         self.spent: dict[Resource, int] = dict.fromkeys(DIVIDED, 0)
         self.began_at: float | None = None
@@ -107,17 +136,28 @@ class _Place:
 
     def even_share(self, resource: Resource) -> int:
         """What a child without a budget of its own gets now."""
-        owns = [child.own(resource) for child in self.coming.values()]
-        claimed = sum(own for own in owns if own is not None)
-        sharers = 1 + self.items + owns.count(None)
-        return -(-max(0, self.free(resource) - claimed) // sharers)
+        rest = max(0, self.free(resource) - self.claims[resource])
+        return -(-rest // (1 + self.items + self.sharers[resource]))
+
+    def await_only(self, paths: Iterable[str]) -> None:
+        """These children are to come, and no others."""
+        for path in self.coming.keys() - set(paths):
+            self.forget(path)
 
     def forget(self, path: str) -> None:
         """A child that was to come is there, or will not come."""
         if self.share.is_map and not self.is_item:
             self.items = max(0, self.items - 1)
-        else:
-            self.coming.pop(path, None)
+        elif (child := self.coming.pop(path, None)) is not None:
+            self._expect(child, -1)
+
+    def _expect(self, child: Share, number: int) -> None:
+        for resource in DIVIDED:
+            own = child.own(resource)
+            if own is None:
+                self.sharers[resource] += number
+            else:
+                self.claims[resource] += number * own
 
 
 class Ledger:
@@ -172,8 +212,8 @@ class Ledger:
             _give(each)
         return True
 
-    def allowance(self, key: str, at: float) -> tuple[SpendLimit, ...]:
-        """What an attempt that starts now may use up."""
+    def allowance(self, key: str, at: float, *, is_timed: bool = True) -> tuple[SpendLimit, ...]:
+        """What an attempt that starts now may use up; clean-up has all the time it needs."""
         place = self._place(key)
         limits: list[SpendLimit] = []
         if place is None:
@@ -192,7 +232,7 @@ class Ledger:
                     for resource, number in most.items()
                     if number is not None
                 ]
-            elif each.due is not None:
+            elif each.due is not None and is_timed:
                 limits.append(SpendLimit("wall_time", max(0, round((each.due - at) * 1000)), budget.mode, each.label))
         return tuple(limits)
 
@@ -224,7 +264,7 @@ class Ledger:
         if parent is None:
             return
         if place is None or not place.is_open:
-            parent.forget(_plan_path(key))
+            parent.forget(plan_path(key))
         for inner in [other for other in self._places if other == key or other.startswith((f"{key}/", f"{key}["))]:
             del self._places[inner]
         parent.children.pop(key, None)
@@ -263,7 +303,7 @@ class Ledger:
     def _place(self, key: str) -> _Place | None:
         """The place of a path; None for one that takes no part."""
         place = self._places.get(key)
-        if place is None and (found := self._shares.get(_plan_path(key))) is not None:
+        if place is None and (found := self._shares.get(plan_path(key))) is not None:
             parent = self._parent_of(key)
             if parent is not None:
                 place = self._places[key] = _Place(key, found[0], parent)
@@ -274,7 +314,7 @@ class Ledger:
             return None
         if key.endswith("]"):
             return self._place(key[: key.rindex("[")])
-        found = self._shares.get(_plan_path(key))
+        found = self._shares.get(plan_path(key))
         if found is None:
             return None
         depth = found[1].count("/") + 1 if found[1] else 0
@@ -306,15 +346,10 @@ class Ledger:
             place.given = cast("dict[Resource, int]", dict(cast("dict[str, int]", state["given"])))
             place.spent = cast("dict[Resource, int]", dict(cast("dict[str, int]", state["spent"])))
             place.items, place.began_at = cast("int", state["items"]), cast("float | None", state["began_at"])
-            place.coming = {path: self._shares[path][0] for path in cast("list[str]", state["coming"])}
+            place.await_only(cast("list[str]", state["coming"]))
             if place.parent is not None and state["is_open"]:
                 place.parent.children[key] = place
         return self
-
-
-def _plan_path(key: str) -> str:
-    """Where an instance stands in the plan: ``each/post`` for ``each[3]/post``."""
-    return _ITEM.sub("", key) if "[" in key else key
 
 
 def _upwards(place: _Place | None) -> Iterator[_Place]:

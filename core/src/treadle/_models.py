@@ -29,6 +29,9 @@ Json = object
 Work = Callable[[], Awaitable[object]]
 """What the ``execute`` hook answers: a zero-argument async function that the runner awaits."""
 
+BUDGET_TIMER_ID = "budget:"
+"""The timer of the run's own wall_time budget."""
+
 RULES_VERSION = 1
 """Version of the scheduler's rules, written into RunCreated; replay decides by it."""
 
@@ -202,7 +205,7 @@ class SpendLimit:
         scope: Whose budget it is a part of, for people: ``run``, ``step report``.
     """
 
-    resource: Resource | Literal["wall_time"]
+    resource: Literal["cost", "tokens", "requests", "wall_time"]
     most: int
     mode: LimitMode = "before"
     scope: str = "run"
@@ -506,6 +509,7 @@ class RunCreated:
         trigger: What started it: ``cli``, ``python``, ...
         replay_of: The run whose recorded outcomes it is given; empty for none.
         replay_from: The step from which on it makes its calls itself; empty for those only that the record does not have.
+        spenders: The steps whose executors can use something up, when there is a budget to divide; None: all.
     """
 
     kind: ClassVar[str] = "RunCreated"
@@ -523,6 +527,7 @@ class RunCreated:
     trigger: str = "python"
     replay_of: str = ""
     replay_from: str = ""
+    spenders: tuple[str, ...] | None = None
 
 
 @attrs.frozen

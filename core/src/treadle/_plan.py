@@ -15,6 +15,7 @@ from typing import Protocol
 import attrs
 
 from treadle._bind import BoundExecutor
+from treadle._budgets import Budget, smaller_budget
 from treadle._expressions import Expression, Reference, Value, compile_value, parse_expression
 from treadle._graph import Graph, Node, OnError, OnInterrupt, Rules, Variant
 from treadle._models import GroupForm, Json, RetryPolicy
@@ -182,6 +183,7 @@ class _Planner:
             has_outputs=bool(self._outputs),
             timeout_s=workflow.timeout_s,
             max_retries=workflow.max_retries,
+            budget=workflow.budget,
         )
         return Plan(workflow, self._steps, graph, self._outputs, self._executors, tuple(self._warnings), self._looks_at_errors)
 
@@ -315,6 +317,7 @@ class _Planner:
             rules=rules,
             needs_rule=step.needs_rule,
             max_failures=_share(step.max_failures),
+            budget=_budget_of(step, scope.workflow),
         )
         self._steps[path] = attrs.evolve(self._steps[path], node=node)
         return path, further
@@ -700,6 +703,12 @@ def _is_plain(value: Json) -> bool:
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
     matches = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {matches[0]!r}?" if matches else ""
+
+
+def _budget_of(step: Step, workflow: Workflow) -> Budget | None:
+    """What a step may use up; a subflow also keeps to what it says itself."""
+    inner = workflow.workflows.get(step.workflow) if step.workflow else None
+    return step.budget if inner is None else smaller_budget(step.budget, inner.budget)
 
 
 def _tolerated(max_failures: int | str | None, steps: int) -> int | None:

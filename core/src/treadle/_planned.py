@@ -9,7 +9,7 @@ import attrs
 
 from treadle._bind import BoundExecutor
 from treadle._expressions import Expression, Value
-from treadle._graph import Graph, Node
+from treadle._graph import Graph, Node, has_budget
 from treadle._models import Json, RetryPolicy
 from treadle._policy_keys import PlannedKeys
 from treadle._waits import PlannedWait
@@ -134,6 +134,14 @@ class Plan:
     def secret_names(self) -> frozenset[str]:
         """The secrets that its calls take."""
         return frozenset(name for step in self.steps.values() for _, call in step.calls for name in call.inputs.secret_names)
+
+    @property
+    def spenders(self) -> tuple[str, ...] | None:
+        """The steps whose executors can use something up, where a budget has to be divided among them; None where none has."""
+        if not has_budget(self.graph):
+            return None
+        takers = {name for name, bound in self.executors.items() if bound.takes_context}
+        return tuple(path for path, step in self.steps.items() if any(call.executor in takers for _, call in step.calls))
 
     @property
     def order(self) -> list[str]:

@@ -46,6 +46,7 @@ from treadle._step_log import StepLog
 from treadle._tracing import RunTracing
 from treadle.errors import (
     BindError,
+    BudgetExceededError,
     CallCancelledError,
     ExecutorExitedError,
     NotSupportedError,
@@ -400,6 +401,8 @@ class Runner:
         # What a process of its own still uses up after it was given up is not known.
         usage = self._used(call, is_known=context is not None or call.limits is None)
         refusal = meter.refusal if meter is not None and status == "failed" else None
+        if refusal is None and isinstance(error, BudgetExceededError) and getattr(error, "resource", "") == "wall_time":
+            refusal = BudgetRefusal("wall_time", 0, error.scope)
         return Outcome(
             status, None, info, proposal, started_at, self._clock.now(), is_detached, spans, usage=usage, refusal=refusal
         )
@@ -458,6 +461,8 @@ def _as_failure(call: Call, error: BaseException, cancelled: type[BaseException]
 
 
 def _interrupted_status(error: TreadleError) -> OutcomeStatus:
+    if isinstance(error, BudgetExceededError):
+        return "failed"
     return "timed_out" if isinstance(error, StepTimeoutError) else "cancelled"
 
 

@@ -16,7 +16,7 @@ from typing import Literal, cast
 import attrs
 
 from treadle._decisions import DecisionKind as Kind
-from treadle._graph import Graph, Node, Rules
+from treadle._graph import Graph, Node, Rules, has_budget
 from treadle._instances import (
     FATAL,
     IN_FINALLY,
@@ -30,12 +30,15 @@ from treadle._instances import (
     load_scope,
     load_step,
 )
+from treadle._ledger import Ledger, shares_of
 from treadle._mailbox import Letter, Mailbox, Waiting
 from treadle._models import (
+    BUDGET_TIMER_ID,
     RULES_VERSION,
     AttemptEnded,
     AttemptStarted,
     AwaitSignal,
+    BudgetRefusal,
     Cancel,
     CancelRequested,
     Command,
@@ -64,6 +67,7 @@ from treadle._models import (
     RunStopping,
     SetTimer,
     SignalReceived,
+    SpendLimit,
     Start,
     StepEnded,
     StepStatus,
@@ -80,6 +84,7 @@ from treadle._models import (
 from treadle._paths import item_path
 from treadle._waits import moment_text
 from treadle.errors import (
+    BudgetExceededError,
     GroupTimeoutError,
     RejectedError,
     StepInterruptedError,
@@ -126,6 +131,19 @@ Refusal = tuple[Kind, str]
 _NO_BRANCH = "no branch's 'when' was true"
 
 
+def _refused(refusal: BudgetRefusal) -> str:
+    """Why an attempt was the last."""
+    if refusal.resource == "price":
+        return f"what it costs is not known, and the {refusal.scope} has a cost budget"
+    ending = "is used up" if refusal.resource == "wall_time" else "does not hold so much"
+    return f"the {refusal.resource} budget of the {refusal.scope} {ending}"
+
+
+def _used_up(resource: str, path: str) -> str:
+    """Why a group, or the run, ends."""
+    return f"the {resource} budget of the {f'group {path}' if path else 'run'} is used up"
+
+
 class Scheduler:
     """The state of one run; ``apply`` moves it.
 
@@ -156,6 +174,11 @@ class Scheduler:
         self._done: list[tuple[Node, str, int | None]] = []  # what can be undone, in the order of completion
         self._undoing: Step | None = None
         self._retries = 0
+        self._ledger: Ledger | None = None  # while no budget is to be kept, nothing of it costs anything
+        self._spenders: tuple[str, ...] | None = None
+        self._allowances: dict[tuple[str, int | None], tuple[SpendLimit, ...]] = {}  # of what runs
+        self._over_budget: Cause | None = None  # why a step ends, while it does
+        self._short: list[Step] = []  # ready, but their budgets wait for what others may give back
         self._is_cancelling = False
         self._is_forced = False
         self._status: RunStatus | None = None
@@ -311,6 +334,12 @@ class Scheduler:
         self._rules = fact.rules
         if fact.max_parallel is not None:
             self._max_parallel = fact.max_parallel
+        self._keep_budgets(fact.spenders)
+
+    def _keep_budgets(self, spenders: tuple[str, ...] | None) -> None:
+        if has_budget(self._graph):
+            self._spenders = spenders
+            self._ledger = Ledger(shares_of(self._graph, spenders))
 
     def _on_stint(self, fact: StintOpened) -> None:
         self._stint = fact.stint
@@ -318,6 +347,8 @@ class Scheduler:
             self._let_go(self._held)
         if self._root.phase == "new":
             self._set_deadline(self._root)
+            if self._ledger is not None:
+                self._begin_budgets(self._ledger)
             self._enter_main(self._root)
         else:
             self._ask_again(fact)
@@ -347,8 +378,14 @@ class Scheduler:
                 self._hold(step, index, attempt)
                 self._suspects[path, index] = attempt
         for (path, index), attempt in self._running.items():
+            if self._ledger is not None:
+                key = item_path(path, index)
+                self._ledger.lose(key)
+                self._ledger.open(key, self._at, may_wait=False)
+                self._allowances[path, index] = self._allowance(self._ledger, self._step_at(path), index)
             start = self._start_of(path, index, attempt)
-            self._decide(Kind.RELEASED_AGAIN, AttemptStarted(self._at, path, index, attempt, start.variant, self._stint))
+            entry = AttemptStarted(self._at, path, index, attempt, start.variant, self._stint, start.allowance)
+            self._decide(Kind.RELEASED_AGAIN, entry)
             self._commands.append(start)
         self._commands += [SetTimer(timer_id, due) for timer_id, (_, _, due) in self._timers.items()]
         self._commands += self._awaited()
@@ -359,6 +396,10 @@ class Scheduler:
         del self._running[step.path, index]
         if step.scope.capped is not None:
             self._give_back(step.scope)
+        if self._ledger is not None:
+            self._ledger.lose(item_path(step.path, index))
+            self._allowances.pop((step.path, index), None)
+            self._let_wait_no_more()
 
     def _hold(self, step: Step, index: int | None, attempt: int) -> None:
         """Take back that an attempt was started; it is made as if its wait were over."""
@@ -390,7 +431,8 @@ class Scheduler:
                 self._interrupt(step, index, attempt)
 
     def _start_of(self, path: str, index: int | None, attempt: int) -> Start:
-        return Start(path, index, attempt, self._step_at(path).variant(index))
+        allowance = self._allowances.get((path, index), ())
+        return Start(path, index, attempt, self._step_at(path).variant(index), allowance=allowance)
 
     def _step_at(self, path: str) -> Step:
         """The step that a call is for: while steps are undone, nothing else runs."""
@@ -414,6 +456,8 @@ class Scheduler:
             self._wait(step, Waiting.of(step.path, cast("Mapping[str, Json]", fact.value)))
         elif fact.what == "foreach":
             step.count = cast("int", fact.value)
+            if self._ledger is not None:
+                self._ledger.expand(step.path, step.count)
             self._decide(Kind.MAP_STARTED, MapStarted(self._at, step.path, step.count))
             if step.count:
                 self._enqueue(step)
@@ -460,6 +504,9 @@ class Scheduler:
         if timer is None:
             return
         path, index, _ = timer
+        if fact.timer_id == BUDGET_TIMER_ID:
+            self._end_at_due(path)
+            return
         if fact.timer_id.startswith("timeout:"):
             self._time_out(self._scopes[item_path(path, index)])
             return
@@ -609,6 +656,8 @@ class Scheduler:
         step.in_flight -= 1
         if step.scope.capped is not None:
             self._give_back(step.scope)
+        if self._ledger is not None:
+            self._settle_budget(self._ledger, step, index, outcome)
         if outcome.status == "completed":
             if step.node.is_map or step.is_undo:
                 self._complete_item(step, index, attempt, was_made=not outcome.cached)
@@ -618,6 +667,9 @@ class Scheduler:
                 self._end(step, StepStatus.COMPLETED)
             return
         step.error = outcome.error
+        if outcome.refusal is not None:
+            self._exceed(step, index, attempt, outcome, outcome.refusal)
+            return
         refusal = why or self._refusal(step, index, attempt, outcome)
         if refusal is not None:
             self._give_up(step, index, attempt, outcome, refusal)
@@ -630,6 +682,7 @@ class Scheduler:
             return
         if step.node.compensation is not None and was_made:
             self._done.append((step.node, step.path, index))
+        self._close_budget(step, index)
         self._after_item(step)
 
     def _refusal(self, step: Step, index: int | None, attempt: int, outcome: Outcome) -> Refusal | None:
@@ -649,6 +702,10 @@ class Scheduler:
         allowed = self._graph.max_retries
         if allowed is not None and self._retries >= allowed:
             return Kind.RETRIES_USED_UP, f"not retried: the run's max_retries of {allowed} are used up"
+        if self._ledger is not None and not self._is_clean_up(step):
+            late = self._ledger.late(item_path(step.path, index), self._at + (outcome.retry.delay_s or 0.0))
+            if late is not None:
+                return Kind.BUDGET_REFUSED, f"not retried: the wall_time budget of the {late.scope} will be used up"
         return None
 
     def _retry(self, step: Step, index: int | None, attempt: int, proposal: RetryAfter) -> None:
@@ -734,6 +791,7 @@ class Scheduler:
             self._end(step, status, reason, error, kind=kind)
         else:
             self._decide(kind, ItemEnded(self._at, step.path, index, status, attempt, reason, error))
+            self._close_budget(step, index)
             self._lose_item(step, status)
 
     def _lose_item(self, step: Step, status: StepStatus) -> None:
@@ -775,6 +833,7 @@ class Scheduler:
             if index is not None and not step.is_undo:
                 entry = ItemEnded(self._at, step.path, index, StepStatus.CANCELLED, attempt, reason, step.error)
                 self._decide(Kind.STOPPED, entry)
+                self._close_budget(step, index)
                 step.dropped += 1
         for index, attempt in step.retrying.items():
             self._timers.pop(retry_timer_id(step.path, index, attempt, step.variant(index)), None)
@@ -878,13 +937,16 @@ class Scheduler:
         self._records.append(StepEnded(self._at, step.path, status, step.attempts, reason, error, culprit, step.failed_items))
         if self._kinds is not None:  # as _decide, of which every step would feel the call
             self._kinds.append(kind)
+        if self._ledger is not None:
+            self._ledger.close(step.path)
         if node.is_finally:
             scope.open_finally -= 1
         else:
             scope.open_main -= 1
         is_blocking = False
         if status is not StepStatus.COMPLETED:
-            self._blame(step, status, cause or Cause(FATAL, f"step {step.path!r} failed", step.path, error), reason)
+            because = cause or self._over_budget or Cause(FATAL, f"step {step.path!r} failed", step.path, error)
+            self._blame(step, status, because, reason)
             is_blocking = status.value in _BLOCKING and node.on_error != "continue"
         if node.compensation is not None and not node.is_map and status in _UNDONE:
             self._done.append((node, step.path, None))
@@ -921,7 +983,8 @@ class Scheduler:
             is_fatal = not scope.stopping and self._is_too_much(scope, node)
             scope.blame(attrs.evolve(cause, gravity=FATAL if is_fatal else TOLERATED, is_timeout=False))
             if is_fatal:
-                self._stop(scope, cause.reason, cause.culprit, step, kind=Kind.STOPPING_ON_FAILURE)
+                kind = Kind.STOPPING_ON_FAILURE if self._over_budget is None else Kind.STOPPING_ON_BUDGET
+                self._stop(scope, cause.reason, cause.culprit, step, kind=kind)
 
     def _is_too_much(self, scope: Scope, node: Node) -> bool:
         if node.on_error == "stop":
@@ -1032,6 +1095,7 @@ class Scheduler:
         for step in scope.steps:
             del self._steps[step.path]
         del self._scopes[scope.path]
+        self._close_budget(owner, scope.index)
         if owner.scopes is not None:
             del owner.scopes[scope.index]
         if scope.rules.timeout_s is not None:
@@ -1148,6 +1212,8 @@ class Scheduler:
                 if step.has_work:
                     self._enqueue(step)
                 continue
+            if self._ledger is not None and not self._afford(self._ledger, step):
+                continue
             if step.scope.capped is not None and not self._take(step):
                 continue
             self._start(step)
@@ -1202,10 +1268,93 @@ class Scheduler:
         step.attempts += 1
         self._running[path, index] = attempt
         variant = step.variant(index) if step.variants or step.is_undo else "primary"
-        self._records.append(AttemptStarted(self._at, path, index, attempt, variant, self._stint))
+        allowance: tuple[SpendLimit, ...] = ()
+        if self._ledger is not None:
+            allowance = self._allowances[path, index] = self._allowance(self._ledger, step, index)
+        self._records.append(AttemptStarted(self._at, path, index, attempt, variant, self._stint, allowance))
         if self._kinds is not None:  # as _decide, again
             self._kinds.append(Kind.RELEASED)
-        self._commands.append(Start(path, index, attempt, variant))
+        self._commands.append(Start(path, index, attempt, variant, allowance=allowance))
+
+    # -- budgets
+
+    def _begin_budgets(self, ledger: Ledger) -> None:
+        ledger.begin(self._at)
+        if ledger.due is not None:
+            self._timers[BUDGET_TIMER_ID] = ("", None, ledger.due)
+            self._commands.append(SetTimer(BUDGET_TIMER_ID, ledger.due))
+
+    def _allowance(self, ledger: Ledger, step: Step, index: int | None) -> tuple[SpendLimit, ...]:
+        return ledger.allowance(item_path(step.path, index), self._at, is_timed=not self._is_clean_up(step))
+
+    def _is_clean_up(self, step: Step) -> bool:
+        """Whether it has to be done although the time is up."""
+        return step.is_undo or step.node.is_finally or self._root.phase in ("compensation", "finally")
+
+    def _close_budget(self, step: Step, index: int | None) -> None:
+        if self._ledger is not None:
+            self._ledger.close(item_path(step.path, index))
+
+    def _afford(self, ledger: Ledger, step: Step) -> bool:
+        """Set aside what the next call of a step may use up; park it while others may give back what it lacks."""
+        index = step.returned[0][0] if step.returned else step.cursor if step.node.is_map else None
+        key = item_path(step.path, index)
+        if not ledger.open(key, self._at, may_wait=bool(self._running)):
+            step.is_queued = True
+            self._short.append(step)
+            return False
+        late = None if self._is_clean_up(step) else ledger.late(key, self._at)
+        if late is not None:
+            self._refuse_start(step, index, late)
+        return late is None
+
+    def _refuse_start(self, step: Step, index: int | None, late: BudgetRefusal) -> None:
+        """End a step or item instead of starting it: its time is up."""
+        attempt = 0
+        if step.returned:
+            attempt = step.returned.popleft()[1] - 1
+        else:
+            step.cursor += 1
+        error = BudgetExceededError("wall_time", late.scope)
+        info = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
+        self._exceed(step, index, attempt, Outcome("failed", error=info), late)
+
+    def _settle_budget(self, ledger: Ledger, step: Step, index: int | None, outcome: Outcome) -> None:
+        """Count what a call has used up, and let those start that waited for what it left."""
+        self._allowances.pop((step.path, index), None)
+        ledger.settle(item_path(step.path, index), outcome.usage)
+        self._let_wait_no_more()
+
+    def _let_wait_no_more(self) -> None:
+        self._ready += self._short
+        self._short.clear()
+
+    def _exceed(self, step: Step, index: int | None, attempt: int, outcome: Outcome, refusal: BudgetRefusal) -> None:
+        """End a step that asked for more than there is, for good; and what its budget belongs to, when that says so."""
+        ended = self._ledger.stops(item_path(step.path, index), refusal) if self._ledger is not None else None
+        reason = f"not retried: {_refused(refusal)}"
+        step.error = outcome.error
+        if ended is None:
+            self._give_up(step, index, attempt, outcome, (Kind.BUDGET_REFUSED, reason))
+            return
+        self._over_budget = Cause(FATAL, _used_up(refusal.resource, ended), step.path, outcome.error)
+        self._lose(step, index, attempt, StepStatus.FAILED, reason, outcome.error, Kind.BUDGET_REFUSED)
+        self._end_over_budget(ended, self._over_budget, step)
+        self._over_budget = None
+
+    def _end_over_budget(self, path: str, cause: Cause, failed: Step | None = None) -> None:
+        """Start nothing more in the run or a group; the scopes of its items end each for itself."""
+        for scope in [scope for key, scope in self._scopes.items() if key == path or key.startswith(f"{path}[")]:
+            if scope.phase not in ("main", "inputs", "choose"):
+                continue
+            scope.blame(cause)
+            if not scope.stopping:
+                self._stop(scope, cause.reason, cause.culprit, failed, kind=Kind.STOPPING_ON_BUDGET)
+
+    def _end_at_due(self, path: str) -> None:
+        error = BudgetExceededError("wall_time", "run")
+        info = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
+        self._end_over_budget(path, Cause(FATAL, _used_up("wall_time", path), "", info))
 
     # -- caps of groups
 
@@ -1259,6 +1408,7 @@ class Scheduler:
     ) -> None:
         step.stage = "ended"
         self._undoing = None
+        self._close_budget(step, index)
         self._decide(kind, CompensationEnded(self._at, step.path, index, status, attempt, reason, error))
         self._over.append(self._root)
 
@@ -1332,7 +1482,32 @@ class Scheduler:
             "undoing": [self._undoing.node.path, self._undoing.path, dump_step(self._undoing)] if self._undoing else None,
             "scopes": {path: dump_scope(scope) for path, scope in self._scopes.items()},
             "steps": {path: dump_step(step) for path, step in self._steps.items()},
+            **self._dump_budgets(),
         }
+
+    def _dump_budgets(self) -> dict[str, Json]:
+        if self._ledger is None:
+            return {}
+        allowances = [
+            [path, index, [attrs.asdict(limit) for limit in limits]] for (path, index), limits in self._allowances.items()
+        ]
+        spenders = None if self._spenders is None else list(self._spenders)
+        short = [_queued(step) for step in self._short]
+        return {"budgets": {"spenders": spenders, "ledger": self._ledger.dump(), "allowances": allowances, "short": short}}
+
+    def _load_budgets(self, data: Mapping[str, object]) -> None:
+        spenders = cast("list[str] | None", data["spenders"])
+        self._spenders = None if spenders is None else tuple(spenders)
+        self._ledger = Ledger.load(shares_of(self._graph, self._spenders), data["ledger"])
+        rows = cast("list[tuple[str, int | None, list[dict[str, object]]]]", data["allowances"])
+        for path, index, limits in rows:
+            self._allowances[path, index] = tuple(SpendLimit(**limit) for limit in limits)  # type: ignore[arg-type]  # a dump
+        self._short = self._queue_of(data["short"])
+
+    def _queue_of(self, paths: object) -> list[Step]:
+        undoing = self._undoing
+        found = [undoing if path is None else self._steps[path] for path in cast("list[str | None]", paths)]
+        return [step for step in found if step is not None]
 
     @classmethod
     def load(cls, graph: Graph, data: Mapping[str, Json]) -> Scheduler:
@@ -1364,6 +1539,8 @@ class Scheduler:
         self._trial = (cast("str", trial[0]), cast("int | None", trial[1])) if trial else None
         timers = cast("list[tuple[str, str, int | None, float]]", state["timers"])
         self._timers = {timer_id: (path, index, due) for timer_id, path, index, due in timers}
+        if "budgets" in state:
+            self._load_budgets(cast("Mapping[str, object]", state["budgets"]))
         return self
 
     def _reopen(self, path: str, told: Mapping[str, object]) -> None:

@@ -82,13 +82,14 @@ WORKFLOW = _table(
         "max_failures",
         "With on_error: continue, stop after this many failed steps, or this percent like '25%'.",
     ),
+    Key("budget", "budget", "What the run may use up: {cost, tokens, requests, wall_time, mode, on_exceeded, after_crash}."),
     Key("steps", "steps", "The steps by id; their order does not matter."),
     Key("finally", "steps", "Steps that always run, after all others."),
     Key("timeout", "duration", "How long the whole run may take, its finally steps aside."),
     Key("max_retries", "number_from_0", "Retries of all steps together; without it only each step's own retry counts."),
     Key("outputs", "outputs", "What the run answers: name to value."),
     Key("workflows", "workflows", "Subflows that stand in this file: name to workflow."),
-    later="budget concurrency priority triggers",
+    later="concurrency priority triggers",
     required=("name", "steps"),
     aliases={"jobs": "steps", "tasks": "steps", "params": "inputs", "id": "name"},
 )
@@ -135,7 +136,8 @@ STEP = _table(
     Key("on_interrupt", "on_interrupt", "A call whose process went away: rerun (make it again), fail or ask."),
     Key("fallback", "fallback", "What is tried when the executor has finally failed: one body, or a list of them."),
     Key("compensate", "body", "What undoes the step, when it completed and the run fails or is cancelled later."),
-    later="budget concurrency priority",
+    Key("budget", "budget", "What the step, or the group, may use up, of what its run has."),
+    later="concurrency priority",
     aliases={
         "args": "with",
         "depends_on": "needs",
@@ -232,6 +234,7 @@ NOT_OF_WAITS = (
     "compensate",
     "cache",
     "rate_limit",
+    "budget",
 )
 """Keys that a step that waits does not have."""
 
@@ -281,6 +284,31 @@ _SIZE: JsonSchema = {
     "oneOf": [{"type": "string"}, {"type": "integer", "minimum": 1}],
 }
 _COUNT: JsonSchema = {"oneOf": [{"type": "integer", "minimum": 0}, {"const": "unlimited"}]}
+_BUDGET: JsonSchema = {
+    "description": "What may be used up; what would exceed it is refused before.",
+    "type": "object",
+    "properties": {
+        "cost": {"type": "string", "description": "Dollars as a decimal text, like '0.50' or '2.50 USD'."},
+        "tokens": {"type": "integer", "minimum": 0, "description": "Tokens of language models, in and out."},
+        "requests": {"type": "integer", "minimum": 0, "description": "Paid or limited requests."},
+        "wall_time": {**_DURATION, "description": "Time from its start, waits included."},
+        "mode": {
+            "enum": ["before", "after", "warn"],
+            "description": "before (default) refuses what would exceed it, after what has exceeded it, warn nothing.",
+        },
+        "on_exceeded": {
+            "enum": ["stop", "fail"],
+            "description": "stop (default) ends what the budget belongs to, fail only the step that asked for more.",
+        },
+        "after_crash": {
+            "enum": ["charge", "release"],
+            "description": "Whether what an interrupted attempt might have spent counts (charge, default).",
+        },
+    },
+    "anyOf": [{"required": [name]} for name in ("cost", "tokens", "requests", "wall_time")],
+    "additionalProperties": False,
+}
+
 _ISOLATION: JsonSchema = {
     "description": "Where the executor runs: in a process of its own (process, or limits for it), or in the run's (inline).",
     "oneOf": [
@@ -401,6 +429,7 @@ KINDS: dict[str, JsonSchema] = {
     "duration": {"$ref": "#/$defs/duration"},
     "retry": {"$ref": "#/$defs/retry"},
     "isolation": {"$ref": "#/$defs/isolation"},
+    "budget": {"$ref": "#/$defs/budget"},
     "wait": {"$ref": "#/$defs/wait"},
     "cache": {"$ref": "#/$defs/cache"},
     "rate_limit": {"$ref": "#/$defs/rate_limit"},
@@ -437,6 +466,7 @@ def workflow_schema() -> JsonSchema:
             "duration": _DURATION,
             "retry": _RETRY,
             "isolation": _ISOLATION,
+            "budget": _BUDGET,
             "wait": _WAIT,
             "cache": _CACHE,
             "rate_limit": _RATE,

@@ -509,6 +509,7 @@ class Session:
             trigger=trigger,
             replay_of=self.recorded.run_id if self.recorded is not None else "",
             replay_from=self.replay_from,
+            spenders=self.plan.spenders,
         )
 
     def _source(self) -> str:

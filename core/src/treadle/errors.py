@@ -303,23 +303,19 @@ class BudgetExceededError(PermanentError):
         is_over: Whether it was spent already, so that nothing could be refused.
     """
 
-    def __init__(self, resource: str, scope: str, *, most: int, spent: int, asked: int, is_over: bool = False) -> None:
-        self.resource, self.scope, self.most, self.spent, self.asked, self.is_over = (
-            resource,
-            scope,
-            most,
-            spent,
-            asked,
-            is_over,
-        )
-        what = (
-            f"has exceeded the {resource} budget of the {scope}"
-            if is_over
-            else f"would exceed the {resource} budget of the {scope}"
-        )
+    def __init__(
+        self, resource: str, scope: str, *, most: int = 0, spent: int = 0, asked: int = 0, is_over: bool = False
+    ) -> None:
+        self.resource, self.scope, self.most = resource, scope, most
+        self.spent, self.asked, self.is_over = spent, asked, is_over
+        if resource == "wall_time":
+            remedy = "Raise 'wall_time' in its budget, or make the work shorter."
+            super().__init__(f"The wall_time budget of the {scope} is used up.", remedy)
+            return
+        did, were = ("has exceeded", "used") if is_over else ("would exceed", "asked for")
         of = f"{_amount(resource, spent)} of {_amount(resource, most)} that it may use are used"
         super().__init__(
-            f"It {what}: {of}, {_amount(resource, asked)} more {'were used' if is_over else 'are asked for'}.",
+            f"It {did} the {resource} budget of the {scope}: {of}, and {_amount(resource, asked)} more {were}.",
             "Raise the 'budget', or make the work cheaper. A budget of its own gives a step more than an even share.",
         )
 
@@ -327,7 +323,7 @@ class BudgetExceededError(PermanentError):
 def _amount(resource: str, number: int) -> str:
     if resource == "cost":
         return f"{format_money(number)} USD"
-    return f"{number} s" if resource == "wall_time" else f"{number} {resource}"
+    return f"{number} {resource if number != 1 else resource.removesuffix('s')}"
 
 
 class UnknownPriceError(PermanentError):

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import attrs
 
+from treadle._budgets import Budget, budget_data
 from treadle._models import Json
 from treadle._schema import WORKFLOW, Table
 from treadle._workflow._builder import (
@@ -91,6 +92,7 @@ class Workflow(StepsBuilder):
         finally_steps: Steps that run after all others, whatever happened.
         timeout_s: How long the whole run may take, ``finally`` aside; None for any time.
         max_retries: Retries of all steps together; None for any number.
+        budget: What the run may use up; None for anything.
         outputs: What the run answers; texts may hold expressions.
         workflows: Subflows, by what steps call them. Those of files are not in it before the workflow is planned.
         syntax: ``braces`` when ``{{ }}`` holds expressions too; else empty.
@@ -113,6 +115,7 @@ class Workflow(StepsBuilder):
     finally_steps: dict[str, Step]
     timeout_s: float | None
     max_retries: int | None
+    budget: Budget | None
     workflows: dict[str, Workflow]
     outputs: dict[str, Json]
     syntax: str
@@ -137,6 +140,7 @@ class Workflow(StepsBuilder):
         max_failures: int | str | None = None,
         run_timeout: str | float | None = None,
         max_retries: int | None = None,
+        budget: Mapping[str, Json] | None = None,
     ) -> None:
         """A workflow without steps.
 
@@ -156,6 +160,7 @@ class Workflow(StepsBuilder):
             max_failures: A number of steps, or a percent like ``25%``.
             run_timeout: How long the whole run may take.
             max_retries: Retries of all steps together.
+            budget: What the run may use up, as in a file: ``{"cost": "0.50", "tokens": 20000}``.
 
         Raises:
             WorkflowInvalidError: With every fault of these values.
@@ -176,6 +181,7 @@ class Workflow(StepsBuilder):
             "max_failures": max_failures,
             "timeout": run_timeout,
             "max_retries": max_retries,
+            "budget": written(budget),
         }
         reader = Reader()
         self._fill(reader, {**without_none(data), "steps": {}}, file="", positions=None)
@@ -256,6 +262,7 @@ class Workflow(StepsBuilder):
             finally_steps=read.get("finally", {}),
             timeout_s=read.get("timeout"),
             max_retries=read.get("max_retries"),
+            budget=read.get("budget"),
             outputs=read.get("outputs", {}),
             workflows={},
             syntax=read.get("syntax", ""),
@@ -317,6 +324,7 @@ class Workflow(StepsBuilder):
             "finally": {step.id: step.to_dict() for step in self.finally_steps.values()},
             "timeout": None if self.timeout_s is None else duration_data(self.timeout_s),
             "max_retries": self.max_retries,
+            "budget": None if self.budget is None else budget_data(self.budget),
             "outputs": copied(self.outputs),
             "workflows": {name: workflow.to_dict() for name, workflow in self.workflows.items()},
         }
@@ -408,6 +416,7 @@ class Workflow(StepsBuilder):
         timeout: str | float | None = None,
         retry: Json | None = None,
         isolation: Json | None = None,
+        budget: Mapping[str, Json] | None = None,
         on_error: str | None = None,
         with_: Mapping[str, object] | Expression | str | None = None,
         **inputs: object,
@@ -426,6 +435,7 @@ class Workflow(StepsBuilder):
                 "timeout": timeout,
                 "retry": retry,
                 "isolation": isolation,
+                "budget": budget,
                 "on_error": on_error,
             },
         )

@@ -201,6 +201,7 @@ class StepsBuilder(ABC):
         isolation: Json | None = None,
         cache: Mapping[str, object] | None = None,
         rate_limit: Mapping[str, object] | None = None,
+        budget: Mapping[str, Json] | None = None,
         on_error: str | None = None,
         needs_rule: str | None = None,
         batch: int | None = None,
@@ -229,6 +230,7 @@ class StepsBuilder(ABC):
             isolation: ``process``, limits of a process as in a file, or ``inline``.
             cache: Keep the output for later calls, as in a file: ``{"ttl": "1h"}``.
             rate_limit: How often its calls may be made, as in a file: ``{"limit": 30, "per": "minute"}``.
+            budget: What it may use up, as in a file: ``{"cost": "0.50"}``.
             on_error: ``stop`` or ``continue``.
             needs_rule: ``all_succeeded``, ``all_done`` or ``any_succeeded``.
             batch: Items that are handed over together, as a list.
@@ -263,6 +265,7 @@ class StepsBuilder(ABC):
                 "isolation": isolation,
                 "cache": cache,
                 "rate_limit": rate_limit,
+                "budget": budget,
                 "on_error": on_error,
                 "on_interrupt": on_interrupt,
                 "fallback": fallback,
@@ -361,6 +364,7 @@ class StepsBuilder(ABC):
         max_failed_items: int | str | None = None,
         on_group_error: str | None = None,
         compensate: Use | Mapping[str, object] | None = None,
+        budget: Mapping[str, Json] | None = None,
         priority: int | None = None,
         else_: bool | None = None,
     ) -> GroupHandle:
@@ -382,6 +386,7 @@ class StepsBuilder(ABC):
             max_failed_items: Failed items that are borne.
             on_group_error: What the group's failure means outside of it.
             compensate: As for ``step``.
+            budget: As for ``step``; its steps share it.
             priority: As for ``step``.
             else_: As for ``step``.
 
@@ -392,7 +397,7 @@ class StepsBuilder(ABC):
         data = _group_data(
             needs, needs_rule, when, foreach, as_, batch, max_items, max_failed_items, on_group_error, compensate
         )
-        data |= {"priority": priority, "else": else_}
+        data |= {"priority": priority, "else": else_, "budget": budget}
         step = self._declare(id, {**data, "parallel": {"steps": {}, **without_none(inside)}})
         return GroupHandle(self, step)
 
@@ -412,6 +417,7 @@ class StepsBuilder(ABC):
         max_failed_items: int | str | None = None,
         on_error: str | None = None,
         compensate: Use | Mapping[str, object] | None = None,
+        budget: Mapping[str, Json] | None = None,
         priority: int | None = None,
         else_: bool | None = None,
     ) -> GroupHandle:
@@ -421,7 +427,7 @@ class StepsBuilder(ABC):
         The other arguments are those of ``parallel``; ``on_error`` is that of the choice.
         """
         data = _group_data(needs, needs_rule, when, foreach, as_, batch, max_items, max_failed_items, on_error, compensate)
-        data |= {"priority": priority, "else": else_, "timeout": timeout}
+        data |= {"priority": priority, "else": else_, "timeout": timeout, "budget": budget}
         return GroupHandle(self, self._declare(id, {**data, "choose": {}}))
 
     def subflow(
@@ -441,6 +447,7 @@ class StepsBuilder(ABC):
         max_failures: int | str | None = None,
         on_error: str | None = None,
         compensate: Use | Mapping[str, object] | None = None,
+        budget: Mapping[str, Json] | None = None,
         priority: int | None = None,
         else_: bool | None = None,
         with_: Mapping[str, object] | Expression | str | None = None,
@@ -462,6 +469,7 @@ class StepsBuilder(ABC):
             max_failures: As for ``step``.
             on_error: As for ``step``.
             compensate: As for ``step``.
+            budget: As for ``step``; its steps share it.
             priority: As for ``step``.
             else_: As for ``step``.
             with_: Inputs whose names are taken by the arguments above; or one expression for all inputs.
@@ -471,7 +479,8 @@ class StepsBuilder(ABC):
             WorkflowInvalidError: With every fault of it.
         """
         data = _group_data(needs, needs_rule, when, foreach, as_, batch, max_parallel, max_failures, on_error, compensate)
-        data |= {"priority": priority, "else": else_, "timeout": timeout, "with": all_inputs(with_, inputs)}
+        data |= {"priority": priority, "else": else_, "timeout": timeout, "budget": budget}
+        data["with"] = all_inputs(with_, inputs)
         name = workflow if isinstance(workflow, str) else workflow.name
         if not isinstance(workflow, str):
             self._root()._enclose(name, workflow)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
+from treadle._budgets import Budget, BudgetInvalidError, parse_budget
 from treadle._durations import parse_duration
 from treadle._expressions import check_text, parse_expression, split_text
 from treadle._limits import LimitsInvalidError, ProcessLimits, read_limits
@@ -489,6 +490,15 @@ class Reader:
                 self.fault(f"{path}.{fault.path}", fault.message, fault.remedy)
         return dict(value)
 
+    def budget(self, path: str, value: object) -> Budget | None:
+        """What may be used up."""
+        try:
+            return parse_budget(value)
+        except BudgetInvalidError as error:
+            for fault in error.faults:
+                self.fault(f"{path}.{fault.path}" if fault.path else path, fault.message, fault.remedy)
+        return None
+
     def defaults(self, path: str, value: object) -> Defaults:
         """What holds for every step."""
         data = self.mapping(path, value, DEFAULTS)
@@ -628,6 +638,7 @@ _TYPE_ALIASES = {
 READERS: Mapping[str, Callable[[Reader, str, object], object]] = {
     "body": Reader.body,
     "choose": Reader.choose,
+    "budget": Reader.budget,
     "condition": Reader.condition,
     "count": Reader.count,
     "defaults": Reader.defaults,

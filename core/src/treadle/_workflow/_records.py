@@ -7,6 +7,7 @@ from typing import Literal
 
 import attrs
 
+from treadle._budgets import Budget, budget_data
 from treadle._durations import format_duration, parse_duration
 from treadle._models import Json, RetryPolicy
 from treadle._policy_keys import StepCache, StepRate
@@ -180,6 +181,7 @@ class Step:
         parallel: Steps that form one.
         choose: The branches by id, in the order of declaration; one of them is taken.
         workflow: A subflow: a path that begins with ``.`` or ``/``, or ``NAME`` or ``NAME@RANGE``.
+        budget: What it may use up of what is around it.
     """
 
     id: str
@@ -207,6 +209,7 @@ class Step:
     parallel: Parallel | None = None
     choose: dict[str, Branch] | None = None
     workflow: str = ""
+    budget: Budget | None = None
 
     def to_dict(self) -> dict[str, Json]:
         """Plain data that reads back the same, without the id."""
@@ -232,6 +235,7 @@ class Step:
             "isolation": copied(self.isolation),
             "cache": None if self.cache is None else copied(self.cache.to_data()),
             "rate_limit": None if self.rate_limit is None else copied(self.rate_limit.to_data()),
+            "budget": None if self.budget is None else budget_data(self.budget),
             "on_interrupt": self.on_interrupt,
             "on_error": self.on_error,
             "fallback": bodies[0] if len(bodies) == 1 else bodies,
