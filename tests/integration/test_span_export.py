@@ -347,3 +347,24 @@ def test_what_cannot_be_done_is_said(project: Project) -> None:
         ended = project(*words, **environ)  # type: ignore[arg-type]  # keywords of its own
         assert ended.returncode == 2, ended.stderr
         assert said in ended.stderr
+
+
+def test_a_run_that_is_retried_goes_on_in_its_trace(project: Project, collector: Collector) -> None:
+    """What a retry does is in the same trace, below spans that are there, each of them once."""
+    failing = dict(FLOW["steps"]["die"], **{"with": {"file": "nowhere/died"}})  # type: ignore[index]  # a part of it
+    (project.folder / "flow.json").write_text(json.dumps(FLOW | {"steps": FLOW["steps"] | {"die": failing}}), "utf-8")  # type: ignore[operator]
+    ended = project.run()
+    assert ended.returncode == 1, ended.stderr
+    before = len(collector.spans)
+    (project.folder / "nowhere").mkdir()
+    (project.folder / "nowhere" / "died").touch()
+
+    again = project("retry", json.loads(ended.stdout)["run_id"], "--json")
+
+    assert again.returncode == 0, again.stderr
+    ids = [span.span_id for span in collector.spans]
+    assert len(ids) == len(set(ids)) > before
+    assert {span.trace_id.hex() for span in collector.spans} == {json.loads(ended.stdout)["trace_id"]}
+    assert {span.parent_span_id for span in collector.spans} - {b""} <= set(ids)
+    assert [span.name for span in collector.spans[before:] if span.name != "GET"] == ["attempt die", "die", "RUN flow"]
+    assert project.status() == []

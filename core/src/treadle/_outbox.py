@@ -471,9 +471,7 @@ class Outbox:
         is_time = is_last or now - self._noted_at >= NOTE_S
         with self._changed:
             through = [source for source in self._drained if source.is_done]
-            through += [source for source in self._live.values() if source.is_done and source.has_ended]
             self._drained = [source for source in self._drained if source not in through]
-            self._live = {run_id: source for run_id, source in self._live.items() if source not in through}
             others = [*self._live.values(), *self._drained] if is_time else []
         notes = [source.note(self._reason) for source in (*through, *others) if source in through or not source.is_noted]
         if notes:
