@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -267,6 +268,8 @@ def test_graph_draws_steps_arrows_and_finally(treadle: Treadle, flow: str) -> No
     assert lines.index("subgraph finally") < lines.index("s3 --> s4") < lines.index("end")
 
 
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
+
 GRAPH = """
 name: release
 inputs: {ok: {type: boolean, default: true}}
@@ -288,7 +291,7 @@ release
 ● fetch  demo.echo
 ├─● lint  demo.echo
 ├─┼─◉ test  demo.echo  for each version
-│ ╰─┴─◷ approve  wait for go
+│ ╰─┴─◷ approve  waits for go
 │     │
 ●     │ docs  demo.echo
 ╰─────┴─◆ publish  demo.echo  when inputs.ok
@@ -323,6 +326,90 @@ def test_graph_draws_for_graphviz(treadle: Treadle) -> None:
         '"finally/tidy" [label="tidy\\ndemo.echo", shape=box, style="rounded"];'
     )
     assert drawn.count("{") == drawn.count("}") == 2
+
+
+NESTED = """
+name: nested
+inputs: {ok: {type: boolean, default: true}, docs: {type: array, default: [a, b]}}
+steps:
+  fetch: {uses: demo.echo, fallback: {uses: demo.upper, with: {text: x}}, compensate: {uses: demo.fail}}
+  check:
+    needs: [fetch]
+    parallel: {steps: {lint: {uses: demo.echo}, test: {uses: demo.echo, needs: [lint]}}}
+  pages:
+    needs: [fetch]
+    foreach: "${{ inputs.docs }}"
+    as: doc
+    parallel: {steps: {load: {uses: demo.echo}}}
+  pick:
+    needs: [check]
+    choose: {fast: {when: inputs.ok, uses: demo.echo}, slow: {else: true, uses: demo.echo}}
+  ask: {wait: {signal: go, schema: approval, timeout: 1h}, needs: [pick, pages]}
+  nap: {wait: 5m, needs: [ask]}
+  sub: {workflow: ./child.yaml, needs: [pick]}
+"""
+
+NESTED_DRAWN = """\
+nested
+● fetch  demo.echo  else demo.upper  undone by demo.fail
+├─▣ check  group
+│ │  ● lint  demo.echo
+│ │  │
+│ │  ● test  demo.echo
+│ │
+│ ▣ pick  choose
+│ │  ◆ fast  demo.echo  when inputs.ok
+│ │  ● slow  demo.echo  else
+│ ├─▣ sub  workflow child
+│ │    ● one  demo.echo
+│ │    │
+│ │    ▣ finally
+│ │       ● two  demo.echo
+│ │
+▣ │ pages  group  for each doc
+│ │  ● load  demo.echo
+╰─┴─◷ ask  asks for approval: go
+    │
+    ◷ nap  waits 5m00s
+"""
+
+
+def test_graph_draws_every_structure(treadle: Treadle) -> None:
+    """Groups, branches, subflows, fallbacks, compensations and waits, in three languages; a subflow can be folded."""
+    treadle.write("child.yaml", "name: child\nsteps: {one: {uses: demo.echo}}\nfinally: {two: {uses: demo.echo}}\n")
+    file = treadle.write("w.yaml", NESTED)
+    drawn, folded = treadle("graph", file, "--format", "terminal"), treadle("graph", file, "--format", "terminal", "--fold")
+    mermaid = [line.strip() for line in treadle("graph", file).stdout.splitlines()]
+    dot = [line.strip() for line in treadle("graph", file, "--format", "dot").stdout.splitlines()]
+
+    assert drawn.stdout == NESTED_DRAWN
+    assert "one" not in folded.stdout
+    assert "│ ├─● sub  workflow child\n" in folded.stdout.replace("▣ sub", "● sub")
+    for line in (
+        'subgraph g0["<b>check</b><br/>group"]',
+        "s1 --> s2",
+        "g0 --> g2",
+        's5{{"<b>fast</b><br/>demo.echo<br/>when inputs.ok"}}',
+    ):
+        assert line in mermaid
+    assert mermaid.index('subgraph g0["<b>check</b><br/>group"]') < mermaid.index("s1 --> s2") < mermaid.index("g0 --> g2")
+    assert sum(line.startswith("subgraph") for line in mermaid) == mermaid.count("end") == 5
+    assert '"check/lint" -> "pick/fast" [ltail="cluster check", lhead="cluster pick"];' in dot
+    assert 'subgraph "cluster sub/finally" {' in dot
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*/*.yaml")), ids=lambda file: file.parent.name)
+def test_graph_draws_the_gallery(treadle: Treadle, file: Path) -> None:
+    """Every example of the docs, with each of its steps, in each language."""
+    treadle.folder = file.parent  # where its configuration is
+    steps = re.findall(
+        r"^  ([\w-]+):", file.read_text("utf-8").partition("\nsteps:")[2].partition("\noutputs:")[0], re.MULTILINE
+    )
+    for format_ in ("mermaid", "dot", "terminal"):
+        drawn = treadle("graph", file.name, "--format", format_)
+        assert drawn.returncode == 0, drawn.stderr
+        assert steps
+        assert all(step in drawn.stdout for step in steps)
 
 
 def test_graph_needs_no_plugin(treadle: Treadle) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
-from treadle._plan import Plan
+from treadle._graph import Node
+from treadle._plan import Plan, PlannedStep
 from treadle.ports import RunQuery, RunStatus, StepStatus, Store
 
 _LOOKED_AT = 10
@@ -20,7 +21,8 @@ class Estimate:
 
     Attributes:
         seconds: Of the step with its items and retries; None when nothing is known.
-        source: ``recorded`` (the median of earlier runs), ``timeout`` (it cannot take longer in one attempt) or ``unknown``.
+        source: ``recorded`` (the median of earlier runs), ``timeout`` (it cannot take longer in one attempt), ``steps`` (what
+            the steps of a group take), ``declared`` (of a wait) or ``unknown``.
         runs: How many runs it is the median of.
     """
 
@@ -68,28 +70,58 @@ def forecast(plan: Plan, durations: Mapping[str, list[float]]) -> Forecast:
         plan: The plan.
         durations: Step -> what it took before.
     """
-    steps = {path: _estimate(durations.get(path, []), step.timeout_s) for path, step in plan.steps.items()}
+    steps: dict[str, Estimate] = {}
+    critical, seconds = _scope(plan, plan.graph.nodes, durations, steps)
+    return Forecast({path: steps[path] for path in plan.steps}, tuple(critical), seconds)
+
+
+def _scope(
+    plan: Plan, nodes: Sequence[Node], durations: Mapping[str, list[float]], steps: dict[str, Estimate]
+) -> tuple[list[str], float]:
+    """The chain of steps that decides how long a group, or the run, takes; fills in the estimates of all."""
     until: dict[str, float] = {}
     before: dict[str, str] = {}
-    main_end = ""
-    for path in plan.order:
-        needs = list(plan.needs(path))
-        if plan.step(path).node.is_finally and not needs and main_end:
-            needs = [main_end]
-        latest = max(needs, key=lambda need: until[need], default="")
-        if latest:
-            before[path] = latest
-        until[path] = (until[latest] if latest else 0.0) + (steps[path].seconds or 0.0)
-        if not plan.step(path).node.is_finally and until[path] >= until.get(main_end, 0.0):
-            main_end = path
+    for is_finally in (False, True):
+        begin = max(until, key=lambda path: until[path], default="") if is_finally else ""
+        for node in _ordered([node for node in nodes if node.is_finally is is_finally]):
+            path = node.path
+            _, within = _scope(plan, node.children, durations, steps)
+            estimate = steps[path] = _estimate(plan.steps[path], durations.get(path, []), within)
+            latest = max(node.needs, key=lambda need: until[need], default=begin)
+            if latest:
+                before[path] = latest
+            until[path] = (until[latest] if latest else 0.0) + (estimate.seconds or 0.0)
     last = max(until, key=lambda path: until[path], default="")
     critical = [last] if last else []
     while critical and critical[-1] in before:
         critical.append(before[critical[-1]])
-    return Forecast(steps, tuple(reversed(critical)), until.get(last, 0.0))
+    return critical[::-1], until.get(last, 0.0)
 
 
-def _estimate(seen: list[float], timeout_s: float | None) -> Estimate:
+def _ordered(nodes: Sequence[Node]) -> list[Node]:
+    """Each after its needs."""
+    ordered: list[Node] = []
+    placed: set[str] = set()
+    rest = list(nodes)
+    while rest:
+        ready = [node for node in rest if placed.issuperset(node.needs)]
+        ordered += ready
+        placed.update(node.path for node in ready)
+        rest = [node for node in rest if node.path not in placed]
+    return ordered
+
+
+def _estimate(step: PlannedStep, seen: list[float], within: float) -> Estimate:
+    """How long a step will take; ``within`` is what the steps of a group take."""
     if seen:
         return Estimate(statistics.median(seen), "recorded", len(seen))
-    return Estimate(timeout_s, "unknown" if timeout_s is None else "timeout")
+    if step.wait is not None:
+        wait = step.wait.wait
+        if isinstance(wait.duration, float | int):
+            return Estimate(wait.duration, "declared")
+        return Estimate(wait.timeout, "timeout") if isinstance(wait.timeout, float | int) else Estimate(None, "unknown")
+    if step.node.form is not None:
+        rules = step.node.rules
+        limit = rules.timeout_s if rules is not None else None
+        return Estimate(within, "steps") if within else Estimate(limit, "unknown" if limit is None else "timeout")
+    return Estimate(step.timeout_s, "unknown" if step.timeout_s is None else "timeout")

@@ -71,13 +71,14 @@ def warn(plan: Plan) -> None:
     show_default=True,
     help="Mermaid text, the language of Graphviz, or a picture of text.",
 )
-def graph(file: str, format_: str) -> None:
+@click.option("--fold", is_flag=True, help="Draw a subflow as one step.")
+def graph(file: str, format_: str, fold: bool) -> None:
     """Print the steps of FILE and what they wait for as a diagram.
 
     The executors need not be installed. GitHub, GitLab and most editors draw Mermaid text in Markdown; `dot -Tsvg` draws the
     language of Graphviz.
     """
-    picture = draw(compile_plan(load_workflow(file)))
+    picture = draw(compile_plan(load_workflow(file)), fold=fold)
     if format_ == "terminal":
         write(lanes(picture, plain=not encodes(sys.stdout, "●◉◆◷▣│├╰─┼┴")))
     else:

@@ -21,7 +21,8 @@ def mermaid(picture: Picture) -> str:
     boxes = [*picture.all()]
     ids = {box.path: f"s{number}" for number, box in enumerate(box for box in boxes if not box.inner)}
     ids |= {box.path: f"g{number}" for number, box in enumerate(box for box in boxes if box.inner)}
-    ids |= {"finally": "finally"}
+    if "finally" in ids:
+        ids["finally"] = "finally"
     lines = [f"    {line}" for line in _within(picture.boxes, picture.arrows, ids)]
     return "\n".join(["flowchart TD", *lines])
 

@@ -8,6 +8,7 @@ import anyio
 import attrs
 import click
 
+from treadle._cli._drawing import notes
 from treadle._cli._forecast import Estimate, Forecast, forecast, recorded_durations
 from treadle._cli._kept import command_store
 from treadle._cli._loading import FILE, discover, json_option, planned
@@ -129,7 +130,7 @@ def _estimate_object(estimate: Estimate) -> dict[str, object]:
 def _expected(estimate: Estimate) -> str:
     if estimate.seconds is None:
         return "?"
-    return spell(estimate.seconds) if estimate.source == "recorded" else f"at most {spell(estimate.seconds)}"
+    return f"{'at most ' if estimate.source == 'timeout' else ''}{spell(estimate.seconds)}"
 
 
 def _critical(expected: Forecast) -> Iterator[str]:
@@ -174,7 +175,7 @@ def _row(made: Plan, path: str) -> list[str]:
     needs = ", ".join(made.needs(path)) or "-"
     timeout = spell(step.timeout_s) if step.timeout_s is not None else "-"
     attempts = _attempts(step) if executor else "-"
-    return [path, step.executor or "(waits)", source or "-", needs, _condition(step), timeout, attempts]
+    return [path, next(notes(made, step)), source or "-", needs, _condition(step), timeout, attempts]
 
 
 def _condition(step: PlannedStep) -> str:
