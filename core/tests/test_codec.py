@@ -30,6 +30,7 @@ from treadle._models import (
     Outcome,
     RetryAfter,
     RetryPolicy,
+    RetryRequested,
     RetryScheduled,
     RunCreated,
     RunEnded,
@@ -37,6 +38,7 @@ from treadle._models import (
     RunStopping,
     SecretReference,
     SignalReceived,
+    SlotTaken,
     SpanNote,
     SpanRecord,
     StepEnded,
@@ -97,7 +99,7 @@ calls = st.builds(
 )
 places = st.lists(st.tuples(text, index), max_size=2).map(tuple)
 run_states, step_states = st.sampled_from(RunStatus), st.sampled_from(StepStatus)
-whats = st.sampled_from(["when", "foreach", "choose", "inputs", "outputs", "wait"])
+whats = st.sampled_from(["when", "foreach", "choose", "inputs", "outputs", "wait", "slot"])
 created = st.builds(RunCreated, number, text, mappings, text, mappings, text, text, text, count, count, st.none() | count, text)
 BY_KIND: dict[type, st.SearchStrategy[Entry]] = {
     RunCreated: created,
@@ -107,6 +109,8 @@ BY_KIND: dict[type, st.SearchStrategy[Entry]] = {
     Evaluated: st.builds(Evaluated, number, text, whats, values, index, errors),
     AttemptEnded: st.builds(AttemptEnded, number, text, index, count, outcomes, text, count),
     TimerFired: st.builds(TimerFired, number, text),
+    RetryRequested: st.builds(RetryRequested, number, count, text, text),
+    SlotTaken: st.builds(SlotTaken, number, text, index),
     SignalReceived: st.builds(SignalReceived, number, text, values, text, count, st.none() | number),
     CancelRequested: st.builds(CancelRequested, number, text, st.booleans()),
     AttemptStarted: st.builds(AttemptStarted, number, text, index, count, text, count),

@@ -379,6 +379,7 @@ def test_the_cases_hold_every_kind_of_record() -> None:
         "AttemptEnded",
         "TimerFired",
         "SignalReceived",
+        "SlotTaken",
         "CancelRequested",
         "InterruptAnswered",
     }

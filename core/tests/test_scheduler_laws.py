@@ -30,6 +30,7 @@ from treadle._models import (
     Evaluated,
     Fact,
     Finish,
+    FreeSlot,
     GiveUp,
     Issue,
     ItemEnded,
@@ -43,11 +44,13 @@ from treadle._models import (
     RunStopping,
     SetTimer,
     SignalReceived,
+    SlotTaken,
     SpendLimit,
     Start,
     StepEnded,
     StepStatus,
     StintOpened,
+    TakeSlot,
     TimerFired,
     WaitEnded,
     WaitStarted,
@@ -89,6 +92,8 @@ def nodes(draw: st.DrawFn, prefix: str, most: int, *, is_finally: bool) -> list[
                 on_error=draw(st.sampled_from([None, None, "stop", "continue"])),
                 is_finally=is_finally,
                 on_interrupt=draw(st.sampled_from(["rerun", "rerun", "fail"])),
+                priority=draw(st.sampled_from([0, 0, 0, 1, -1])),
+                has_slots=not is_wait and draw(st.sampled_from([False, False, True])),
             )
         )
     return draw(st.permutations(made))
@@ -105,12 +110,16 @@ def graphs(draw: st.DrawFn) -> Graph:
         on_error=draw(st.sampled_from(["stop", "continue"])),
         max_failures=draw(st.sampled_from([None, None, 0, 1, 2])),
         has_outputs=draw(st.booleans()),
+        has_slot=draw(st.sampled_from([False, False, False, True])),
     )
 
 
 # -- the world -------------------------------------------------------------------------------------------------------------
 
 Key = tuple[str, int | None]
+
+GATE: Key = ("", None)
+"""Where the run itself stands in line."""
 
 
 @attrs.define
@@ -125,6 +134,8 @@ class Watch:
     returned: set[int | None] = attrs.field(factory=set)  # items whose wait is over and that did not start again yet
     has_failed_item: bool = False
     how: WaitEnded | None = None
+    refused: set[int | None] = attrs.field(factory=set)  # items whose slot could not be told
+    given_up: int = 0  # attempts of the stint before that were not made again
     ended: StepEnded | None = None
 
 
@@ -157,6 +168,11 @@ class World:
         self.posted: dict[str, SignalReceived] = {}  # timer -> signal for later
         self.sent: list[SignalReceived] = []
         self.consumed: list[str] = []
+        self.line: dict[Key, TakeSlot] = {}  # what stands in line for a slot
+        self.slots: set[Key] = set()  # what has one
+        self.held: dict[Key, int] = {}  # calls of the stint before that are made again once they have their slot
+        self.is_begun = False
+        self.given: list[SlotTaken] = []
         self.finishes = 0
         self.cancelled = False
         self.forced = False
@@ -204,6 +220,7 @@ class World:
         options: list[tuple[str, object]] = [("question", question) for question in self.questions]
         options += [("call", key) for key in self.running]
         options += [("timer", timer) for timer in self.timers]
+        options += [("slot", key) for key in self.line]
         options += [("signal", command.name) for command in self.awaited if command.path in self.waiting]
         assert options, "the scheduler waits for nothing and has not ended"
         kind, what = self.pick(options)
@@ -213,6 +230,8 @@ class World:
             self.end_call(what)
         elif kind == "signal":
             self.send(what)
+        elif kind == "slot":
+            self.give_slot(what)
         else:
             self.now = max(self.now, self.timers[what])
             self.fire(what)
@@ -261,6 +280,20 @@ class World:
                 self.letters.setdefault(name, []).append((fact.signal_id, payload))
         self.apply(fact)
 
+    def give_slot(self, key: Key) -> None:
+        path, index = key
+        del self.line[key]
+        if path and self.chance(8):
+            error = ErrorInfo("ExpressionError", "no such group")
+            self.watches[path].given_up += self.held.pop(key, None) is not None
+            self.watches[path].refused.add(index)
+            self.apply(Evaluated(self.now, path, "slot", index=index, error=error))
+            return
+        self.slots.add(key)
+        self.is_begun |= key == GATE
+        self.given.append(SlotTaken(self.now, path, index))
+        self.apply(self.given[-1])
+
     def end_call(self, key: Key) -> None:
         attempt = self.running[key]
         issues = (Issue("is missing", "$.a"),)
@@ -301,6 +334,7 @@ class World:
         options = ["signal", "stint", "cancel", "force", "unknown timer", "unasked outputs"]
         options += ["late attempt", "late attempt"] * bool(self.ended_attempts)
         options += ["late timer"] * bool(self.fired)
+        options += ["late slot"] * bool(self.given)
         options += ["late answer"] * bool(self.answered)
         kind = self.pick(options)
         if kind in ("cancel", "force"):
@@ -321,6 +355,10 @@ class World:
             again = attrs.evolve(self.pick(nasty or self.ended_attempts), at=self.now, outcome=outcome)
             if self.running.get((again.path, again.index)) != again.attempt:
                 self.apply_evidence(again)
+        elif kind == "late slot":
+            again = attrs.evolve(self.pick(self.given), at=self.now)
+            if (again.path, again.index) not in self.line:
+                self.apply_evidence(again)
         elif kind == "late timer":
             self.apply_evidence(attrs.evolve(self.pick(self.fired), at=self.now))
         else:
@@ -334,10 +372,16 @@ class World:
         if self.stint > 1:
             self.timers = {}
             self.awaited = []
+            self.line, self.slots = {}, set()
             self.again = {key: n for key, n in self.running.items() if self.watches[key[0]].node.on_interrupt == "rerun"}
             for key in set(self.running) - set(self.again):
                 self.told_to_stop.discard((*key, self.running.pop(key)))
                 self.interrupted.add(key)
+            for key, attempt in list(self.again.items()):
+                needs_slot = self.graph.has_slot or self.watches[key[0]].node.has_slots
+                if needs_slot and (*key, attempt) not in self.told_to_stop:
+                    self.held[key] = self.again.pop(key)
+                    del self.running[key]
         self.apply(StintOpened(self.now, self.stint))
 
         assert not self.again, "every call that may have been running is made again"
@@ -346,6 +390,8 @@ class World:
     def cancel(self, *, is_forced: bool) -> None:
         is_over = self.result is not None or any(question.what == "outputs" for question in self.questions)
         is_heard = not is_over and (is_forced or not self.in_finally())
+        if is_heard and GATE in self.line and not self.is_begun:
+            self.forced = self.is_begun = True  # it never began, and ends at once
         self.cancelled |= is_heard
         self.forced |= is_heard and is_forced
         commands = self.apply(CancelRequested(self.now, "please", is_forced))
@@ -405,6 +451,7 @@ class World:
             assert not self.is_stopped(node), "pending retries end with the run"
         elif isinstance(entry, ItemEnded):
             watch = self.watches[entry.path]
+            watch.given_up += self.held.pop((entry.path, entry.index), None) is not None
             watch.has_failed_item = True
             watch.returned.discard(entry.index)
             if entry.status is StepStatus.INTERRUPTED:
@@ -429,6 +476,13 @@ class World:
         if self.again.get((entry.path, index)) == entry.attempt:
             del self.again[entry.path, index]
             assert self.running[entry.path, index] == entry.attempt
+            return
+        if node.has_slots:
+            assert (entry.path, index) in self.slots, "no call without its slot"
+        if self.graph.has_slot:
+            assert GATE in self.slots, "no call of a run without its slot"
+        if self.held.get((entry.path, index)) == entry.attempt:
+            self.running[entry.path, index] = self.held.pop((entry.path, index))
             return
         assert watch.ended is None, "an ended step does not start"
         assert all(self.watches[need].ended for need in node.needs), "no step starts before its needs are done"
@@ -494,7 +548,10 @@ class World:
         assert watch.ended is None, "a step ends once"
         watch.ended = entry
         assert not any(path == entry.path for path, _ in self.running), "a step ends after its calls"
-        assert entry.attempts == sum(watch.attempts.values())
+        given_up = [key for key in self.held if key[0] == entry.path]
+        for key in given_up:
+            del self.held[key]  # it stands as if it had not been begun again
+        assert entry.attempts + len(given_up) + watch.given_up == sum(watch.attempts.values())
         assert (entry.status is StepStatus.UPSTREAM_FAILED) == bool(entry.culprit)
         needs = [self.watches[need] for need in node.needs]
         if entry.status is StepStatus.UPSTREAM_FAILED:
@@ -555,6 +612,18 @@ class World:
             assert self.waiting[command.path]["signal"] == command.name
             assert command not in self.awaited
             self.awaited.append(command)
+        elif isinstance(command, TakeSlot):
+            key = (command.path, command.index)
+            assert key not in self.line
+            assert key not in self.slots
+            assert key not in self.running, "a call that runs asks for nothing"
+            self.line[key] = command
+        elif isinstance(command, FreeSlot):
+            key = (command.path, command.index)
+            assert key in self.line or key in self.slots or self.stint > 1, "only what was asked for is given back"
+            self.line.pop(key, None)
+            self.slots.discard(key)
+            assert key not in self.running, "a call that runs keeps its slot"
         elif isinstance(command, SetTimer):
             assert command.timer_id not in self.timers
             self.timers[command.timer_id] = command.due
@@ -576,7 +645,7 @@ class World:
         return getattr(created, "max_parallel", None) or self.graph.max_parallel
 
     def in_finally(self) -> bool:
-        return self.stint > 0 and self.main_is_over()
+        return self.stint > 0 and self.main_is_over() and (self.is_begun or not self.graph.has_slot)
 
     def main_is_over(self) -> bool:
         return all(watch.ended for watch in self.watches.values() if not watch.node.is_finally)
@@ -594,6 +663,7 @@ class World:
             assert commands == (Finish(self.result.status),)
             assert not self.running
             assert not self.questions
+            assert self.slots | self.line.keys() <= {GATE}, "all slots were given back; the run's own goes with it"
             return
         alive = {timer for timer in self.timers if any(isinstance(c, SetTimer) and c.timer_id == timer for c in commands)}
         for timer in set(self.timers) - alive:  # given up: only when the step was stopped
@@ -604,6 +674,7 @@ class World:
             *self.questions,
             *(Start(*key, attempt, allowance=self.allowances[key]) for key, attempt in self.running.items()),
             *(SetTimer(timer, due) for timer, due in self.timers.items()),
+            *self.line.values(),
             *(AwaitSignal(path, told["signal"]) for path, told in self.waiting.items() if "signal" in told),
         ]
         told = {(c.path, c.index, c.attempt) for c in commands if isinstance(c, Cancel)}
@@ -612,12 +683,16 @@ class World:
 
     def check_nothing_idles(self) -> None:
         """Whenever there is room, nothing that could run waits."""
-        if self.result is not None or len(self.running) >= self.most_parallel or not self.stint:
+        if self.result is not None or len(self.running) >= self.most_parallel or not self.stint or GATE in self.line:
             return
         for watch in self.watches.values():
             node = watch.node
             in_flight = sum(path == node.path for path, _ in self.running)
             is_full = node.max_parallel is not None and in_flight >= node.max_parallel
+            asked = {index for path, index in {*self.line, *self.slots} if path == node.path}
+            if node.has_slots:
+                in_line = sum(path == node.path for path, _ in self.line)
+                is_full = in_flight + in_line >= (node.max_parallel or self.most_parallel)
             if watch.ended or is_full or self.is_stopped(node) or not self.is_released(watch):
                 continue
             if node.is_map and watch.has_failed_item and (node.on_error or self.graph.on_error) == "stop":
@@ -625,8 +700,10 @@ class World:
             if node.is_wait:
                 assert node.path in self.told_waits or any(question.path == node.path for question in self.questions)
                 continue
-            assert not watch.returned, f"{node.path} may try again and there is room"
-            assert len(watch.started) == (watch.count if node.is_map else 1), f"{node.path} may start and there is room"
+            assert watch.returned <= asked, f"{node.path} may try again and there is room"
+            assert len(watch.started | watch.refused | asked) == (watch.count if node.is_map else 1), (
+                f"{node.path} may start and there is room"
+            )
 
     def is_released(self, watch: Watch) -> bool:
         node = watch.node

@@ -28,13 +28,13 @@ FLOORS = [
     """_attempt_span _call_context _clock _collector _compatibility _config _contracts _decisions _durations _error_info
     _expressions _graph _hook_calls _json _lean_spans _limits _log_records _log_rows _mailbox _operation_log _origin _owner
     _noted_span _payload_schema _policy_keys _redaction _retries _run_metrics _sdk_spans _secrets _span_projection _step_log
-    _surroundings _telemetry _trace_parent _tracing _version _waits
+    _surroundings _telemetry _trace_parent _tracing _version _waits _slots
     _budgets _ledger _meter _prices""",
     "_bind _clients _doctor _executor _plugins _scopes",
     "_generations _loader _plan _planned _schema _subflows _workflow",
-    "_conductor _instances _isolated_child _isolation _keeper _run_settings _scheduler _supervisor",
+    "_conductor _instances _ready_queue _isolated_child _isolation _keeper _run_settings _scheduler _supervisor",
     "_runner",
-    "_driver _explaining _heart _memory _orphans _outbox _recorded _results _run_log _sending _stores",
+    "_driver _explaining _heart _memory _orphans _outbox _recorded _results _run_log _sending _slot_keeper _stores",
     "_session",
     "_app",
     "_worker",
@@ -52,6 +52,8 @@ PURE = {
     "treadle._budgets",
     "treadle._generations",
     "treadle._graph",
+    "treadle._ready_queue",
+    "treadle._slots",
     "treadle._instances",
     "treadle._ledger",
     "treadle._mailbox",

@@ -35,6 +35,7 @@ from treadle._models import (
     StepEnded,
     StepStatus,
     StintOpened,
+    TakeSlot,
     Turn,
     WaitEnded,
 )
@@ -187,6 +188,12 @@ class Conductor:
                         commands.append(start)
                 elif isinstance(command, Evaluate):
                     waiting.append(command)
+                elif isinstance(command, TakeSlot):
+                    slot = self._place(command, fact.at)
+                    if isinstance(slot, Evaluated):
+                        waiting.append(slot)
+                    else:
+                        commands.append(slot)
                 else:
                     commands.append(command)
         return Turn(tuple(records), tuple(commands))
@@ -271,6 +278,9 @@ class Conductor:
             if isinstance(command, Start):
                 start = self._render(command, 0.0)
                 commands.append(start if isinstance(start, Start) else command)
+            elif isinstance(command, TakeSlot):
+                slot = self._place(command, 0.0)
+                commands.append(slot if isinstance(slot, TakeSlot) else command)
             elif not isinstance(command, Evaluate):
                 commands.append(command)
         return tuple(commands)
@@ -633,6 +643,20 @@ class Conductor:
         if step.batch is not None:
             return [items[start : start + step.batch] for start in range(0, len(items), step.batch)]
         return items
+
+    def _place(self, command: TakeSlot, at: float) -> TakeSlot | Evaluated:
+        """Say which slot is asked for, or why that cannot be told."""
+        path, index = command.path, command.index
+        step = self._planned(path) if path else None
+        concurrency = step.concurrency if step is not None else self._plan.concurrency
+        assert concurrency is not None, "only what needs a slot asks for one"
+        try:
+            names = self._views[""].names if step is None else self._item_names(step, path, index)
+            group = concurrency.group(names)
+        except ExpressionError as error:
+            return Evaluated(at, path, "slot", index=index, error=self._described(error))
+        priority = step.node.priority if step is not None else self._plan.workflow.priority
+        return TakeSlot(path, index, group, concurrency.limit, priority)
 
     def _render(self, start: Start, at: float) -> Start | Evaluated:
         """Fill in the call, or say why its inputs cannot be rendered."""

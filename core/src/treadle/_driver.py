@@ -31,14 +31,18 @@ from treadle._models import (
     Entry,
     Fact,
     Finish,
+    FreeSlot,
     Outcome,
     SetTimer,
     SignalReceived,
+    SlotTaken,
     Start,
+    TakeSlot,
     TimerFired,
 )
 from treadle._run_log import RunLog
 from treadle._runner import Key, Runner, key_of
+from treadle._slot_keeper import SlotKeeper
 from treadle._store_records import Signal
 from treadle.errors import (
     AnswerNeededError,
@@ -97,6 +101,7 @@ class Driver:
         seq: How many entries the log holds already.
         at: The time of the last of them.
         workers: How many calls may run at once, at most.
+        slots: Takes the slots that the run's calls need; None: they need none.
         hide: Takes out of a text what must not be recorded.
         is_over: Says of a timer that it is due at once, whatever time it is.
     """
@@ -116,6 +121,7 @@ class Driver:
         workers: int = 10,
         hide: Callable[[str], str] = str,
         is_over: Callable[[str], bool] = lambda timer_id: False,
+        slots: SlotKeeper | None = None,
     ) -> None:
         self._run_id, self._conductor, self._engine = run_id, conductor, engine
         self._pack, self._commit = log.pack, log.commit
@@ -129,6 +135,7 @@ class Driver:
         self._timers: list[tuple[float, int, _TimerKind, str | Key]] = []
         self._timer_count = 0
         self._timer_scope: anyio.CancelScope | None = None
+        self._slots = slots
         self._early: list[Callable[[], None]] = []  # what was asked before the run is driven
         self._at = at
         self._stuck: set[str] = set()
@@ -166,6 +173,8 @@ class Driver:
                 for _ in range(min(eager_workers, self._most_workers, MAX_IDLE_WORKERS)):
                     self._start_worker()
                 group.start_soon(self._keep_time)
+                if self._slots is not None:
+                    group.start_soon(self._slots.keep, self._taken)
                 for make in facts:
                     self._inbox.append(make(self._stamp()))
                 for ask in self._early:
@@ -197,6 +206,12 @@ class Driver:
         if self._is_finished or self._is_early(partial(self.signal, signal)):
             return
         self._inbox.append(received(signal, self._stamp()))
+        if self._timer_scope is not None:
+            self._timer_scope.cancel()
+
+    def _taken(self, command: TakeSlot) -> None:
+        """A slot was given to a call, or to the run."""
+        self._inbox.append(SlotTaken(self._stamp(), command.path, command.index))
         if self._timer_scope is not None:
             self._timer_scope.cancel()
 
@@ -289,6 +304,12 @@ class Driver:
         elif isinstance(command, SetTimer):
             due = self._clock.now() if self._is_over(command.timer_id) else command.due
             self._set_timer(due, "retry", command.timer_id)
+        elif isinstance(command, TakeSlot):
+            assert self._slots is not None, "the plan says whether any are needed"
+            self._slots.take(command)
+        elif isinstance(command, FreeSlot):
+            assert self._slots is not None, "the plan says whether any are needed"
+            self._slots.free(command)
         elif isinstance(command, Cancel):
             self._stop_call((command.path, command.index, command.attempt, command.variant), command.reason)
         elif isinstance(command, Finish):

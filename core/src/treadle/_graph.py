@@ -70,6 +70,8 @@ class Node:
         fallbacks: What is tried, in order, when the executor has finally failed.
         compensation: What undoes the step.
         budget: What it may use up of what is around it.
+        priority: Of its calls among those that are ready: higher ones first.
+        has_slots: Whether each of its calls needs a slot of a group.
     """
 
     path: str
@@ -90,6 +92,8 @@ class Node:
     fallbacks: tuple[Variant, ...] = ()
     compensation: Variant | None = None
     budget: Budget | None = None
+    priority: int = 0
+    has_slots: bool = False
 
 
 @attrs.frozen
@@ -105,6 +109,7 @@ class Graph:
         timeout_s: How long the whole run may take, ``finally`` aside.
         max_retries: Retries of all steps together; None for any number.
         budget: What the run may use up.
+        has_slot: Whether the run needs a slot of a group while it is driven.
     """
 
     nodes: tuple[Node, ...]
@@ -115,6 +120,7 @@ class Graph:
     timeout_s: float | None = None
     max_retries: int | None = None
     budget: Budget | None = None
+    has_slot: bool = False
 
 
 def has_budget(graph: Graph) -> bool:

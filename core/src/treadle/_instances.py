@@ -34,6 +34,7 @@ class Step:
     """The changing side of a node. A plain step is handled as a map of one item whose index is None."""
 
     __slots__ = (
+        "asking",
         "attempts",
         "blocked_by",
         "blocks",
@@ -54,6 +55,7 @@ class Step:
         "returned",
         "scope",
         "scopes",
+        "slots",
         "stage",
         "status",
         "variants",
@@ -75,6 +77,8 @@ class Step:
         self.returned: deque[tuple[int | None, int]] = deque()  # (item, next attempt) whose wait is over
         self.variants: dict[int | None, int] | None = None  # item -> fallback that it has come to, from 1
         self.scopes: dict[int | None, Scope] | None = None  # item -> its start, of a group
+        self.asking: dict[int | None, int] = {}  # item -> attempt that stands in line for a slot
+        self.slots: set[int | None] = set()  # items that have theirs
         self.attempts = 0
         self.failed_items = 0
         self.partial_items = 0
@@ -90,7 +94,7 @@ class Step:
 
     @property
     def is_drained(self) -> bool:
-        return not (self.in_flight or self.retrying or self.has_work)
+        return not (self.in_flight or self.retrying or self.asking or self.has_work)
 
     @property
     def is_blocked(self) -> bool:
@@ -252,6 +256,9 @@ def dump_step(step: Step) -> dict[str, Json]:
     data["retrying"] = [list(pair) for pair in step.retrying.items()]
     data["returned"] = [list(pair) for pair in step.returned]
     data["error"] = dump_error(step.error)
+    if step.node.has_slots:
+        data["asking"] = [list(pair) for pair in step.asking.items()]
+        data["slots"] = sorted(step.slots, key=lambda index: -1 if index is None else index)
     if step.variants:
         data["variants"] = [list(pair) for pair in step.variants.items()]
     return data
@@ -264,6 +271,8 @@ def load_step(step: Step, data: Mapping[str, object]) -> None:
     step.retrying = dict(cast("list[tuple[int | None, int]]", data["retrying"]))
     step.returned = deque((index, attempt) for index, attempt in cast("list[tuple[int | None, int]]", data["returned"]))
     step.error = load_error(data["error"])
+    step.asking = dict(cast("list[tuple[int | None, int]]", data.get("asking", [])))
+    step.slots = set(cast("list[int | None]", data.get("slots", [])))
     variants = data.get("variants")
     step.variants = dict(cast("list[tuple[int | None, int]]", variants)) if variants else None
 

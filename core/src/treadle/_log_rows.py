@@ -31,6 +31,7 @@ from treadle._models import (
     RunEnded,
     RunStatus,
     SignalReceived,
+    SlotTaken,
     StepEnded,
     StepStatus,
     StepUsage,
@@ -116,6 +117,7 @@ class LogRows:
         self._handlers: Mapping[type, Callable[[Any], None]] = {
             RunCreated: self._run_created,
             StintOpened: self._stint_opened,
+            SlotTaken: self._slot_taken,
             CancelRequested: self._cancel_requested,
             RetryRequested: self._retry_requested,
             AttemptStarted: self._attempt_started,
@@ -184,7 +186,7 @@ class LogRows:
     def _stint_opened(self, entry: StintOpened) -> None:
         self._stint, self._worker = entry.stint, entry.owner
         if self._status is not RunStatus.CANCELLING:
-            self._set_status(RunStatus.RUNNING)
+            self._set_status(RunStatus.QUEUED if self._begun.workflow.get("concurrency") else RunStatus.RUNNING)
         self._is_run_changed = True
         for place, step in self._steps.items():
             if step.span is not None:  # its process went away
@@ -192,6 +194,10 @@ class LogRows:
                 self._changed[place] = step
                 if entry.crashed and step.status is StepStatus.RUNNING:
                     step.status = StepStatus.PENDING  # until it is released again
+
+    def _slot_taken(self, entry: SlotTaken) -> None:
+        if not entry.path and self._status is RunStatus.QUEUED:
+            self._set_status(RunStatus.RUNNING)
 
     def _cancel_requested(self, entry: CancelRequested) -> None:
         if self._ended is None:

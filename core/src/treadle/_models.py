@@ -559,7 +559,7 @@ class StintOpened:
 OnTimeout = Literal["fail", "skip", "continue"]
 OnReject = Literal["fail", "continue"]
 
-EvaluateKind = Literal["when", "foreach", "choose", "inputs", "outputs", "wait"]
+EvaluateKind = Literal["when", "foreach", "choose", "inputs", "outputs", "wait", "slot"]
 
 
 @record
@@ -607,6 +607,22 @@ class TimerFired:
     kind: ClassVar[str] = "TimerFired"
     at: float
     timer_id: str
+
+
+@attrs.frozen
+class SlotTaken:
+    """A call, or the run, has the slot that TakeSlot asked for.
+
+    Attributes:
+        at: When.
+        path: The step; empty for the run.
+        index: Item of a ``foreach``.
+    """
+
+    kind: ClassVar[str] = "SlotTaken"
+    at: float
+    path: str
+    index: int | None = None
 
 
 @attrs.frozen
@@ -696,6 +712,7 @@ Fact = (
     | CancelRequested
     | InterruptAnswered
     | RetryRequested
+    | SlotTaken
 )
 
 # -- decisions: what the scheduler concluded; recorded with their reason, never applied -----------------------------------
@@ -985,6 +1002,7 @@ FACTS: tuple[type, ...] = (
     Evaluated,
     AttemptEnded,
     TimerFired,
+    SlotTaken,
     SignalReceived,
     CancelRequested,
     InterruptAnswered,
@@ -1083,6 +1101,33 @@ class AwaitSignal:
 
 
 @attrs.frozen
+class TakeSlot:
+    """Stand in line for a slot and apply SlotTaken. The scheduler says for what; the conductor adds the rest.
+
+    Attributes:
+        path: The step; empty for the run.
+        index: Item of a ``foreach``.
+        group: What has slots.
+        limit: How many it has.
+        priority: Higher ones first.
+    """
+
+    path: str
+    index: int | None = None
+    group: str = ""
+    limit: int = 1
+    priority: int = 0
+
+
+@attrs.frozen
+class FreeSlot:
+    """Give a slot back, or leave the line."""
+
+    path: str
+    index: int | None = None
+
+
+@attrs.frozen
 class Cancel:
     """Tell a running call to stop; its AttemptEnded still comes."""
 
@@ -1100,7 +1145,7 @@ class Finish:
     status: RunStatus
 
 
-Command = Start | Evaluate | Load | SetTimer | AwaitSignal | Cancel | Finish
+Command = Start | Evaluate | Load | SetTimer | AwaitSignal | TakeSlot | FreeSlot | Cancel | Finish
 
 
 @record

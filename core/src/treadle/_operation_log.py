@@ -26,6 +26,7 @@ from treadle._models import (
     RunStatus,
     RunStopping,
     SignalReceived,
+    SlotTaken,
     StepEnded,
     StepStatus,
     StintOpened,
@@ -159,6 +160,8 @@ def _said(entry: Entry) -> Said:
         case RetryRequested():
             what = f" from {entry.start} on" if entry.start else ""
             return logging.WARNING, f"the run goes on again{what}{_because(entry.reason)}"
+        case SlotTaken():
+            return logging.DEBUG, f"{entry.path or 'the run'} has its slot"
         case SignalReceived():
             return logging.INFO, f"signal {entry.name} received"
         case Evaluated():

@@ -21,6 +21,7 @@ from treadle._graph import Graph, Node, OnError, OnInterrupt, Rules, Variant
 from treadle._models import GroupForm, Json, RetryPolicy
 from treadle._planned import Plan, PlannedBody, PlannedStep
 from treadle._policy_keys import PlannedKeys
+from treadle._slots import Concurrency, PlannedConcurrency
 from treadle._subflows import input_faults, with_subflows
 from treadle._waits import PlannedWait
 from treadle._workflow import Body, Branch, Step, Workflow, children_of
@@ -138,6 +139,8 @@ class _Planner:
         self._outputs: dict[str, Value] = {}
         self._signals: dict[str, tuple[str, Json]] = {}
         self._said_rerun: set[str] = set()
+        self._priorities: dict[str, int] = {}
+        self._concurrency: PlannedConcurrency | None = None
         self._looks_at_errors = False
         self._roots: list[str] = []
 
@@ -145,6 +148,8 @@ class _Planner:
         """Parse every expression, resolve every reference and need."""
         try:
             self._roots, self._outputs = self._compile_workflow(self._workflow, "", in_finally=False)
+            outside = _Scope(self._workflow, "", {}, {}, (), in_finally=False, on_error="stop")
+            self._concurrency = self._slots(self._workflow, self._workflow.concurrency, "concurrency", (), outside)
         except _TooManySteps:
             remedy = "hand over data in a foreach instead of writing steps"
             self._fault(self._workflow, "steps", f"there are more than {MAX_STEPS:,} steps, with those of subflows", remedy)
@@ -184,8 +189,18 @@ class _Planner:
             timeout_s=workflow.timeout_s,
             max_retries=workflow.max_retries,
             budget=workflow.budget,
+            has_slot=self._concurrency is not None,
         )
-        return Plan(workflow, self._steps, graph, self._outputs, self._executors, tuple(self._warnings), self._looks_at_errors)
+        return Plan(
+            workflow,
+            self._steps,
+            graph,
+            self._outputs,
+            self._executors,
+            tuple(self._warnings),
+            self._looks_at_errors,
+            self._concurrency,
+        )
 
     # -- the tree
 
@@ -269,6 +284,9 @@ class _Planner:
             self._check_references(when.references, f"{place}.when", scope.item_names, scope)
         if wait is not None:
             references += wait.references
+        concurrency = self._slots(workflow, step.concurrency, f"{place}.concurrency", item_names, scope)
+        if concurrency is not None:
+            references += concurrency.references
         keys = self._policy_keys(step, place, scope, item_names)
         if keys is not None:
             references += keys.references
@@ -294,8 +312,10 @@ class _Planner:
             bodies=bodies,
             subflow=workflow.workflows.get(step.workflow) if step.workflow else None,
             in_finally=in_finally,
+            concurrency=concurrency,
         )
         self._steps[path] = planned
+        self._priorities[path] = self._outer_priority(scope) if step.priority is None else step.priority
         if step.uses:
             self._sites.append(_Site(path, "primary", place, step, workflow))
         if step.on_interrupt == "rerun":
@@ -318,6 +338,8 @@ class _Planner:
             needs_rule=step.needs_rule,
             max_failures=_share(step.max_failures),
             budget=_budget_of(step, scope.workflow),
+            priority=self._priorities[path],
+            has_slots=concurrency is not None,
         )
         self._steps[path] = attrs.evolve(self._steps[path], node=node)
         return path, further
@@ -336,6 +358,10 @@ class _Planner:
         if inner is None:
             return "workflow", Rules(), []  # it was not found, and that was said
         self._check_subflow_inputs(step, place, scope.workflow, inner, self._steps[path].inputs)
+        if inner.concurrency is not None:
+            line, column = scope.workflow.position(f"{place}.workflow")
+            problem, remedy = "its own 'concurrency' does not hold for a subflow", "give it to the steps that need it"
+            self._warnings.append(Fault(problem, f"{place}.workflow", remedy, scope.workflow.file, line, column))
         self._children[path], outputs = self._compile_workflow(inner, f"{path}/", in_finally=False)
         self._steps[path] = attrs.evolve(self._steps[path], outputs=outputs)
         limits = [limit for limit in (step.timeout_s, inner.timeout_s) if limit is not None]
@@ -470,6 +496,24 @@ class _Planner:
             if schema != step.wait.payload_schema:
                 problem = f"{path!r} waits for the same signal with another schema"
                 self._fault(workflow, place, problem, "give one of the two another name")
+        return planned
+
+    def _outer_priority(self, scope: _Scope) -> int:
+        """That of the group or subflow around a scope; else the workflow's."""
+        around = scope.path.removesuffix("/").removesuffix("/finally")
+        return self._priorities.get(around, self._workflow.priority)
+
+    def _slots(
+        self, workflow: Workflow, said: Concurrency | None, place: str, item_names: Collection[str], scope: _Scope
+    ) -> PlannedConcurrency | None:
+        if said is None:
+            return None
+        try:
+            planned = PlannedConcurrency.compile(said, braces=workflow.syntax == "braces")
+        except ExpressionError as error:
+            self._fault(workflow, place, error.problem, error.remedy)
+            return None
+        self._check_references(planned.references, place, item_names, scope)
         return planned
 
     def _policy_keys(self, step: Step, place: str, scope: _Scope, item_names: Collection[str]) -> PlannedKeys | None:

@@ -12,6 +12,7 @@ from treadle._expressions import Expression, Value
 from treadle._graph import Graph, Node, has_budget
 from treadle._models import Json, RetryPolicy
 from treadle._policy_keys import PlannedKeys
+from treadle._slots import PlannedConcurrency
 from treadle._waits import PlannedWait
 from treadle._workflow import Workflow
 from treadle.errors import Fault
@@ -63,6 +64,7 @@ class PlannedStep:
         subflow: The workflow that it runs.
         outputs: Of a subflow: name -> value.
         in_finally: Whether it is part of a ``finally``, however deep in groups of it.
+        concurrency: The slots that its calls need.
     """
 
     path: str
@@ -85,6 +87,7 @@ class PlannedStep:
     subflow: Workflow | None = None
     outputs: Mapping[str, Value] = attrs.field(factory=dict)
     in_finally: bool = False
+    concurrency: PlannedConcurrency | None = None
 
     def body(self, variant: str) -> PlannedStep | PlannedBody:
         """The call that a variant makes."""
@@ -110,6 +113,7 @@ class Plan:
         executors: Name -> bound executor; empty for a plan that only replays.
         warnings: What can run, but probably not as meant.
         looks_at_errors: Whether an expression asks for ``errors``.
+        concurrency: The slot that the run needs.
     """
 
     workflow: Workflow
@@ -119,6 +123,12 @@ class Plan:
     executors: Mapping[str, BoundExecutor]
     warnings: tuple[Fault, ...] = ()
     looks_at_errors: bool = False
+    concurrency: PlannedConcurrency | None = None
+
+    @cached_property
+    def has_slots(self) -> bool:
+        """Whether the run or a call of it needs a slot."""
+        return self.concurrency is not None or any(step.concurrency is not None for step in self.steps.values())
 
     @cached_property
     def document(self) -> Mapping[str, Json]:

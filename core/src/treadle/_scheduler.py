@@ -52,6 +52,7 @@ from treadle._models import (
     Fact,
     FallbackChosen,
     Finish,
+    FreeSlot,
     GroupStarted,
     InterruptAnswered,
     InterruptAsked,
@@ -67,11 +68,13 @@ from treadle._models import (
     RunStopping,
     SetTimer,
     SignalReceived,
+    SlotTaken,
     SpendLimit,
     Start,
     StepEnded,
     StepStatus,
     StintOpened,
+    TakeSlot,
     TimerFired,
     Turn,
     WaitEnded,
@@ -82,6 +85,7 @@ from treadle._models import (
     wait_timer_id,
 )
 from treadle._paths import item_path
+from treadle._ready_queue import ReadyQueue
 from treadle._waits import moment_text
 from treadle.errors import (
     BudgetExceededError,
@@ -161,7 +165,10 @@ class Scheduler:
         self._scopes: dict[str, Scope] = {"": self._root}
         self._has_variants = any(node.fallbacks or node.compensation for node in _walk(graph.nodes))
         self._max_parallel = graph.max_parallel
-        self._ready: deque[Step] = deque()
+        nodes = list(_walk(graph.nodes))
+        self._has_slots = any(node.has_slots for node in nodes)
+        self._ready: deque[Step] | ReadyQueue = ReadyQueue() if len({node.priority for node in nodes}) > 1 else deque()
+        self._is_gated = False  # the run has not got its own slot
         self._arrived: deque[Step] = deque()  # needs are done, not yet looked at
         self._over: deque[Scope] = deque()  # no step of their phase is open
         self._running: dict[tuple[str, int | None], int] = {}  # -> attempt
@@ -195,6 +202,7 @@ class Scheduler:
             Evaluated: self._on_evaluated,
             AttemptEnded: self._on_attempt_ended,
             TimerFired: self._on_timer,
+            SlotTaken: self._on_slot,
             SignalReceived: self._on_signal,
             CancelRequested: self._on_cancel,
             InterruptAnswered: self._on_told,
@@ -241,8 +249,12 @@ class Scheduler:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a step waits for a time or a signal."""
-        return len(self._mailbox) > 0
+        """Whether something waits for a time, a signal or a slot."""
+        return len(self._mailbox) > 0 or self._is_gated or self._is_in_line
+
+    @property
+    def _is_in_line(self) -> bool:
+        return self._has_slots and any(step.asking for step in self._steps.values())
 
     @property
     def questions(self) -> tuple[tuple[str, int | None], ...]:
@@ -275,8 +287,18 @@ class Scheduler:
         if isinstance(fact, Evaluated):
             if fact.what == "inputs" and (fact.path, fact.index) in self._running:
                 return True
+            if fact.what == "slot":
+                return self._asks_slot(fact.path, fact.index)
             return self.asks(fact.path, fact.what, fact.index)
+        if isinstance(fact, SlotTaken):
+            return self._asks_slot(fact.path, fact.index)
         return True
+
+    def _asks_slot(self, path: str, index: int | None) -> bool:
+        if not path:
+            return self._is_gated
+        step = self._steps.get(path)
+        return step is not None and index in step.asking
 
     def asks(self, path: str, what: EvaluateKind, index: int | None = None) -> bool:
         """Whether a question is open: it was asked, and whoever it is about has not ended meanwhile."""
@@ -319,6 +341,7 @@ class Scheduler:
         commands += [self._start_of(path, index, attempt) for (path, index), attempt in self._running.items()]
         commands += [SetTimer(timer_id, due) for timer_id, (_, _, due) in self._timers.items()]
         commands += self._awaited()
+        commands += self._slots_asked()
         commands += self._cancels(self._root)
         return tuple(commands)
 
@@ -343,15 +366,20 @@ class Scheduler:
 
     def _on_stint(self, fact: StintOpened) -> None:
         self._stint = fact.stint
-        if self._held is not None and self._root.phase != "new":
+        is_new = self._root.phase == "new"
+        # What a run that goes on again had completed needs no slot any more.
+        self._is_gated = self._graph.has_slot and not (is_new and self._held is not None)
+        if self._held is not None and not is_new:
             self._let_go(self._held)
-        if self._root.phase == "new":
+        if not is_new:
+            self._ask_again(fact)
+        elif self._is_gated:
+            self._commands.append(TakeSlot(""))
+        else:
             self._set_deadline(self._root)
             if self._ledger is not None:
                 self._begin_budgets(self._ledger)
             self._enter_main(self._root)
-        else:
-            self._ask_again(fact)
 
     def _ask_again(self, fact: StintOpened) -> None:
         """The process that performed the calls went away: make them again, and end those that must not run twice."""
@@ -377,6 +405,8 @@ class Scheduler:
                 self._take_back(step, index)
                 self._hold(step, index, attempt)
                 self._suspects[path, index] = attempt
+        if self._has_slots or self._is_gated:
+            self._ask_slots_again()
         for (path, index), attempt in self._running.items():
             if self._ledger is not None:
                 key = item_path(path, index)
@@ -389,6 +419,7 @@ class Scheduler:
             self._commands.append(start)
         self._commands += [SetTimer(timer_id, due) for timer_id, (_, _, due) in self._timers.items()]
         self._commands += self._awaited()
+        self._commands += self._slots_asked()
         self._commands += self._cancels(self._root)
 
     def _take_back(self, step: Step, index: int | None) -> None:
@@ -445,6 +476,8 @@ class Scheduler:
             self._on_condition(self._steps[fact.path], fact)
         elif fact.what == "inputs" and (fact.path, fact.index) in self._running:
             self._on_unrenderable(fact)
+        elif fact.what == "slot":
+            self._on_no_slot(fact)
         else:
             self._on_answer(self._scopes[item_path(fact.path, fact.index)], fact)
 
@@ -528,6 +561,8 @@ class Scheduler:
         is_cleaning = root.phase in ("compensation", "finally")
         if root.phase == "outputs" or (is_cleaning and not fact.force):
             return  # nothing is left to stop, or clean-up goes on; a forced cancel ends it
+        if root.phase == "new" and self._is_gated:  # it never began, so there is nothing to clean up
+            self._open_gate(is_forced=True)
         self._is_forced |= fact.force
         self._is_cancelling = True
         if not root.stopping or is_cleaning:
@@ -537,6 +572,85 @@ class Scheduler:
         self._tell(root)
         self._end_questions()
         self._commands += self._cancels(root, fact.reason)
+
+    # -- slots
+
+    def _slots_asked(self) -> list[Command]:
+        """What stands in line."""
+        commands: list[Command] = [TakeSlot("")] if self._is_gated else []
+        if self._has_slots:
+            commands += [TakeSlot(step.path, index) for step in self._steps.values() for index in step.asking]
+        return commands
+
+    def _may_start(self, step: Step) -> bool:
+        """Whether the next call of a step has its slot; otherwise it stands in line from now on."""
+        if step.returned:
+            index, attempt = step.returned[0]
+        else:
+            index, attempt = (step.cursor if step.node.is_map else None), 1
+        if index in step.slots:
+            return True
+        self._next_item(step)
+        self._ask_slot(step, index, attempt)
+        return False
+
+    def _ask_slot(self, step: Step, index: int | None, attempt: int) -> None:
+        step.stage = "active"
+        step.asking[index] = attempt
+        self._commands.append(TakeSlot(step.path, index))
+
+    def _on_slot(self, fact: SlotTaken) -> None:
+        if not self.expects(fact):
+            return
+        if not fact.path:
+            self._open_gate()
+            return
+        step = self._steps[fact.path]
+        attempt = step.asking.pop(fact.index)
+        step.slots.add(fact.index)
+        if (fact.index, attempt) not in step.returned:
+            step.returned.appendleft((fact.index, attempt))
+            self._enqueue(step)
+
+    def _open_gate(self, *, is_forced: bool = False) -> None:
+        """The run may go on, or begins."""
+        self._is_gated = False
+        if is_forced:
+            self._is_forced = True
+            self._commands.append(FreeSlot(""))
+        if self._root.phase == "new":
+            self._set_deadline(self._root)
+            self._enter_main(self._root)
+
+    def _on_no_slot(self, fact: Evaluated) -> None:
+        """It cannot be told which slot is needed."""
+        reason = "its 'concurrency' could not be evaluated"
+        if not fact.path:
+            self._root.blame(Cause(FATAL, reason, "concurrency", fact.error))
+            self._open_gate(is_forced=True)
+            self._stop(self._root, reason, "", kind=Kind.STOPPING_ON_FAILURE)
+            return
+        step = self._steps[fact.path]
+        attempt = step.asking.pop(fact.index)
+        step.error = fact.error
+        self._lose(step, fact.index, attempt - 1, StepStatus.FAILED, reason, fact.error, Kind.NOT_EVALUATED)
+
+    def _free_slots(self, step: Step, indexes: Iterable[int | None]) -> None:
+        for index in indexes:
+            step.slots.discard(index)
+            self._commands.append(FreeSlot(step.path, index))
+
+    def _ask_slots_again(self) -> None:
+        """A new owner has none of the slots of the one before: what ran stands in line again before it is made again."""
+        for step in self._steps.values() if self._has_slots else ():
+            step.slots.clear()
+        for (path, index), attempt in list(self._running.items()):
+            step = self._step_at(path)
+            # What was told to stop is made again only to be stopped before it begins.
+            if (self._is_gated or (step.node.has_slots and not step.is_undo)) and not step.scope.is_cancelled:
+                self._take_back(step, index)
+                self._hold(step, index, attempt)
+                self._enqueue(step)
 
     # -- waits
 
@@ -654,6 +768,8 @@ class Scheduler:
     ) -> None:
         del self._running[step.path, index]
         step.in_flight -= 1
+        if step.slots and index in step.slots:
+            self._free_slots(step, (index,))
         if step.scope.capped is not None:
             self._give_back(step.scope)
         if self._ledger is not None:
@@ -771,6 +887,8 @@ class Scheduler:
         kind: Kind,
     ) -> None:
         step.in_flight -= 1
+        if step.slots and index in step.slots:
+            self._free_slots(step, (index,))
         step.error = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
         self._lose(step, index, attempt, status, reason, step.error, kind)
 
@@ -835,10 +953,23 @@ class Scheduler:
                 self._decide(Kind.STOPPED, entry)
                 self._close_budget(step, index)
                 step.dropped += 1
+        if step.node.has_slots:
+            self._leave_line(step, reason)
         for index, attempt in step.retrying.items():
             self._timers.pop(retry_timer_id(step.path, index, attempt, step.variant(index)), None)
         step.retrying.clear()
         step.returned.clear()
+
+    def _leave_line(self, step: Step, reason: str) -> None:
+        """Give up the places and slots of a step's calls that have not begun."""
+        begun = [index for path, index in self._running if path == step.path]
+        for index, attempt in step.asking.items():
+            if index is not None and (index, attempt) not in step.returned:
+                entry = ItemEnded(self._at, step.path, index, StepStatus.CANCELLED, attempt - 1, reason, step.error)
+                self._decide(Kind.STOPPED, entry)
+                step.dropped += 1
+        self._free_slots(step, [*step.asking, *sorted(step.slots.difference(begun), key=str)])
+        step.asking.clear()
 
     # -- steps
 
@@ -1193,7 +1324,7 @@ class Scheduler:
 
     def _pump(self) -> None:
         """Hand out ready work, in order, up to the caps."""
-        if (self._suspects or self._trial) and self._is_trying():
+        if self._is_gated or ((self._suspects or self._trial) and self._is_trying()):
             return
         ready, running, most = self._ready, self._running, self._max_parallel
         while ready and len(running) < most:
@@ -1201,14 +1332,20 @@ class Scheduler:
             step.is_queued = False
             node = step.node
             cap = node.max_parallel
-            if cap is None and node.form is not None:
+            if cap is None and (node.form is not None or node.has_slots):
                 cap = most
-            if step.stage == "ended" or not step.has_work or (cap is not None and step.in_flight >= cap):
+            if step.stage == "ended" or not step.has_work or (cap is not None and step.in_flight + len(step.asking) >= cap):
                 if step.scope.capped is not None:
                     self._unpark(step.scope)
                 continue  # a step at its cap is queued again when one of its items ends
             if node.form is not None and not step.is_undo:
                 self._start_item(step, self._next_item(step)[0])
+                if step.has_work:
+                    self._enqueue(step)
+                if self._arrived and isinstance(ready, ReadyQueue):
+                    return  # its steps may come before all others
+                continue
+            if node.has_slots and not step.is_undo and not self._may_start(step):
                 if step.has_work:
                     self._enqueue(step)
                 continue
@@ -1244,6 +1381,11 @@ class Scheduler:
             step = self._undoing or self._steps.get(path)
             if step is None or (index, attempt) not in step.returned:
                 continue  # it was stopped meanwhile
+            if step.node.has_slots and not step.is_undo and index not in step.slots:
+                self._suspects[place] = attempt
+                if index not in step.asking:
+                    self._ask_slot(step, index, attempt)
+                return True
             step.returned.remove((index, attempt))
             if step.scope.capped is not None:
                 self._take(step)
@@ -1315,6 +1457,8 @@ class Scheduler:
             attempt = step.returned.popleft()[1] - 1
         else:
             step.cursor += 1
+        if index in step.slots:
+            self._free_slots(step, (index,))
         error = BudgetExceededError("wall_time", late.scope)
         info = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
         self._exceed(step, index, attempt, Outcome("failed", error=info), late)
@@ -1326,7 +1470,8 @@ class Scheduler:
         self._let_wait_no_more()
 
     def _let_wait_no_more(self) -> None:
-        self._ready += self._short
+        for step in self._short:
+            self._ready.append(step)
         self._short.clear()
 
     def _exceed(self, step: Step, index: int | None, attempt: int, outcome: Outcome, refusal: BudgetRefusal) -> None:
@@ -1471,6 +1616,7 @@ class Scheduler:
             "is_forced": self._is_forced,
             "status": self._status.value if self._status else None,
             "ready": [_queued(step) for step in self._ready],
+            **({"is_gated": self._is_gated} if self._graph.has_slot else {}),
             "running": [[path, index, attempt] for (path, index), attempt in self._running.items()],
             "mailbox": self._mailbox.dump(),
             "crashes": _dump_places(self._crashes),
@@ -1528,7 +1674,11 @@ class Scheduler:
         for path, told in scopes.items():
             load_scope(self._scopes[path], told, self._steps.__getitem__)
         self._load_undoing(state)
-        self._ready = deque(self._undoing if path is None else self._steps[path] for path in cast("list[str]", state["ready"]))
+        for place in cast("list[str | None]", state["ready"]):
+            queued = self._undoing if place is None else self._steps[place]
+            assert queued is not None, "it was being undone"
+            self._ready.append(queued)
+        self._is_gated = bool(state.get("is_gated"))
         rows = cast("list[tuple[str, int | None, int]]", state["running"])
         self._running = {(path, index): attempt for path, index, attempt in rows}
         self._mailbox = Mailbox.load(cast("Mapping[str, object]", state["mailbox"]))

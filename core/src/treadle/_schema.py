@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from treadle._expressions import KEYWORDS
+from treadle._slots import MAX_GROUP
 from treadle._waits import MAX_NAME, SIGNAL_NAME
 
 JsonSchema = dict[str, object]
@@ -89,7 +90,9 @@ WORKFLOW = _table(
     Key("max_retries", "number_from_0", "Retries of all steps together; without it only each step's own retry counts."),
     Key("outputs", "outputs", "What the run answers: name to value."),
     Key("workflows", "workflows", "Subflows that stand in this file: name to workflow."),
-    later="concurrency priority triggers",
+    Key("concurrency", "concurrency", "A slot that the run needs: the name of a group that runs share, or {group, limit}."),
+    Key("priority", "priority", "Of the run among those that wait for a slot, and of its steps' calls: higher ones first."),
+    later="triggers",
     required=("name", "steps"),
     aliases={"jobs": "steps", "tasks": "steps", "params": "inputs", "id": "name"},
 )
@@ -137,7 +140,12 @@ STEP = _table(
     Key("fallback", "fallback", "What is tried when the executor has finally failed: one body, or a list of them."),
     Key("compensate", "body", "What undoes the step, when it completed and the run fails or is cancelled later."),
     Key("budget", "budget", "What the step, or the group, may use up, of what its run has."),
-    later="concurrency priority",
+    Key(
+        "concurrency",
+        "concurrency",
+        "A slot that each call needs: the name of a group that runs share, or {group, limit}.",
+    ),
+    Key("priority", "priority", "Of the calls among those that are ready, and that wait for a slot: higher ones first."),
     aliases={
         "args": "with",
         "depends_on": "needs",
@@ -235,6 +243,8 @@ NOT_OF_WAITS = (
     "cache",
     "rate_limit",
     "budget",
+    "concurrency",
+    "priority",
 )
 """Keys that a step that waits does not have."""
 
@@ -247,6 +257,7 @@ ONLY_WITH: Mapping[str, tuple[str, ...]] = {
     "fallback": ("uses",),
     "cache": ("uses",),
     "rate_limit": ("uses",),
+    "concurrency": ("uses",),
     "timeout": ("uses", "choose", "workflow"),
 }
 """Key of a step -> the kinds of steps that have it; the rest is for all."""
@@ -403,6 +414,23 @@ _RATE: JsonSchema = {
 }
 
 
+_CONCURRENCY: JsonSchema = {
+    "description": "Slots that calls or runs share.",
+    "oneOf": [
+        {"type": "string", "minLength": 1, "maxLength": MAX_GROUP},
+        {
+            "type": "object",
+            "properties": {
+                "group": {"type": "string", "minLength": 1, "maxLength": MAX_GROUP, "description": "What has the slots."},
+                "limit": {"type": "integer", "minimum": 1, "description": "How many there are; the default is 1."},
+            },
+            "required": ["group"],
+            "additionalProperties": False,
+        },
+    ],
+}
+
+
 def _named(values: JsonSchema, spelled: str) -> JsonSchema:
     return {"type": "object", "propertyNames": {"pattern": f"^{spelled}$"}, "additionalProperties": values}
 
@@ -431,6 +459,8 @@ KINDS: dict[str, JsonSchema] = {
     "isolation": {"$ref": "#/$defs/isolation"},
     "budget": {"$ref": "#/$defs/budget"},
     "wait": {"$ref": "#/$defs/wait"},
+    "concurrency": {"$ref": "#/$defs/concurrency"},
+    "priority": {"type": "integer"},
     "cache": {"$ref": "#/$defs/cache"},
     "rate_limit": {"$ref": "#/$defs/rate_limit"},
     "uses": {"type": "string", "pattern": r"^[^\s${}]+$"},
@@ -468,6 +498,7 @@ def workflow_schema() -> JsonSchema:
             "isolation": _ISOLATION,
             "budget": _BUDGET,
             "wait": _WAIT,
+            "concurrency": _CONCURRENCY,
             "cache": _CACHE,
             "rate_limit": _RATE,
         },

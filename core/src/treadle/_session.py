@@ -51,6 +51,7 @@ from treadle._run_settings import MAX_CRASHES, RunSettings, run_settings
 from treadle._runner import Runner
 from treadle._scopes import ExecutorScope, RunScope, TroubleLog
 from treadle._sending import make_signal
+from treadle._slot_keeper import SlotKeeper
 from treadle._span_projection import SpanProjection
 from treadle._step_log import LineKeeper, kept_lines
 from treadle._store_records import CancelRequest, CheckpointRow, Claim, Commit, NewRun
@@ -327,6 +328,7 @@ class Session:
                     seq=len(readers.entries),
                     at=readers.entries[-1].at,
                     workers=created.max_parallel or self.plan.graph.max_parallel,
+                    slots=SlotKeeper(self.store, claim) if self.plan.has_slots else None,
                     hide=redact,
                     is_over=recorded.has_fired if recorded is not None else lambda timer_id: False,
                 )
@@ -429,7 +431,7 @@ class Session:
         return any(step.wait is not None and step.wait.wait.signal for step in self.plan.steps.values())
 
     def _heart(self, claim: Claim, driver: Driver, keeper: Keeper, last_signal: int) -> Heart | nullcontext[None]:
-        if not (self.store.is_durable or self._listens):
+        if not (self.store.is_durable or self._listens or self.plan.has_slots):
             return nullcontext()
 
         def cancel(asked: CancelRequest) -> None:

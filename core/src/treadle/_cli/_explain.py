@@ -39,6 +39,7 @@ from treadle.ports import (
     RunRow,
     RunStopping,
     SignalReceived,
+    SlotTaken,
     StepEnded,
     StintOpened,
     Store,
@@ -140,6 +141,7 @@ _TELLERS: Mapping[type, Callable[..., str]] = {
         f" (attempt {e.attempt} of {e.max_attempts} failed): {e.reason or 'no reason given'}"
     ),
     TimerFired: lambda e: f"the wait {e.timer_id} is over",
+    SlotTaken: lambda e: f"{item_name(e.path, e.index) if e.path else 'the run'}: has its slot",
     SignalReceived: lambda e: f"the signal {e.name!r} came" + (", to be delivered later" if e.due is not None else ""),
     WaitStarted: lambda e: (
         f"{e.path}: waits for {f'the signal {e.signal!r}' if e.signal else 'its time'}"

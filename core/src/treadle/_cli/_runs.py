@@ -132,6 +132,9 @@ async def _waits(store: Store, row: RunRow, steps: Sequence[StepRow]) -> list[Op
     pending = [timer for timer in await store.timers(row.run_id) if timer.status == "pending"]
     waits = [Open(timer.path, "", timer.due) for timer in pending if timer.kind == "retry"]
     waits += [Open("", _name_of(timer), timer.due) for timer in pending if timer.kind == "custom" and not timer.path]
+    if row.ended_at is None:
+        mine = [slot for slot in await store.slots() if slot.run_id == row.run_id and not slot.is_held]
+        waits += [Open(slot.holder, "", None, slot=slot.group) for slot in mine]
     if row.ended_at is None and any(step.ended_at is None and not step.executor for step in steps):
         waits += open_waits(await read_log(store, row.run_id))  # the only place where a signal without a timeout stands
     return waits
@@ -143,6 +146,8 @@ def _name_of(timer: TimerRow) -> str:
 
 def _shown_wait(row: RunRow, wait: Open) -> str:
     until = "" if wait.due is None else f" until {moment(wait.due)}"
+    if wait.slot:
+        return f"{wait.path or 'the run'} waits for a slot of {wait.slot!r}"
     if not wait.path:
         return f"the signal {wait.signal!r} is to be delivered at {moment(wait.due)}"
     if not wait.signal:

@@ -34,12 +34,14 @@ class Open:
         signal: What for; empty for a time alone.
         due: When it is over, or its timeout; None for never.
         is_approval: Whether ``treadle approve`` answers it.
+        slot: The group that it waits for a slot of; empty when it is something else.
     """
 
     path: str
     signal: str
     due: float | None
     is_approval: bool = False
+    slot: str = ""
 
 
 def open_waits(entries: Sequence[Entry]) -> list[Open]:

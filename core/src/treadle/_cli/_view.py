@@ -26,8 +26,10 @@ from treadle.ports import (
     RunEnded,
     RunStopping,
     SignalReceived,
+    SlotTaken,
     StepEnded,
     StepUsage,
+    StintOpened,
     WaitStarted,
 )
 
@@ -119,6 +121,7 @@ class RunView:
     cancelled: str = ""
     usage: StepUsage = attrs.field(factory=StepUsage)
     budget: str = ""
+    _needs_slot: bool = False
     _approvals: set[str] = attrs.field(factory=set)
     _errors: dict[tuple[str, int | None], str] = attrs.field(factory=dict)
 
@@ -127,6 +130,10 @@ class RunView:
         match record.entry:
             case RunCreated() as entry:
                 return self._created(entry)
+            case StintOpened() as entry if self._needs_slot:
+                return [Change(entry.at, "run_queued", "running", "run waits for its slot", scrolls=True)]
+            case SlotTaken() as entry if not entry.path:
+                return [Change(entry.at, "slot_taken", "running", "run has its slot", scrolls=True)]
             case WaitStarted() as entry:
                 return self._wait_started(entry)
             case MapStarted() as entry:
@@ -201,6 +208,7 @@ class RunView:
     def _created(self, entry: RunCreated) -> list[Change]:
         self.started_at, self.trace_id, self.run_id = entry.at, entry.trace_id, entry.run_id
         self.workflow = str(entry.workflow.get("name") or "")
+        self._needs_slot = bool(entry.workflow.get("concurrency"))
         self._approvals = set(_approvals(entry.workflow))
         self.steps_total = sum(_size(entry.workflow.get(part)) for part in ("steps", "finally"))
         self.budget = _budget(entry.workflow.get("budget"))

@@ -13,6 +13,7 @@ import attrs
 from treadle._budgets import Budget, budget_data
 from treadle._models import Json
 from treadle._schema import WORKFLOW, Table
+from treadle._slots import Concurrency
 from treadle._workflow._builder import (
     Built,
     Expression,
@@ -93,6 +94,8 @@ class Workflow(StepsBuilder):
         timeout_s: How long the whole run may take, ``finally`` aside; None for any time.
         max_retries: Retries of all steps together; None for any number.
         budget: What the run may use up; None for anything.
+        concurrency: The slot that a run needs; None for none.
+        priority: Of a run in line for slots, and of its steps' calls.
         outputs: What the run answers; texts may hold expressions.
         workflows: Subflows, by what steps call them. Those of files are not in it before the workflow is planned.
         syntax: ``braces`` when ``{{ }}`` holds expressions too; else empty.
@@ -116,6 +119,8 @@ class Workflow(StepsBuilder):
     timeout_s: float | None
     max_retries: int | None
     budget: Budget | None
+    concurrency: Concurrency | None
+    priority: int
     workflows: dict[str, Workflow]
     outputs: dict[str, Json]
     syntax: str
@@ -141,6 +146,8 @@ class Workflow(StepsBuilder):
         run_timeout: str | float | None = None,
         max_retries: int | None = None,
         budget: Mapping[str, Json] | None = None,
+        concurrency: str | Mapping[str, Json] | None = None,
+        priority: int | None = None,
     ) -> None:
         """A workflow without steps.
 
@@ -161,6 +168,8 @@ class Workflow(StepsBuilder):
             run_timeout: How long the whole run may take.
             max_retries: Retries of all steps together.
             budget: What the run may use up, as in a file: ``{"cost": "0.50", "tokens": 20000}``.
+            concurrency: A slot that each run needs: the name of a group, or ``{"group": ..., "limit": ...}``.
+            priority: Of a run in line for slots, and of its steps' calls: higher ones first.
 
         Raises:
             WorkflowInvalidError: With every fault of these values.
@@ -182,6 +191,8 @@ class Workflow(StepsBuilder):
             "timeout": run_timeout,
             "max_retries": max_retries,
             "budget": written(budget),
+            "concurrency": concurrency,
+            "priority": priority,
         }
         reader = Reader()
         self._fill(reader, {**without_none(data), "steps": {}}, file="", positions=None)
@@ -263,6 +274,8 @@ class Workflow(StepsBuilder):
             timeout_s=read.get("timeout"),
             max_retries=read.get("max_retries"),
             budget=read.get("budget"),
+            concurrency=read.get("concurrency"),
+            priority=read.get("priority", 0),
             outputs=read.get("outputs", {}),
             workflows={},
             syntax=read.get("syntax", ""),
@@ -325,6 +338,8 @@ class Workflow(StepsBuilder):
             "timeout": None if self.timeout_s is None else duration_data(self.timeout_s),
             "max_retries": self.max_retries,
             "budget": None if self.budget is None else budget_data(self.budget),
+            "concurrency": None if self.concurrency is None else copied(self.concurrency.to_data()),
+            "priority": self.priority or None,
             "outputs": copied(self.outputs),
             "workflows": {name: workflow.to_dict() for name, workflow in self.workflows.items()},
         }

@@ -210,6 +210,7 @@ class StepsBuilder(ABC):
         fallback: Bodies | None = None,
         compensate: Use | Mapping[str, object] | None = None,
         priority: int | None = None,
+        concurrency: str | Mapping[str, Json] | None = None,
         else_: bool | None = None,
         with_: Mapping[str, object] | Expression | str | None = None,
         **inputs: object,
@@ -238,7 +239,9 @@ class StepsBuilder(ABC):
             on_interrupt: ``rerun``, ``fail`` or ``ask``: what is done with a call whose process went away.
             fallback: What is tried when the executor has finally failed: one ``Use`` or several in order.
             compensate: What undoes the step when the run fails later.
-            priority: Of a branch of a choice: the lowest is asked first.
+            priority: Of its calls among those that are ready: higher ones first. Of a branch of a choice: the lowest is asked
+                first.
+            concurrency: A slot that each of its calls needs: the name of a group, or ``{"group": ..., "limit": ...}``.
             else_: Of a branch of a choice: taken when no condition is true.
             with_: Inputs whose names are taken by the arguments above; or one expression for all inputs.
             **inputs: Inputs of the executor; values may hold expressions.
@@ -271,6 +274,7 @@ class StepsBuilder(ABC):
                 "fallback": fallback,
                 "compensate": compensate,
                 "priority": priority,
+                "concurrency": concurrency,
                 "else": else_,
             },
         )

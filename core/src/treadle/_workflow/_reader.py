@@ -32,6 +32,7 @@ from treadle._schema import (
     STEP_KINDS,
     Table,
 )
+from treadle._slots import Concurrency, concurrency_faults
 from treadle._waits import Wait, wait_faults
 from treadle._workflow._records import (
     Body,
@@ -476,6 +477,21 @@ class Reader:
             self.fault(f"{path}.{key}" if key else path, message, remedy)
         return None if faults else cast("dict[str, Json]", plain)
 
+    def concurrency(self, path: str, value: object) -> Concurrency | None:
+        """The name of a group, or a mapping that also says how many slots it has."""
+        plain = self.value(path, value, secrets=False)
+        found = False
+        for key, message, remedy in concurrency_faults(plain):
+            found = True
+            self.fault(f"{path}.{key}" if key else path, message, remedy)
+        return None if found else Concurrency.read(plain)
+
+    def priority(self, path: str, value: object) -> int:
+        """A whole number."""
+        if isinstance(value, bool) or not isinstance(value, int) or not abs(value) < 2**31:
+            raise _Refused(f"expected a whole number, not {shown(value)}", "higher ones first; the default is 0")
+        return value
+
     def isolation(self, path: str, value: object) -> Json:
         """``inline``, ``process``, or limits of a process."""
         if not isinstance(value, Mapping):
@@ -548,7 +564,10 @@ class Reader:
             if "foreach" not in value:
                 for name in ONLY_WITH_FOREACH & value.keys():
                     self.fault(f"{path}.{name}", f"{name!r} belongs to a foreach, and there is none")
-        return Step(step_id, **_as_fields(data))  # type: ignore[arg-type] # READERS made each of its field's type
+        fields = _as_fields(data)
+        if table is STEP and "priority" in data:
+            fields["priority"] = data["priority"]
+        return Step(step_id, **fields)  # type: ignore[arg-type] # READERS made each of its field's type
 
     def _check_kind(self, path: str, step_id: str, value: Mapping[object, object]) -> None:
         kinds = [name for name in STEP_KINDS if name in value]
@@ -639,6 +658,7 @@ READERS: Mapping[str, Callable[[Reader, str, object], object]] = {
     "body": Reader.body,
     "choose": Reader.choose,
     "budget": Reader.budget,
+    "concurrency": Reader.concurrency,
     "condition": Reader.condition,
     "count": Reader.count,
     "defaults": Reader.defaults,
@@ -659,6 +679,7 @@ READERS: Mapping[str, Callable[[Reader, str, object], object]] = {
     "on_error": Reader.on_error,
     "on_interrupt": Reader.on_interrupt,
     "outputs": Reader.outputs,
+    "priority": Reader.priority,
     "parallel": Reader.parallel,
     "retry": Reader.retry,
     "secrets": Reader.secrets,

@@ -12,6 +12,7 @@ from treadle._durations import format_duration, parse_duration
 from treadle._models import Json, RetryPolicy
 from treadle._policy_keys import StepCache, StepRate
 from treadle._retries import parse_retry
+from treadle._slots import Concurrency
 from treadle._waits import Wait
 
 OnError = Literal["stop", "continue"]
@@ -169,6 +170,8 @@ class Step:
         retry: How failed attempts are repeated; None takes the workflow's default.
         on_error: None takes the workflow's.
         isolation: ``inline``, ``process``, or limits of a process; None takes the workflow's default, then the executor's.
+        concurrency: The slots that its calls need.
+        priority: Of its calls among those that are ready, and in line for slots; None takes the group's or workflow's.
         wait: What it waits for instead of using an executor.
         cache: How its outputs are kept for later calls.
         rate_limit: How often its calls may be made.
@@ -210,6 +213,8 @@ class Step:
     choose: dict[str, Branch] | None = None
     workflow: str = ""
     budget: Budget | None = None
+    concurrency: Concurrency | None = None
+    priority: int | None = None
 
     def to_dict(self) -> dict[str, Json]:
         """Plain data that reads back the same, without the id."""
@@ -236,6 +241,8 @@ class Step:
             "cache": None if self.cache is None else copied(self.cache.to_data()),
             "rate_limit": None if self.rate_limit is None else copied(self.rate_limit.to_data()),
             "budget": None if self.budget is None else budget_data(self.budget),
+            "concurrency": None if self.concurrency is None else copied(self.concurrency.to_data()),
+            "priority": self.priority,
             "on_interrupt": self.on_interrupt,
             "on_error": self.on_error,
             "fallback": bodies[0] if len(bodies) == 1 else bodies,
