@@ -37,7 +37,7 @@ from treadle.ports import (
     TimerFired,
     TimerRow,
 )
-from treadle_sqlite import SqliteStore, _queries, _schema
+from treadle_sqlite import SqliteStore, _queries, _schema, _worker
 from treadle_sqlite._files import default_path, remote_kind
 from writing import AT, new_run, numbers, write_records
 
@@ -203,14 +203,14 @@ def test_a_later_format_is_refused(store: SqliteStore) -> None:
 
 def test_a_full_disk_loses_nothing(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLITE_FULL is an error that says so; what was acknowledged before is there."""
-    connect = SqliteStore._connect
+    opened = SqliteStore._open_writer
 
-    def small(self: SqliteStore) -> apsw.Connection:
-        connection = connect(self)
-        connection.execute("PRAGMA max_page_count = 60")
+    def small(self: SqliteStore, worker: _worker.Worker) -> apsw.Connection:
+        connection = opened(self, worker)
+        connection.execute(f"PRAGMA max_page_count = {int(str(connection.pragma('page_count'))) + 8}")
         return connection
 
-    monkeypatch.setattr(SqliteStore, "_connect", small)
+    monkeypatch.setattr(SqliteStore, "_open_writer", small)
     acknowledged: list[int] = []
     with pytest.raises(StoreUnavailableError, match="Full"):
         anyio.run(partial(write_records, store, 2000, acknowledged))

@@ -100,14 +100,14 @@ class Trial:
 
 def test_a_run_on_a_full_disk_goes_on_when_there_is_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stops with an error that says so, keeps what was acknowledged, and is resumed (fault 5, S1-76)."""
-    connect = SqliteStore._connect
+    opened = SqliteStore._open_writer
 
-    def small(self: SqliteStore) -> apsw.Connection:
-        connection = connect(self)
-        connection.execute("PRAGMA max_page_count = 55")
+    def small(self: SqliteStore, worker: _worker.Worker) -> apsw.Connection:
+        connection = opened(self, worker)
+        connection.execute(f"PRAGMA max_page_count = {int(str(connection.pragma('page_count'))) + 8}")
         return connection
 
-    monkeypatch.setattr(SqliteStore, "_connect", small)
+    monkeypatch.setattr(SqliteStore, "_open_writer", small)
     trial = Trial(tmp_path / "runs.db")
     with pytest.raises(StoreUnavailableError, match="Full") as caught:
         trial.run(SqliteStore(path=trial.path))
