@@ -18,7 +18,7 @@ from treadle._plugins import Registry
 from treadle._results import RunResult
 from treadle.errors import WorkflowInvalidError
 from treadle.hookspecs import hookimpl
-from treadle.ports import Cached, Call, CallCache, CallRate, Outcome, Work
+from treadle.ports import FACTS, Cached, Call, CallCache, CallRate, Outcome, Work
 from treadle.testing import Recorder, virtual_run
 
 
@@ -285,6 +285,28 @@ def test_a_cached_step_has_a_status_of_its_own() -> None:
     assert spans["attempt one"]["treadle.attempt.cached"] is True
     assert "treadle.attempt.cached" not in spans["attempt after"]
     assert [outcome.cached for outcome in policy.ended] == [True, True, False, False]
+
+
+def test_a_foreach_is_cached_when_every_item_was() -> None:
+    """One that was made makes it a completed step, and so does having no items; a snapshot remembers it."""
+    workflow = Workflow("w", max_parallel=1)
+    for name, items in {"all": [1, 1], "some": [1, 2], "none": []}.items():
+        workflow.step(name, "acme.read", foreach=items, n="${{ item }}")
+
+    result = run(workflow, Serving({1: 11}))
+
+    assert {path: str(step.status) for path, step in result.steps.items()} == {
+        "all": "cached",
+        "some": "completed",
+        "none": "completed",
+    }
+    plan = compile_plan(workflow)
+    conductor = Conductor(plan)
+    for entry in result.entries:
+        if isinstance(entry, FACTS):
+            conductor.apply(entry)
+            conductor = Conductor.load(plan, conductor.dump())
+    assert conductor.status == "completed"
 
 
 def test_a_cached_step_replays() -> None:

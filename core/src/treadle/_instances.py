@@ -38,6 +38,7 @@ class Step:
         "attempts",
         "blocked_by",
         "blocks",
+        "cached_items",
         "count",
         "cursor",
         "dependents",
@@ -81,6 +82,7 @@ class Step:
         self.slots: set[int | None] = set()  # items that have theirs
         self.attempts = 0
         self.failed_items = 0
+        self.cached_items = 0
         self.partial_items = 0
         self.dropped = 0  # items whose retry was given up because the step was stopped
         self.is_stopped = False  # hands out no more items
@@ -247,7 +249,7 @@ def load_error(data: object) -> ErrorInfo | None:
 
 
 _STEP_FIELDS = ("stage", "waiting", "blocked_by", "blocks", "count", "cursor", "in_flight", "attempts", "failed_items")
-_MORE_STEP_FIELDS = ("partial_items", "dropped", "is_stopped", "is_queued", "is_undo")
+_MORE_STEP_FIELDS = ("partial_items", "cached_items", "dropped", "is_stopped", "is_queued", "is_undo")
 
 
 def dump_step(step: Step) -> dict[str, Json]:

@@ -798,6 +798,7 @@ class Scheduler:
             return
         if step.node.compensation is not None and was_made:
             self._done.append((step.node, step.path, index))
+        step.cached_items += not was_made
         self._close_budget(step, index)
         self._after_item(step)
 
@@ -933,7 +934,10 @@ class Scheduler:
     def _end_map(self, step: Step) -> None:
         is_whole = step.cursor == step.count and not step.dropped
         if not step.failed_items and not step.partial_items and is_whole:
-            self._end(step, StepStatus.COMPLETED, kind=Kind.ITEMS_COMPLETED)
+            if step.cached_items == step.count:
+                self._end(step, StepStatus.CACHED, kind=Kind.TAKEN_FROM_CACHE)
+            else:
+                self._end(step, StepStatus.COMPLETED, kind=Kind.ITEMS_COMPLETED)
         elif step.scope.is_cancelled or (not is_whole and step.failed_items <= step.tolerance):
             self._end(step, StepStatus.CANCELLED, step.scope.stopping, step.error, kind=Kind.STOPPED)
         elif step.failed_items <= step.tolerance:
