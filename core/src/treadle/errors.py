@@ -121,10 +121,15 @@ class _FaultsError(TreadleError):
 
 
 class WorkflowInvalidError(_FaultsError):
-    """A workflow that cannot run: every structural fault, or every fault of planning, at once."""
+    """A workflow that cannot run: every structural fault, or every fault of planning, at once.
 
-    def __init__(self, faults: Sequence[Fault], *, name: str = "") -> None:
-        self.name = name
+    Attributes:
+        name: Of the workflow.
+        partial: What could be read in spite of structural faults, for whoever looks for more; None for faults of planning.
+    """
+
+    def __init__(self, faults: Sequence[Fault], *, name: str = "", partial: object = None) -> None:
+        self.name, self.partial = name, partial
         many = f"{len(faults)} faults" if len(faults) != 1 else "1 fault"
         super().__init__(f"The workflow {name or 'file'} has {many}:", faults, "Nothing was started. Correct the file.")
 

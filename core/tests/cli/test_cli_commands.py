@@ -235,6 +235,22 @@ def test_check_lists_every_fault(treadle: Treadle, fits: Fits) -> None:
         assert f"bad.yaml:{fault['line']}:{fault['column']}: {fault['path']}: {fault['message']}" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "plan", "run"])
+def test_faults_of_the_file_and_of_what_is_installed_come_together(treadle: Treadle, command: str) -> None:
+    """One round: a misspelt key in one step does not hide an unknown executor in another, nor are consequences told."""
+    file = treadle.write(
+        "mixed.yaml",
+        "name: mixed\nsteps:\n  a: {uses: demo.odd, wiht: {number: 1}}\n  b: {uses: demo.nope}\n"
+        "  c: {uses: demo.echo, timeout: 5x}\n  d: {uses: demo.echo, needs: [e]}\n",
+    )
+
+    done = treadle(command, file)
+
+    assert done.returncode == 2
+    places = re.findall(r"mixed\.yaml:(\d+):\d+: (\S+):", done.stderr)
+    assert places == [("3", "steps.a.wiht"), ("4", "steps.b.uses"), ("5", "steps.c.timeout"), ("6", "steps.d.needs")]
+
+
 def test_plan_shows_order_and_executors(treadle: Treadle, flow: str, fits: Fits) -> None:
     """Levels, needs, who provides what, timeouts and retries; the same as an object."""
     done, as_json = treadle("plan", flow), treadle("plan", flow, "--json")

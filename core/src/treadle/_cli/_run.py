@@ -23,7 +23,7 @@ from treadle._cli._ending import leave_at_once
 from treadle._cli._failures import CANCELLED, FAILED, error_object
 from treadle._cli._inputs import gather
 from treadle._cli._kept import command_store
-from treadle._cli._loading import FILE, discover, json_option
+from treadle._cli._loading import FILE, discover, json_option, loaded
 from treadle._cli._logging import LogFormat, logging_to
 from treadle._cli._output import clean, is_terminal, say, stdout_kept, write, write_json
 from treadle._cli._progress import Display, JsonDisplay, PlainDisplay, Progress
@@ -31,7 +31,6 @@ from treadle._cli._signals import Interrupts
 from treadle._cli._summary import summarize
 from treadle._cli._tracing_setup import make_outbox, set_up_tracing, shut_down
 from treadle._config import Config
-from treadle._loader import load_workflow
 from treadle._models import InterruptAnswer
 from treadle._outbox import Outbox
 from treadle._plan import Plan, make_plan
@@ -137,7 +136,7 @@ class Session:
     def prepare(cls, options: Options, out: TextIO) -> Session:
         """Check everything that can be checked before anything starts; what is wrong is said together."""
         config, registry = discover()
-        workflow = load_workflow(options.file)
+        workflow = loaded(options.file, registry)
         errors: list[TreadleError] = []
         plan = _attempt(lambda: make_plan(workflow, registry), errors)
         inputs = _attempt(lambda: gather(workflow, options.pairs, options.input_files), errors)

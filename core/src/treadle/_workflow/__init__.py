@@ -313,7 +313,7 @@ class Workflow(StepsBuilder):
     def _raise(self, faults: Sequence[Fault]) -> None:
         if faults:
             ordered = sorted(faults, key=lambda fault: (not fault.line, fault.line, fault.column))
-            raise WorkflowInvalidError(ordered, name=self.name)
+            raise WorkflowInvalidError(ordered, name=self.name, partial=self)
 
     # as plain data
 
