@@ -222,3 +222,30 @@ def test_restarts_change_nothing_but_the_time(stops: list[tuple[float, float]]) 
             assert fired[f"retry:tried::{entry.attempt}"] >= entry.due
     assert fired["wait:pause"] >= result.started_at + 2 * HOUR
     assert flaky.calls == 4  # type: ignore[attr-defined]  # a test's counter
+
+
+# -- timeouts
+
+
+def test_the_timebox_of_a_group_is_a_timer() -> None:
+    """Of 300 s: what is not over by then is stopped, at that moment, and the timer has a row of its own (S1-41)."""
+
+    @executor("nap")
+    async def nap(seconds: float) -> float:
+        """Sleep."""
+        await anyio.sleep(seconds)
+        return seconds
+
+    wf = Workflow("w")
+    phase = wf.parallel("phase", timeout=300)
+    phase.step("quick", "nap", seconds=60)
+    phase.step("slow", "nap", seconds=2 * HOUR)
+    store = DurableStore()
+
+    result = virtual_run(wf, registry=Registry.of(nap), store=store)
+
+    (row,) = anyio.run(store.timers, result.run_id)
+    assert (row.kind, row.status, row.due - result.started_at) == ("timeout", "fired", 300)
+    assert result.steps["phase/quick"].status.value == "completed"
+    assert result.steps["phase"].status.value == "timed_out"
+    assert result.duration_s == 300

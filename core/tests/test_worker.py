@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import anyio
 import pytest
-from treadle import Registry, Workflow, arun, executor
+from treadle import Registry, Workflow, arun, asend_signal, executor
 from treadle._config import Config
 from treadle._memory import MemoryStore
 from treadle._models import RunStatus, StintOpened
 from treadle._results import RunResult
 from treadle._worker import Worker
-from treadle.errors import StoreUnavailableError
+from treadle.errors import RunSuspendedError, StoreUnavailableError
 from treadle.ports import Claim, Commit, Context, Rows, RunPage, RunQuery
 
 pytestmark = pytest.mark.anyio
@@ -258,3 +258,34 @@ async def test_a_run_that_asks_is_left_alone() -> None:
 
     stints = [record.entry for record in await store.read(row.run_id) if isinstance(record.entry, StintOpened)]
     assert len(stints) == 2, "the crash, and the stint that asked"
+
+
+async def test_a_run_that_only_waits_takes_no_place() -> None:
+    """Others are taken up although it waits for days, and it goes on as soon as it may."""
+    store = SharedStore()
+    registry = Registry.of(work)
+    waiting = Workflow("waiting")
+    ok = waiting.wait("ok", signal="ok")
+    waiting.step("after", "demo.work", needs=ok)
+    plain = Workflow("plain")
+    plain.step("a", "demo.work")
+    ids = []
+    for workflow in (waiting, plain, plain):
+        with pytest.raises(RunSuspendedError) as suspended:
+            await arun(workflow, registry=registry, store=store, on_start=lambda handle: handle.suspend())
+        ids.append(suspended.value.run_id)
+    ended: list[RunResult] = []
+    worker = Worker(store, registry, poll_s=0.05, concurrency=1, on_end=ended.append)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.work)
+            await until(lambda: len(ended) == 2)
+            others = {result.workflow for result in ended}
+            await asend_signal(ids[0], "ok", store=store)
+            await until(lambda: len(ended) == 3)
+            worker.suspend()
+
+    assert others == {"plain"}
+    assert ended[2].run_id == ids[0]
+    assert ended[2].status is RunStatus.COMPLETED

@@ -28,6 +28,9 @@ POLL_S = 5.0
 _JITTER = 0.2
 """Part of the pause that is drawn at random, so that workers that started together do not ask together."""
 
+MOST_DRIVEN = 200
+"""How many runs it drives at once, with those that only wait; each takes a thread and a little memory."""
+
 _PAGE = 200
 _PATIENCE_S = 600.0
 """How long a run that could not be driven here is left alone."""
@@ -42,7 +45,7 @@ class Worker:
         store: Where the runs are.
         registry: Where executors come from.
         poll_s: How often it is looked for runs.
-        concurrency: How many runs it drives at once.
+        concurrency: How many runs it drives at once; those that only wait, for a time, a signal or a slot, are not counted.
         clock: Time; the real one when None.
         sinks: Objects with ``emit_span`` and ``record_event`` hooks, told of every run.
         on_end: Called with the result of each run that it brought to its end.
@@ -86,7 +89,7 @@ class Worker:
                     found = 0
                 if once and not found and not self._driven:
                     return
-                await self._pause(0.0 if found and len(self._driven) < self._concurrency else self._poll_s)
+                await self._pause(0.0 if found and self._room > 0 else self._poll_s)
 
     def suspend(self, reason: str = "suspended") -> None:
         """Take up no more runs, and let go of those that are driven: what runs of them may end. Asked again, at once.
@@ -103,7 +106,7 @@ class Worker:
 
     async def _take_up(self, group: TaskGroup) -> int:
         """Begin with as many runs as there is room for, the longest waiting first; answers how many."""
-        room = self._concurrency - len(self._driven)
+        room = self._room
         if room <= 0:
             return 0
         rows = (await self._store.runs(RunQuery(is_orphaned=True, limit=_PAGE))).runs
@@ -114,6 +117,12 @@ class Worker:
                 begun += 1
                 group.start_soon(self._drive, row)
         return begun
+
+    @property
+    def _room(self) -> int:
+        """For how many more runs there is room; one that waits for days keeps no other from being taken up."""
+        busy = sum(handle is None or not handle.only_waits for handle in self._driven.values())
+        return min(self._concurrency - busy, MOST_DRIVEN - len(self._driven))
 
     async def _is_wanted(self, row: RunRow) -> bool:
         stint, until = self._left.get(row.run_id, (-1, 0.0))
@@ -147,8 +156,9 @@ class Worker:
             _log.exception("run %s cannot be driven", run_id)
             self._leave(row, error)
         else:
-            _log.info("run %s of %s: %s", run_id, row.workflow, result.status.value)
-            self._on_end(result)
+            if self._driven[run_id] is not None:  # else somebody else had brought it to its end meanwhile
+                _log.info("run %s of %s: %s", run_id, row.workflow, result.status.value)
+                self._on_end(result)
         finally:
             del self._driven[run_id]
             self._wake()

@@ -33,7 +33,13 @@ def worker() -> None:
 
 @worker.command()
 @click.option("--poll", default=f"{POLL_S:g}s", show_default=True, metavar="DURATION", help="How often to look for runs.")
-@click.option("--concurrency", type=click.IntRange(min=1), default=4, show_default=True, help="How many runs to drive at once.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="How many runs to drive at once, beside those that only wait.",
+)
 @click.option("--once", is_flag=True, help="Take up what there is now, and end when that is done.")
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How stderr is written."
