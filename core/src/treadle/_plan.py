@@ -68,13 +68,17 @@ def make_plan(workflow: Workflow, registry: Executors) -> Plan:
     return planner.finish()
 
 
-def compile_plan(workflow: Workflow) -> Plan:
+def compile_plan(workflow: Workflow, workflow_folder: Path | None = None) -> Plan:
     """Plan without looking for executors: enough to replay a log.
+
+    Args:
+        workflow: The workflow; one of a log has its subflows with it.
+        workflow_folder: Where subflows are looked for by name.
 
     Raises:
         WorkflowInvalidError: With every fault of references and needs.
     """
-    planner = _Planner(with_subflows(workflow, None))
+    planner = _Planner(with_subflows(workflow, workflow_folder))
     planner.compile()
     return planner.finish()
 

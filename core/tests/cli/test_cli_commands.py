@@ -399,13 +399,13 @@ def test_graph_draws_every_structure(treadle: Treadle) -> None:
     dot = [line.strip() for line in treadle("graph", file, "--format", "dot").stdout.splitlines()]
 
     assert drawn.stdout == NESTED_DRAWN
-    assert "one" not in folded.stdout
+    assert "● one" not in folded.stdout
     assert "│ ├─● sub  workflow child\n" in folded.stdout.replace("▣ sub", "● sub")
     for line in (
         'subgraph g0["<b>check</b><br/>group"]',
         "s1 --> s2",
         "g0 --> g2",
-        's5{{"<b>fast</b><br/>demo.echo<br/>when inputs.ok"}}',
+        's4{{"<b>fast</b><br/>demo.echo<br/>when inputs.ok"}}',
     ):
         assert line in mermaid
     assert mermaid.index('subgraph g0["<b>check</b><br/>group"]') < mermaid.index("s1 --> s2") < mermaid.index("g0 --> g2")

@@ -82,7 +82,7 @@ def _scope(
     until: dict[str, float] = {}
     before: dict[str, str] = {}
     for is_finally in (False, True):
-        begin = max(until, key=lambda path: until[path], default="") if is_finally else ""
+        begin = _latest(until) if is_finally else ""
         for node in _ordered([node for node in nodes if node.is_finally is is_finally]):
             path = node.path
             _, within = _scope(plan, node.children, durations, steps)
@@ -91,11 +91,16 @@ def _scope(
             if latest:
                 before[path] = latest
             until[path] = (until[latest] if latest else 0.0) + (estimate.seconds or 0.0)
-    last = max(until, key=lambda path: until[path], default="")
+    last = _latest(until)
     critical = [last] if last else []
     while critical and critical[-1] in before:
         critical.append(before[critical[-1]])
     return critical[::-1], until.get(last, 0.0)
+
+
+def _latest(until: dict[str, float]) -> str:
+    """The step that ends last; among equals the last of them, which may take longer than is known."""
+    return max(reversed(until), key=lambda path: until[path], default="")
 
 
 def _ordered(nodes: Sequence[Node]) -> list[Node]:

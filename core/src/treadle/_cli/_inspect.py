@@ -78,7 +78,9 @@ def graph(file: str, format_: str, fold: bool) -> None:
     The executors need not be installed. GitHub, GitLab and most editors draw Mermaid text in Markdown; `dot -Tsvg` draws the
     language of Graphviz.
     """
-    picture = draw(compile_plan(load_workflow(file)), fold=fold)
+    workflow = load_workflow(file)
+    _, registry = discover()
+    picture = draw(compile_plan(workflow, registry.workflow_folder), fold=fold)
     if format_ == "terminal":
         write(lanes(picture, plain=not encodes(sys.stdout, "●◉◆◷▣│├╰─┼┴")))
     else:
