@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -93,10 +94,15 @@ class Secret:
 def hide(text: str, secrets: Iterable[str]) -> str:
     """``text`` with ``***`` in the place of each secret, however it is spelled; of few characters, as it is and quoted."""
     for secret in secrets:
-        # The longest first: it may hold another.
-        for spelled in sorted({secret, *quoted(secret), *spellings(secret)}, key=len, reverse=True) if secret else ():
+        for spelled in _in_order(secret) if secret else ():
             text = text.replace(spelled, HIDDEN)
     return text
+
+
+@functools.lru_cache(maxsize=256)  # to spell one takes 50 us, and a step's texts are many
+def _in_order(secret: str) -> tuple[str, ...]:
+    """All spellings, the longest first: it may hold another."""
+    return tuple(sorted({secret, *quoted(secret), *spellings(secret)}, key=len, reverse=True))
 
 
 def holds_secret(value: object, secrets: Sequence[str]) -> bool:
