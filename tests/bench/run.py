@@ -127,6 +127,15 @@ def large() -> Iterator[Figure]:
     )
 
 
+def structures() -> Iterator[Figure]:
+    """A 10,000-step file of groups, choices and references; an expression; a foreach over 100,000 items. Processor time."""
+    measured = apart("structures.py")
+    yield Figure("structured_plan_10000", round(measured["structured_plan_s"], 3), "s", 2.0, 1.0)
+    yield Figure("expression", round(measured["expression_us"], 2), "us, median", 25, 5)
+    yield Figure("foreach_100000", round(measured["item_us"], 1), "us/item", 40, 25)
+    yield Figure("foreach_100000_peak", round(measured["items_peak_mb"], 1), "MB", 250, 150)
+
+
 def isolation() -> Iterator[Figure]:
     """Calls in a process of their own: the first of a run, and those that follow."""
     measured = apart("isolation.py")
@@ -229,6 +238,7 @@ BENCHES: dict[str, Bench] = {
     "sleepers": sleepers,
     "start_up": start_up,
     "large": large,
+    "structures": structures,
     "http": http,
     "policies": policies,
     "budgets": budgets,

@@ -287,8 +287,9 @@ def dump_scope(scope: Scope) -> dict[str, Json]:
     data["cause"] = attrs.asdict(scope.cause)
     if scope.owner is not None:
         data["owner"], data["index"] = scope.owner.path, scope.index
-    if scope.parked:
-        data["parked"] = [step.path for step in scope.parked]
+    parked = [step.path for step in scope.parked if step.stage != "ended"]
+    if parked:
+        data["parked"] = parked
     data["is_open"] = bool(scope.steps)
     return data
 

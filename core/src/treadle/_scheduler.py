@@ -1093,6 +1093,10 @@ class Scheduler:
                     dependent.blocked_by = step.blocked_by if status is StepStatus.UPSTREAM_FAILED else step.path
             if not dependent.waiting and dependent.stage == "pending":
                 self._arrived.append(dependent)
+        if step.is_queued:
+            step.is_queued = False
+            if scope.capped is not None:
+                self._unpark(scope)  # it will not take the place that it was queued for
         if not (scope.open_finally if node.is_finally else scope.open_main):
             self._over.append(scope)
 
@@ -1338,7 +1342,9 @@ class Scheduler:
             cap = node.max_parallel
             if cap is None and (node.form is not None or node.has_slots):
                 cap = most
-            if step.stage == "ended" or not step.has_work or (cap is not None and step.in_flight + len(step.asking) >= cap):
+            if step.stage == "ended":
+                continue
+            if not step.has_work or (cap is not None and step.in_flight + len(step.asking) >= cap):
                 if step.scope.capped is not None:
                     self._unpark(step.scope)
                 continue  # a step at its cap is queued again when one of its items ends
@@ -1526,6 +1532,8 @@ class Scheduler:
     def _unpark(self, scope: Scope) -> None:
         """Queue one step of each cap that has room again; one that cannot start makes way for the next."""
         for capped in scope.caps:
+            while capped.parked and capped.parked[0].stage == "ended":
+                capped.parked.popleft()
             if capped.parked and capped.running < (capped.rules.max_parallel or 1):
                 self._ready.append(capped.parked.popleft())
 
@@ -1619,7 +1627,7 @@ class Scheduler:
             "is_cancelling": self._is_cancelling,
             "is_forced": self._is_forced,
             "status": self._status.value if self._status else None,
-            "ready": [_queued(step) for step in self._ready],
+            "ready": [_queued(step) for step in self._ready if step.stage != "ended"],
             **({"is_gated": self._is_gated} if self._graph.has_slot else {}),
             "running": [[path, index, attempt] for (path, index), attempt in self._running.items()],
             "mailbox": self._mailbox.dump(),
