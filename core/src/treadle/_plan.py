@@ -466,7 +466,8 @@ class _Planner:
 
     def _fault(self, workflow: Workflow, path: str, message: str, remedy: str = "") -> None:
         line, column = workflow.position(path)
-        self._faults.append(Fault(message, path, remedy, workflow.file, line, column))
+        shown = f"{workflow.place}.{path}" if workflow.place else path
+        self._faults.append(Fault(message, shown, remedy, workflow.file, line, column))
 
     def _fault_at(self, workflow: Workflow, place: str, fault: Fault, inputs: Collection[str], otherwise: str) -> None:
         """A fault of an input; it stands where the input does, else where the step says what it runs."""
@@ -476,6 +477,7 @@ class _Planner:
             path = f"{place}.{otherwise}"
         line, column = workflow.position(path)
         shown = f"{place}.with.{fault.path}" if fault.path else f"{place}.with"
+        shown = f"{workflow.place}.{shown}" if workflow.place else shown
         self._faults.append(Fault(fault.message, shown, fault.remedy, workflow.file, line, column))
 
     def _value(self, workflow: Workflow, value: Json, path: str) -> Value:

@@ -1358,8 +1358,12 @@ class Scheduler:
             if node.has_slots and not step.is_undo and not self._may_start(step):
                 if step.has_work:
                     self._enqueue(step)
+                if step.scope.capped is not None:
+                    self._unpark(step.scope)
                 continue
             if self._ledger is not None and not self._afford(self._ledger, step):
+                if step.scope.capped is not None:
+                    self._unpark(step.scope)
                 continue
             if step.scope.capped is not None and not self._take(step):
                 continue

@@ -100,6 +100,7 @@ class Workflow(StepsBuilder):
         workflows: Subflows, by what steps call them. Those of files are not in it before the workflow is planned.
         syntax: ``braces`` when ``{{ }}`` holds expressions too; else empty.
         file: Where it was read from; empty for Python.
+        place: Where it stands within another workflow's file, like ``workflows.post``; empty for a file of its own.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Workflow(StepsBuilder):
     outputs: dict[str, Json]
     syntax: str
     file: str
+    place: str
     _positions: Positions | None
 
     def __init__(
@@ -279,6 +281,7 @@ class Workflow(StepsBuilder):
             outputs=read.get("outputs", {}),
             workflows={},
             syntax=read.get("syntax", ""),
+            place="",
         )
         embedded = read.get("workflows", {})
         for name, document in embedded.items() if isinstance(embedded, dict) else ():
@@ -292,7 +295,9 @@ class Workflow(StepsBuilder):
             return
         within = _Within(self._positions, place) if self._positions else None
         try:
-            self.workflows[name] = Workflow.from_dict(document, file=self.file, positions=within, _depth=depth)
+            made = Workflow.from_dict(document, file=self.file, positions=within, _depth=depth)
+            made.place = f"{self.place}.{place}" if self.place else place
+            self.workflows[name] = made
         except WorkflowInvalidError as error:
             for fault in error.faults:
                 reader.faults.append(attrs.evolve(fault, path=f"{place}.{fault.path}".rstrip(".")))
