@@ -377,7 +377,8 @@ class World:
         assert entry.attempt == self.attempts.get(key, 0) + 1, "attempts are counted without gap and none is made twice"
         self.attempts[key] = entry.attempt
         if entry.variant == "compensation":
-            assert place == self.completed[-1 - len(self.undone)], "what completed last is undone first"
+            left = [done for done in self.completed if done not in self.undone]
+            assert place == left[-1], "what completed last is undone first"
             assert not self.running, "steps are undone one at a time, when nothing else runs"
             assert not self.forced
         else:
@@ -497,9 +498,10 @@ class World:
     def note_undone(self, entry: CompensationEnded) -> None:
         place = (entry.path, entry.index)
         self.drop_interrupted(*place)
-        assert place == self.completed[-1 - len(self.undone)]
+        assert place in self.completed
+        assert place not in self.undone, "a step is undone once"
         self.undone.append(place)
-        assert entry.status is not StepStatus.CANCELLED or self.forced or place in [(p.path, p.index) for p in self.over]
+        assert entry.attempts or self.forced, "only a forced cancel leaves something as it is"
 
     # -- the run
 

@@ -1,6 +1,6 @@
 """What structure costs: planning a large file of groups, choices and items; evaluating an expression; a long foreach.
 
-    python tests/bench/structures.py
+python tests/bench/structures.py
 """
 
 from __future__ import annotations
