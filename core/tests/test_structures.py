@@ -345,7 +345,7 @@ def test_a_group_within_a_foreach_within_a_foreach_keeps_its_items_apart() -> No
 
 CHOICE = {
     "small": {"when": "inputs.n < 10", "uses": "echo", "with": {"value": "small"}},
-    "even": {"when": "inputs.n % 2 == 0", "priority": -1, "uses": "echo", "with": {"value": "even"}},
+    "even": {"when": "inputs.n % 2 == 0", "priority": 1, "uses": "echo", "with": {"value": "even"}},
     "rest": {"else": True, "uses": "echo", "with": {"value": "rest"}},
 }
 INPUT = {"n": {"type": "integer"}}
@@ -658,7 +658,7 @@ def test_python_builds_what_a_file_says() -> None:
     )
     gather.step("text", "echo", value=page.output)
     route = wf.choose("route", needs=gather)
-    route.step("many", "echo", when=gather.output[0] != None, priority=-1, value=1)  # noqa: E711 - it makes an expression
+    route.step("many", "echo", when=gather.output[0] != None, priority=1, value=1)  # noqa: E711 - it makes an expression
     rest = route.parallel("rest", else_=True)
     rest.step("x", "echo", value=2)
     wf.subflow("post", post, text="hi", needs_rule="all_done", needs=[route], compensate=Use("echo", value="undo"))
@@ -695,7 +695,7 @@ def test_python_builds_what_a_file_says() -> None:
                         "uses": "echo",
                         "with": {"value": 1},
                         "when": "steps.gather.output[0] != null",
-                        "priority": -1,
+                        "priority": 1,
                     },
                     "rest": {"parallel": {"steps": {"x": {"uses": "echo", "with": {"value": 2}}}}, "else": True},
                 },

@@ -411,7 +411,7 @@ class _Planner:
 
     def _choice(self, step: Step, branches: Mapping[str, Branch], path: str, paths: Mapping[str, str]) -> GroupForm:
         """Bring the branches into the order in which they are asked: by priority, then as declared, ``else`` last."""
-        asked = sorted(branches.values(), key=lambda branch: (branch.is_else, branch.priority))
+        asked = sorted(branches.values(), key=lambda branch: (branch.is_else, -branch.priority))
         self._children[path] = [paths[branch.step.id] for branch in asked]
         conditions = tuple((branch.step.id, self._steps[paths[branch.step.id]].when) for branch in asked)
         self._steps[path] = attrs.evolve(self._steps[path], branches=conditions)

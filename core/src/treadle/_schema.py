@@ -184,7 +184,7 @@ BRANCH = Table(
     "a branch",
     {
         **{name: key for name, key in STEP.keys.items() if name not in ("needs", "needs_rule", "priority")},
-        "priority": Key("priority", "number", "The branch with the lowest is asked first; the default is 0."),
+        "priority": Key("priority", "number", "The branch with the highest is asked first; the default is 0."),
         "else": Key("else", "flag", "Taken when no branch's when is true."),
     },
     aliases={**{word: key for word, key in STEP.aliases.items() if key != "needs"}, "default": "else"},

@@ -239,7 +239,7 @@ class StepsBuilder(ABC):
             on_interrupt: ``rerun``, ``fail`` or ``ask``: what is done with a call whose process went away.
             fallback: What is tried when the executor has finally failed: one ``Use`` or several in order.
             compensate: What undoes the step when the run fails later.
-            priority: Of its calls among those that are ready: higher ones first. Of a branch of a choice: the lowest is asked
+            priority: Of its calls among those that are ready: higher ones first. Of a branch of a choice: the highest is asked
                 first.
             concurrency: A slot that each of its calls needs: the name of a group, or ``{"group": ..., "limit": ...}``.
             else_: Of a branch of a choice: taken when no condition is true.
@@ -427,7 +427,7 @@ class StepsBuilder(ABC):
     ) -> GroupHandle:
         """Add a choice; add its branches to what this answers, each with ``when=`` or ``else_=True``.
 
-        The first branch whose condition is true is taken: the lowest ``priority=`` first, then in the order of declaration.
+        The first branch whose condition is true is taken: the highest ``priority=`` first, then in the order of declaration.
         The other arguments are those of ``parallel``; ``on_error`` is that of the choice.
         """
         data = _group_data(needs, needs_rule, when, foreach, as_, batch, max_items, max_failed_items, on_error, compensate)

@@ -136,7 +136,7 @@ class Branch:
 
     Attributes:
         step: What is done; its ``when`` is the condition.
-        priority: The lowest is asked first.
+        priority: The highest is asked first.
         is_else: Taken when no condition is true.
     """
 
