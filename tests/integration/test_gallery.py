@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from treadle import load_workflow
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
-FILES = sorted([*EXAMPLES.glob("*/*.yaml"), *EXAMPLES.glob("*/workflows/*.yaml"), *EXAMPLES.glob("*/*.json")])
+FILES = sorted([*EXAMPLES.glob("*/*.yaml"), *EXAMPLES.glob("*/workflows/*.yaml"), *EXAMPLES.glob("*/workflow.json")])
 
 Data = Mapping[str, object]
 
@@ -30,6 +31,8 @@ class Example:
     """A copy of one example's folder beside the others, and the command in it."""
 
     def __init__(self, place: Path, name: str) -> None:
+        if name == "nightly":
+            shutil.copytree(ROOT / "docs" / "how-to", place / "docs" / "how-to")
         shutil.copytree(EXAMPLES, place / "docs" / "examples", ignore=shutil.ignore_patterns("report", "__pycache__"))
         self.folder = place / "docs" / "examples" / name
         dropped = ("TREADLE_", "OTEL_", "TRACEPARENT")
@@ -234,6 +237,23 @@ def test_older_formats_load(example: Example) -> None:
     assert greeted["outputs"] == {"text": "hello Ada"}
 
 
+@of("nightly")
+def test_a_nightly_run_counts_what_it_uses_and_runs_once_a_day(example: Example) -> None:
+    """The same key answers the same run; what executors spend is added up, and a budget that is too small is kept to."""
+    first = example.run("--key", "2026-11-28", "-i", "day=today")
+    again = example.run("--key", "2026-11-28", "-i", "day=today")
+    file = example.folder / "workflow.yaml"
+    file.write_text(file.read_text("utf-8").replace("0.25 USD", "0.001 USD"), "utf-8")
+    stopped = example.run("-i", "day=today", code=1)
+
+    assert first["run_id"] == again["run_id"]
+    usage = cast("dict[str, dict[str, int]]", {"of": first["usage"], "stopped": stopped["usage"]})
+    pages = cast("dict[str, int]", first["outputs"])["pages"]
+    assert usage["of"]["requests"] == pages > 5
+    assert 0 < usage["stopped"]["cost_microcents"] <= 100_000 < usage["of"]["cost_microcents"]
+    assert (statuses(stopped)["summary"], stopped["status"]) == ("failed", "partial_failure")
+
+
 # -- all together
 
 
@@ -245,3 +265,39 @@ def test_there_are_enough_examples_and_each_is_explained() -> None:
     assert [folder.name for folder in folders if "treadle run" not in (folder / "README.md").read_text("utf-8")] == []
     index = (ROOT / "docs" / "index.md").read_text("utf-8")
     assert [folder.name for folder in folders if f"examples/{folder.name}" not in index] == []
+
+
+def used(workflow: Data) -> Iterator[tuple[str, str]]:
+    """Every key that a workflow uses, with the part of the file that it is a key of."""
+    yield from (("workflow", key) for key in workflow)
+    yield from (("defaults", key) for key in cast("Data", workflow.get("defaults", {})))
+    for spec in cast("Mapping[str, Data]", workflow.get("inputs", {})).values():
+        yield from (("input", key) for key in spec)
+    for phase in ("steps", "finally"):
+        for step in cast("Mapping[str, Data]", workflow.get(phase, {})).values():
+            yield from used_by_step(step, "step")
+    for inner in cast("Mapping[str, Data]", workflow.get("workflows", {})).values():
+        yield from used(inner)
+
+
+def used_by_step(step: Data, part: str) -> Iterator[tuple[str, str]]:
+    yield from ((part, key) for key in step)
+    group = cast("Data", step.get("parallel", {}))
+    yield from (("parallel", key) for key in group)
+    for inner in cast("Mapping[str, Data]", group.get("steps", {})).values():
+        yield from used_by_step(inner, "step")
+    for branch in cast("Mapping[str, Data]", step.get("choose", {})).values():
+        yield from used_by_step(branch, "branch")
+
+
+def test_the_examples_use_every_key_of_the_workflow_file() -> None:
+    """What the schema of the file has, some example shows."""
+    schema = json.loads((ROOT / "docs" / "reference" / "workflow.schema.json").read_text("utf-8"))
+    tables = {"workflow": schema, **{name: schema["$defs"][name] for name in ("step", "parallel", "defaults", "input")}}
+    known = {(part, key) for part, table in tables.items() for key in table["properties"]}
+
+    shown = {pair for file in FILES for pair in used(load_workflow(file).to_dict())}
+    # Read from the text, since the loader writes them in other words or leaves them to the configuration.
+    shown |= {("workflow", key) for key in ("syntax",) if any(f"\n{key}: " in file.read_text("utf-8") for file in FILES)}
+
+    assert sorted(known - shown) == []
