@@ -129,6 +129,19 @@ def test_a_run_whose_log_was_removed_says_so(project: Project, command: str) -> 
     assert "treadle show" in done.stderr
 
 
+def test_a_key_whose_log_was_removed_says_so(project: Project) -> None:
+    """The run that the key stands for cannot be shown again, and another one is not started in its place (G13)."""
+    first = project("run", "hello.yaml", "--quiet", "--key", "daily")
+    assert first.returncode == 0, first.stderr
+    project("store", "clean", "--older-than", "0s", "--events")
+
+    again = project("run", "hello.yaml", "--quiet", "--key", "daily")
+
+    assert again.returncode == 2
+    assert "is not kept any more" in again.stderr
+    assert len(json.loads(project("runs", "--json").stdout)["runs"]) == 1
+
+
 def test_what_cannot_be_looked_after_is_told(project: Project) -> None:
     """Memory keeps nothing; a wrong age or contradictory options are usage errors."""
     done = project("store", "stats", TREADLE_STORE__USE="memory")

@@ -35,6 +35,7 @@ from treadle._stores import open_store
 from treadle._subflows import filled, input_faults, with_subflows
 from treadle._workflow import Workflow
 from treadle.errors import (
+    ConfigError,
     InputsInvalidError,
     NotSupportedError,
     ResumeChangedError,
@@ -258,8 +259,10 @@ async def _take_up(
     row = await store.run(run_id)
     with collector_paused():
         entries = [record.entry for record in await store.read(run_id)]
-    if row is None or not entries:
-        raise RunNotFoundError(run_id, "Its log is not kept any more; only its row is." if row is not None else "")
+    if row is None:
+        raise RunNotFoundError(run_id)
+    if not entries:
+        raise ConfigError(f"The log of run {run_id} is not kept any more.", "What 'treadle show' says of it still is.")
     if isinstance(entries[-1], RunEnded):
         return summarise(entries)
     created = cast("RunCreated", entries[0])

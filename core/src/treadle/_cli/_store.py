@@ -55,7 +55,8 @@ def stats(as_json: bool) -> None:
 def _lines(found: StoreStats) -> Iterator[str]:
     yield f"{found.store}  {found.where}"
     log = f", write-ahead log {_size(found.log_bytes)}" if found.log_bytes else ""
-    yield f"  size:       {_size(found.size_bytes)}, of which {_size(found.reusable_bytes)} free for new rows{log}"
+    free = f", of which {_size(found.reusable_bytes)} free for new rows" if found.reusable_bytes else ""
+    yield f"  size:       {_size(found.size_bytes)}{free}{log}"
     yield f"  format:     {found.format}, generation {found.generation}"
     states = ", ".join(f"{number:,} {status}" for status, number in found.runs.items())
     yield f"  runs:       {sum(found.runs.values()):,}" + (f" ({states})" if states else "")
