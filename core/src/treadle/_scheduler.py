@@ -386,7 +386,7 @@ class Scheduler:
         self._trial = None
         for (path, index), attempt in list(self._running.items()):
             step = self._step_at(path)
-            is_suspect = fact.crashed and fact.max_crashes > 0 and not step.scope.is_cancelled
+            is_suspect = fact.crashed and fact.max_crashes > 0
             if is_suspect:
                 has_advanced = (path, index) in fact.advanced
                 self._crashes[path, index] = 0 if has_advanced else self._crashes.get((path, index), 0) + 1
@@ -401,7 +401,7 @@ class Scheduler:
                 self._take_back(step, index)
                 self._asked[path, index] = attempt
                 self._decide(Kind.INTERRUPT_ASKED, InterruptAsked(self._at, path, index, attempt))
-            elif is_suspect:
+            elif is_suspect and not step.scope.is_cancelled:  # what was told to stop is told so again
                 self._take_back(step, index)
                 self._hold(step, index, attempt)
                 self._suspects[path, index] = attempt
