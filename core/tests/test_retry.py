@@ -245,6 +245,36 @@ def test_deadlines_begin_anew() -> None:
     replays(second)
 
 
+def test_a_budget_counts_what_is_kept() -> None:
+    """What a failed attempt spent does not keep the new generation from its money; what completed does."""
+
+    @executor("demo.pay")
+    async def pay(ctx: Context, /, amount: str) -> str:
+        called.append(ctx.step)
+        ctx.spend(cost=amount)
+        if ctx.step in bad:
+            raise PermanentError("bad")
+        return amount
+
+    registry = Registry.of(pay)
+    steps = {name: {"uses": "demo.pay", "with": {"amount": "0.40"}} for name in "ab"}
+    workflow = Workflow.from_dict(
+        {"name": "w", "budget": {"cost": "1.00"}, "steps": {**steps, "b": {**steps["b"], "needs": ["a"]}}}
+    )
+    store = MemoryStore()
+    bad.add("b")
+    first = virtual_run(workflow, registry=registry, store=store)
+    bad.clear()
+    called.clear()
+    clock = VirtualClock(start=first.ended_at + 10)
+    second = clock.run(partial(aretry, first.run_id, store=store, registry=registry, clock=clock))
+
+    assert first.status == "failed"
+    assert called == ["b"]
+    assert second.status == "completed"
+    replays(second)
+
+
 def test_a_cancelled_run_goes_on_and_is_not_cancelled_again() -> None:
     """What was asked of the run before its end is over with it."""
     store = MemoryStore()

@@ -512,6 +512,22 @@ def test_a_plan_says_what_cannot_be_had(project: KeptProject) -> None:
     assert "No installed plugin provides engine 'nope'" in project("plan", "shop.yaml", "--engine", "nope").stderr
 
 
+def test_a_plan_bounds_the_cost(project: KeptProject) -> None:
+    """What the run and its steps may use up at most stands in the plan."""
+    (project.folder / "paid.yaml").write_text(
+        "name: paid\nbudget: {cost: '1.50', tokens: 2000}\nsteps:\n"
+        "  a: {uses: shop.price, budget: {cost: '0.25', mode: warn}, with: {item: x}}\n",
+        "utf-8",
+    )
+    told = fitting(project("plan", "paid.yaml", "--json").stdout, "plan")
+    text = project("plan", "paid.yaml").stdout
+
+    assert (told["budget"]["cost"], told["budget"]["tokens"]) == ("1.50", 2000)
+    assert told["steps"]["a"]["budget"]["cost"] == "0.25"
+    assert "run: at most 1.50 USD, 2000 tokens" in text
+    assert "a: at most 0.25 USD (warns only)" in text
+
+
 # -- the page
 
 

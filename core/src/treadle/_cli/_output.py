@@ -148,9 +148,19 @@ def write_line(data: object, stream: TextIO | None = None) -> None:
     write(json.dumps(data, ensure_ascii=not encodes(stream, "\U0001f600"), allow_nan=False), stream)
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell; nothing is cut, so a narrow terminal wraps."""
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, keep_empty: bool = True) -> str:
+    """Columns as wide as their widest cell; nothing is cut, so a narrow terminal wraps.
+
+    Args:
+        heads: Names of the columns.
+        rows: Their cells.
+        keep_empty: Whether a column is shown in which no row has anything.
+    """
     grid = [list(heads), *([clean(cell) for cell in row] for row in rows)]
+    if not keep_empty:
+        full = [place for place in range(len(heads)) if any(row[place] not in ("", "-") for row in grid[1:])]
+        grid = [[row[place] for place in full] for row in grid]
+        heads = [heads[place] for place in full]
     widths = [max(len(row[column]) for row in grid) for column in range(len(heads))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in grid)
     return "\n".join(lines)

@@ -8,11 +8,13 @@ import anyio
 import attrs
 import click
 
+from treadle._budgets import Budget, budget_data
 from treadle._cli._drawing import notes
 from treadle._cli._forecast import Estimate, Forecast, forecast, recorded_durations
 from treadle._cli._kept import command_store
 from treadle._cli._loading import FILE, discover, json_option, planned
 from treadle._cli._output import count, say, spell, table, write, write_json
+from treadle._models import Json
 from treadle._plan import Plan, PlannedStep
 from treadle._plugins import Registry
 from treadle._workflow import Workflow
@@ -54,9 +56,14 @@ def plan(file: str, engine: str | None, strict: bool, no_history: bool, as_json:
         for level, paths in enumerate(made.levels, 1)
         for path in paths
     ]
-    write(table(["level", "step", "uses", "from", "needs", "condition", "timeout", "attempts", "takes"], rows))
+    write(
+        table(["level", "step", "uses", "from", "needs", "condition", "timeout", "attempts", "takes"], rows, keep_empty=False)
+    )
     for line in _critical(expected):
         write(line)
+    bounds = [*_bounds(made)]
+    if bounds:
+        write("\n".join(["\nbudgets:", *(f"  {line}" for line in bounds)]))
 
 
 def _history(registry: Registry, workflow: Workflow) -> Mapping[str, list[float]]:
@@ -111,6 +118,7 @@ def _plan_object(
     steps = {path: {**_step_object(made, path), **_estimate_object(expected.steps[path])} for path in made.order}
     return {
         **{"workflow": workflow.name, "hash": workflow.hash, "file": file, "max_parallel": workflow.max_parallel},
+        "budget": _budget_object(workflow.budget),
         **{"engine": engine, "capabilities": None if able is None else sorted(able)},
         "warnings": [attrs.asdict(warning) for warning in warnings],
         **{"order": made.order, "levels": made.levels, "steps": steps},
@@ -120,6 +128,23 @@ def _plan_object(
             "unknown": expected.unknown,
         },
     }
+
+
+def _budget_object(budget: Budget | None) -> Json:
+    return None if budget is None else budget_data(budget)
+
+
+def _bounds(made: Plan) -> Iterator[str]:
+    """What the run, and steps of it, may use up at most."""
+    known = {"run": made.workflow.budget, **{path: step.node.budget for path, step in made.steps.items()}}
+    for path, budget in known.items():
+        if budget is not None:
+            limits = {name: value for name, value in budget_data(budget).items() if name in _LIMITS}
+            shown = ", ".join(f"{_LIMITS[name].format(value)}" for name, value in limits.items())
+            yield f"{path}: at most {shown}" + (" (warns only)" if budget.mode == "warn" else "")
+
+
+_LIMITS = {"cost": "{} USD", "tokens": "{} tokens", "requests": "{} requests", "wall_time": "{}"}
 
 
 def _estimate_object(estimate: Estimate) -> dict[str, object]:
@@ -166,6 +191,7 @@ def _step_object(made: Plan, path: str) -> dict[str, object]:
             "only_transient": not step.retry.explicit,
         },
         "clients": dict(step.clients),
+        "budget": _budget_object(step.node.budget),
     }
 
 

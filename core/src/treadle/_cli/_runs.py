@@ -75,7 +75,7 @@ def runs(
     rows = [
         [row.run_id, row.workflow, row.status.value, moment(row.created_at), took(row), row.owner or "-"] for row in page.runs
     ]
-    write(table(["RUN", "WORKFLOW", "STATUS", "CREATED", "TOOK", "OWNER"], rows))
+    write(table(["RUN", "WORKFLOW", "STATUS", "CREATED", "TOOK", "OWNER"], rows, keep_empty=False))
     if page.cursor:
         say(f"More: treadle runs --cursor '{page.cursor}'")
 

@@ -24,6 +24,7 @@ from treadle.ports import Entry, RetryRequested, RunEnded, Store
 _FOLD = 40
 _BAR, _WIDEST_BAR = 16, 48
 _WIDTH = 120
+_LONGEST_NOTE = 24
 _RESULTS = "cicd.pipeline.task.run.result"
 
 
@@ -176,7 +177,8 @@ class _Picture:
         rows = [*self._rows(self._root, "", "")]
         width = max(len(label) for label, _ in rows)
         terminal = shutil.get_terminal_size((_WIDTH, 24)).columns if is_terminal(sys.stdout) else _WIDTH
-        bar = max(_BAR, min(_WIDEST_BAR, terminal - width - 12))
+        notes = max((len(self._note(node)) for _, node in rows if node is not None), default=0)
+        bar = max(_BAR, min(_WIDEST_BAR, terminal - width - 12 - min(notes, _LONGEST_NOTE)))
         return [self._line(label, node, width, bar) for label, node in rows]
 
     def _rows(self, node: Node, lead: str, under: str) -> Iterator[tuple[str, Node | None]]:
@@ -203,11 +205,13 @@ class _Picture:
         first = min(bar - 1, max(0, int((node.started_at - self._root.started_at) / self._spans_s * bar)))
         last = min(bar, max(first + 1, round((ended_at - self._root.started_at) / self._spans_s * bar)))
         drawn = self._empty * first + self._full * (last - first)
-        notes = f"  {node.status}: {clean(node.message)}" if node.message else self._note(node)
+        notes = self._note(node)
         text = f"{label.ljust(width)}  {took:>7}  "
         if wants_colour(sys.stdout):
             drawn = paint(drawn, node.status, sys.stdout)
         return f"{text}{drawn}{' ' * (bar - last) if notes else ''}{notes}".rstrip()
 
     def _note(self, node: Node) -> str:
+        if node.message:
+            return f"  {node.status}: {clean(node.message)}"
         return f"  {node.status}" if node.status not in ("completed", "running") or node is self._root else ""
