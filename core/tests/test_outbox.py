@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from treadle import Registry, RunResult, TransientError, Workflow, _tracing, executor, run
 from treadle._memory import MemoryStore
 from treadle._models import Entry
-from treadle._outbox import BATCH, Outbox, SpanReport, spans_waiting
+from treadle._outbox import BATCH, MOST_HELD, Outbox, SpanReport, spans_waiting
 from treadle._owner import this_owner
 from treadle._span_projection import SpanProjection
 from treadle.errors import StoreUnavailableError
@@ -336,6 +336,20 @@ def test_a_store_that_is_away_for_a_moment_is_waited_for() -> None:
 
     everything = {span.span_id for result in (first, second) for span in projected(store.entries(result.run_id))}
     assert {span.span_id for span in backend.spans} == everything
+
+
+def test_a_process_that_goes_on_holds_few_logs() -> None:
+    """While the backend is away, runs that have ended are let go of: the store has them, and they are sent from there."""
+    store, backend = Kept(), Backend(away)
+    outbox = Outbox(store, backend)
+    runs = [perform(store, outbox, steps=1).run_id for _ in range(MOST_HELD + 8)]
+    while len(outbox._drained) != MOST_HELD or not outbox._let_go:
+        time.sleep(0.01)
+    report = outbox.close(20)
+    assert (report.left, report.runs_left) == (MOST_HELD * 4, 8)
+
+    backend.answer = lambda spans: DELIVERED
+    assert Outbox(store, backend).drain(30) == SpanReport(sent=len(runs) * 4)
 
 
 def test_an_unsampled_run_is_not_exported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,9 @@ LEAD, LEAD_S = "spans", 30.0
 _NEAR = 1_000
 """How far apart entries may be whose spans were refused for the same reason, and are told together."""
 
+MOST_HELD = 32
+"""Most logs of runs that have ended which are held in memory; of the others the store knows what was not sent."""
+
 _COUNT_S = 6e-6
 """How long an entry takes when spans are counted."""
 
@@ -218,10 +221,12 @@ class Outbox:
         self._live: dict[str, _Source] = {}
         self._backlog: deque[SpanExport] = deque()
         self._drained: list[_Source] = []
+        self._let_go: set[str] = set()
         self._only = ""
         self._is_patient = False
         self._thread: threading.Thread | None = None
         self._closing_at: float | None = None
+        self._is_sending = False
         self._is_over = self._has_delivered = self._is_leading = self._is_denied = self._is_store_away = False
         self._led_at = self._noted_at = 0.0
         self._looked_at = -LOOK_S
@@ -289,8 +294,11 @@ class Outbox:
         with self._changed:
             self._is_over = True
             left = sum(source.count_left() for source in [*self._live.values(), *self._drained])
-            runs_left = len(self._backlog) + self._elsewhere
-            reason = "another process sends them" if self._elsewhere else self._reason or "no answer in time"
+            # That another process sends what others left behind is only news to who asked for it.
+            elsewhere = self._elsewhere if self._is_patient else 0
+            runs_left = len(self._backlog) + len(self._let_go) + elsewhere
+            short = "no answer in time" if self._is_sending else "the time was too short"
+            reason = "another process sends them" if elsewhere else self._reason or short
             reason = reason if left or runs_left else ""
             return SpanReport(self._sent, self._refused, left, runs_left, reason, self._refusal)
 
@@ -373,6 +381,7 @@ class Outbox:
             self._take_the_lead()
             if self._is_leading:
                 self._backlog.extend(behind)
+                self._let_go.difference_update(export.run_id for export in behind)
             self._elsewhere = 0 if self._is_leading else len(behind)
 
     def _take_the_lead(self) -> None:
@@ -421,7 +430,10 @@ class Outbox:
         if timeout_s <= 0:
             return Delivery("later", self._reason or "no answer in time")
         batch = SpanBatch([item.span for item in items], names.SCOPE, __version__, names.SCHEMA_URL)
-        return self._sender.send(batch, timeout_s)
+        self._is_sending = True
+        delivery = self._sender.send(batch, timeout_s)
+        self._is_sending = False
+        return delivery
 
     def _accept(self, items: Sequence[_Item], delivery: Delivery) -> None:
         for item in items:
@@ -476,9 +488,12 @@ class Outbox:
         is_time = is_last or now - self._noted_at >= NOTE_S
         with self._changed:
             through = [source for source in self._drained if source.is_done]
-            self._drained = [source for source in self._drained if source not in through]
+            waiting = [source for source in self._drained if source not in through]
+            self._drained, surplus = waiting[:MOST_HELD], waiting[MOST_HELD:]
+            self._let_go.update(source.export.run_id for source in surplus)
             others = [*self._live.values(), *self._drained] if is_time else []
-        notes = [source.note(self._reason) for source in (*through, *others) if source in through or not source.is_noted]
+        at_once = [*through, *surplus]
+        notes = [source.note(self._reason) for source in (*at_once, *others) if source in at_once or not source.is_noted]
         if notes:
             with self._patience_with_the_store():
                 self._ask(partial(self._store.put_spans, notes))
