@@ -235,3 +235,28 @@ def test_code_that_is_not_async_sends_signals_too() -> None:
     (kept,) = store.signals(run_id, 0)
     assert (kept.signal_id, kept.payload) == (sent.signal_id, {"approved": True})
     assert kept.number == 1
+
+
+def test_what_nobody_can_take_any_more_is_refused() -> None:
+    """A step that has had its signal, or that waits for another name, takes none; but what was sent before is no fault."""
+    wf = Workflow("w")
+    one = wf.wait("one", signal="go")
+    wf.wait("two", signal="region-${{ steps.one.output }}", needs=one)
+
+    async def main(clock: VirtualClock, store: Store) -> None:
+        run_id = await let_go(wf, store, clock)
+        await asend_signal(run_id, "region-any", 1, store=store)
+        await asend_signal(run_id, "go", "eu", signal_id="mine", store=store)
+        with pytest.raises(RunSuspendedError):
+            await aresume(run_id, registry=ECHO, store=store, clock=clock, on_start=lambda handle: handle.suspend())
+        await asend_signal(run_id, "go", "eu", signal_id="mine", store=store)
+        with pytest.raises(SignalNotDeclaredError, match=r"the signal 'go'\.\nIt waits for: region-eu\."):
+            await asend_signal(run_id, "go", "us", store=store)
+        with pytest.raises(SignalNotDeclaredError, match="'region-us'"):
+            await asend_signal(run_id, "region-us", 1, store=store)
+        await asend_signal(run_id, "region-eu", 7, store=store)
+        result = await aresume(run_id, registry=ECHO, store=store, clock=clock)
+        assert result.steps["two"].output == 7
+        await asend_signal(run_id, "go", "eu", signal_id="mine", store=store)
+
+    played(main)

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from typing import cast
 
 import anyio
+import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from treadle import RunHandle, TransientError, Workflow, executor
 from treadle._loader import load_workflow
@@ -245,6 +246,55 @@ def test_payloads_are_held_to_their_schema(schema: object, good: list[object], b
     for payload in bad:
         issues = payload_issues(schema, payload)  # type: ignore[arg-type]  # plain data
         assert {issue.path for issue in issues} == {where}, payload
+
+
+_plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from([0.5, 1.0, 2.5]) | st.sampled_from(["", "a", "ab", "ü"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "c"]), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def _schemas(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    some = st.lists(inner, min_size=1, max_size=2)
+    types = st.sampled_from(["null", "boolean", "integer", "number", "string", "array", "object"])
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "type": types | st.lists(types, min_size=1, max_size=2, unique=True),
+            "enum": st.lists(_plain, min_size=1, max_size=3),
+            "const": _plain,
+            "minLength": st.integers(0, 2),
+            "maxLength": st.integers(0, 2),
+            "pattern": st.sampled_from(["^a", "b$", "."]),
+            "minimum": st.integers(-2, 2),
+            "exclusiveMaximum": st.integers(-2, 2),
+            "multipleOf": st.sampled_from([1, 2, 0.5]),
+            "items": inner,
+            "prefixItems": some,
+            "minItems": st.integers(0, 2),
+            "uniqueItems": st.booleans(),
+            "properties": st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2),
+            "required": st.lists(st.sampled_from(["a", "b"]), unique=True),
+            "additionalProperties": inner,
+            "maxProperties": st.integers(0, 2),
+            "anyOf": some,
+            "oneOf": some,
+            "allOf": some,
+            "not": inner,
+        },
+    )
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.recursive(st.booleans() | st.just({}), _schemas, max_leaves=5), _plain)
+def test_payloads_fit_exactly_when_an_independent_reader_of_schemas_says_so(schema: object, payload: object) -> None:
+    """Of any schema that is read here, and any payload."""
+    assert list(schema_faults(schema)) == []
+
+    fits = jsonschema.Draft202012Validator(schema).is_valid(payload)  # type: ignore[arg-type]  # plain data
+
+    assert (payload_issues(schema, payload) == []) == fits  # type: ignore[arg-type]  # plain data
 
 
 @pytest.mark.parametrize(

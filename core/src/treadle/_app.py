@@ -28,7 +28,7 @@ from treadle._plugins import Registry
 from treadle._recorded import read_recorded
 from treadle._results import RunResult, summarise
 from treadle._secrets import resolve
-from treadle._sending import make_signal
+from treadle._sending import Heard, make_signal
 from treadle._session import RunHandle, Session
 from treadle._store_records import Signal
 from treadle._stores import open_store
@@ -321,11 +321,14 @@ async def asend_signal(
         records = await kept.read(run_id)
         if row is None or not records:
             raise RunNotFoundError(run_id)
+        heard = Heard.read(record.entry for record in records)
+        at = RealClock().now()
+        if signal_id and signal_id in heard.ids:
+            return Signal(name, payload, signal_id, at, due)  # it was sent before, and the run has had it
         if row.ended_at is not None:
             raise RunEndedError(run_id, row.status.value)
         plan = compile_plan(Workflow.from_dict(cast("RunCreated", records[0].entry).workflow))
-        at = RealClock().now()
-        signal = make_signal(plan, name, payload, at=at, due=due, signal_id=signal_id, run_id=run_id)
+        signal = make_signal(plan, name, payload, at=at, due=due, signal_id=signal_id, run_id=run_id, heard=heard)
         await kept.send_signal(run_id, signal)
         return signal
 

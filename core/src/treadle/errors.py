@@ -574,7 +574,7 @@ class SignalNotDeclaredError(TreadleError):
 
     def __init__(self, run_id: str, signal: str, known: Sequence[str]) -> None:
         self.run_id, self.signal, self.known = run_id, signal, tuple(known)
-        remedy = f"It waits for: {', '.join(known)}." if known else "None of its steps waits for a signal."
+        remedy = f"It waits for: {', '.join(known)}." if known else "None of its steps waits for a signal, or will."
         super().__init__(f"Run {run_id} has no step that waits for the signal {signal!r}.", remedy)
 
 
