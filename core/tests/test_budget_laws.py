@@ -34,7 +34,7 @@ class Spending(World):
 
     def __init__(self, graph: Graph, draw: st.DataObject) -> None:
         super().__init__(graph, draw)
-        self.held: dict[Key, tuple[int, int]] = {}  # call -> attempt, and what was set aside for it
+        self.aside: dict[Key, tuple[int, int]] = {}  # call -> attempt, and what was set aside for it
         self.spent: dict[str, int] = {node.path: 0 for node in graph.nodes}
         self.refused: set[Key] = set()
 
@@ -46,11 +46,11 @@ class Spending(World):
         assert key not in self.refused, "what was refused is not tried again"
         [limit] = [each for each in entry.allowance if each.resource == "cost"]
         assert limit.most >= 0
-        self.held[key] = entry.attempt, limit.most
+        self.aside[key] = entry.attempt, limit.most
 
     def lose(self, key: Key) -> None:
         """A call went away: all that it might have spent counts, unless its budget says otherwise."""
-        _, most = self.held.pop(key)
+        _, most = self.aside.pop(key)
         budget = self.watches[key[0]].node.budget or self.graph.budget
         assert budget is not None
         self.spent[key[0]] += most if budget.after_crash == "charge" else 0
@@ -58,18 +58,18 @@ class Spending(World):
     def apply(self, fact: Fact) -> tuple[Command, ...]:
         if isinstance(fact, AttemptEnded):
             key = fact.path, fact.index
-            if self.held.get(key, (0, 0))[0] == fact.attempt and key not in self.running:
+            if self.aside.get(key, (0, 0))[0] == fact.attempt and key not in self.running:
                 fact = attrs.evolve(fact, outcome=self.spend(key, fact.outcome))
         elif getattr(fact, "what", "") == "inputs":
-            self.held.pop((fact.path, fact.index), None)  # type: ignore[union-attr]  # Evaluated has both
+            self.aside.pop((fact.path, fact.index), None)  # type: ignore[union-attr]  # Evaluated has both
         commands = super().apply(fact)
-        for lost in [key for key in self.held if key not in self.running]:
+        for lost in [key for key in self.aside if key not in self.running]:
             self.lose(lost)  # it was interrupted
         self.check_caps()
         return commands
 
     def spend(self, key: Key, outcome: Outcome) -> Outcome:
-        _, most = self.held.pop(key)
+        _, most = self.aside.pop(key)
         cost = self.data.draw(st.integers(0, most))
         self.spent[key[0]] += cost
         refusal = None
@@ -81,7 +81,7 @@ class Spending(World):
     def check_caps(self) -> None:
         assert self.graph.budget is not None
         held: dict[str, int] = dict.fromkeys(self.spent, 0)
-        for (path, _), (_, most) in self.held.items():
+        for (path, _), (_, most) in self.aside.items():
             held[path] += most
         assert sum(self.spent.values()) + sum(held.values()) <= (self.graph.budget.cost or 0), "the run's cap holds"
         for path, watch in self.watches.items():

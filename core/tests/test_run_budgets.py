@@ -11,7 +11,7 @@ import spenders
 from treadle import Context, Registry, RunResult, StepUsage, Workflow, arun, executor, make_plan, run
 from treadle._conductor import Conductor
 from treadle._memory import MemoryStore
-from treadle._models import AttemptStarted, RunCreated, StepStatus
+from treadle._models import AttemptEnded, AttemptStarted, Outcome, RunCreated, StepStatus, StintOpened
 from treadle._plan import compile_plan
 from treadle.errors import WorkflowInvalidError
 from treadle.testing import VirtualClock, virtual_run
@@ -287,6 +287,29 @@ def test_a_resumed_run_keeps_what_was_set_aside() -> None:
     copied = Conductor.load(compile_plan(wf), conductor.dump())
     assert copied.dump() == conductor.dump()
     assert copied.outstanding() == conductor.outstanding()
+
+
+def test_after_a_crash_what_is_tried_alone_keeps_to_the_budget() -> None:
+    """Calls that may have caused it run one after the other, each with a share of what is left."""
+    wf = workflow(budget={"tokens": 30}, max_parallel=2)
+    for name in ("a", "b", "c"):
+        wf.step(name, "spend.async")
+    conductor = Conductor(compile_plan(wf))
+    facts = [
+        RunCreated(0.0, "run", wf.to_dict(), wf.hash, {}),
+        StintOpened(0.0, 1),
+        StintOpened(1.0, 2, crashed=True, max_crashes=3),
+    ]
+    spent = Outcome("completed", usage=StepUsage(tokens=1))
+
+    turns = [conductor.apply(fact) for fact in facts]
+    turns += [conductor.apply(AttemptEnded(2.0, name, None, 1, spent, stint=2)) for name in ("a", "b", "c")]
+
+    given = [
+        (entry.path, entry.allowance[0].most) for turn in turns for entry in turn.records if isinstance(entry, AttemptStarted)
+    ]
+    assert given == [("a", 10), ("b", 10), ("a", 5), ("b", 5), ("c", 8)]
+    assert conductor.status == "completed"
 
 
 async def read(store: MemoryStore) -> Any:

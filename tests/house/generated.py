@@ -67,6 +67,13 @@ def _first_line(value: object) -> str:
     return (inspect.getdoc(value) or "").partition("\n")[0].replace("|", "\\|")
 
 
+def phases() -> str:
+    """The schemas of the records of phases."""
+    from treadle._phases import phase_schemas
+
+    return json.dumps(phase_schemas(), indent=2, ensure_ascii=False) + "\n"
+
+
 def schema() -> str:
     """The JSON Schema of the workflow file."""
     command = [str(Path(sys.executable).with_name("treadle")), "schema"]
@@ -81,6 +88,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     REFERENCE / "executors.md": executors_page.page,
     REFERENCE / "hooks.md": hooks_page.page,
     REFERENCE / "telemetry.md": telemetry_page.page,
+    REFERENCE / "phases.schema.json": phases,
     REFERENCE / "workflow.schema.json": schema,
 }
 

@@ -38,7 +38,7 @@ FLOORS = [
     "_session",
     "_app",
     "_worker",
-    "_again _pipeline",
+    "_again _phases _pipeline",
     "_parallel",
     "",  # the face: only names, taken from below
     "_cli testing",

@@ -24,6 +24,7 @@ PAGES = [
     "leave-a-broken-service-alone",
     "limit-rates",
     "publish-a-plugin",
+    "run-phases-of-agents",
     "use-secrets",
     "write-a-client",
     "write-a-family",

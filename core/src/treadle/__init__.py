@@ -14,6 +14,7 @@ __all__ = [
     "Context",
     "CorrelationFilter",
     "CostCalculator",
+    "EventPublisher",
     "Executor",
     "GiveUp",
     "Issue",
@@ -23,6 +24,8 @@ __all__ = [
     "OperationLog",
     "Outbox",
     "PermanentError",
+    "PhaseContext",
+    "PhasePlan",
     "Pipeline",
     "PipelineResult",
     "PipelineUsage",
@@ -35,6 +38,9 @@ __all__ = [
     "SpanReport",
     "StepUsage",
     "SyncContext",
+    "TaskEvent",
+    "TaskEvents",
+    "TaskSpec",
     "TransientError",
     "TreadleError",
     "Use",
@@ -52,6 +58,7 @@ __all__ = [
     "is_transient",
     "load_workflow",
     "make_plan",
+    "phase_workflow",
     "replay",
     "resume",
     "retry",
@@ -65,6 +72,7 @@ _HOMES = {
     "Context": "treadle.ports",
     "CorrelationFilter": "treadle._log_records",
     "CostCalculator": "treadle._prices",
+    "EventPublisher": "treadle._phases",
     "Executor": "treadle._executor",
     "GiveUp": "treadle._models",
     "Issue": "treadle._models",
@@ -74,6 +82,8 @@ _HOMES = {
     "OperationLog": "treadle._operation_log",
     "Outbox": "treadle._outbox",
     "PermanentError": "treadle.errors",
+    "PhaseContext": "treadle._phases",
+    "PhasePlan": "treadle._phases",
     "Pipeline": "treadle._pipeline",
     "PipelineResult": "treadle._pipeline",
     "PipelineUsage": "treadle._prices",
@@ -86,6 +96,9 @@ _HOMES = {
     "SpanReport": "treadle._outbox",
     "StepUsage": "treadle._models",
     "SyncContext": "treadle.ports",
+    "TaskEvent": "treadle._phases",
+    "TaskEvents": "treadle._phases",
+    "TaskSpec": "treadle._phases",
     "TransientError": "treadle.errors",
     "TreadleError": "treadle.errors",
     "Use": "treadle._workflow",
@@ -102,6 +115,7 @@ _HOMES = {
     "is_transient": "treadle._retries",
     "load_workflow": "treadle._loader",
     "make_plan": "treadle._plan",
+    "phase_workflow": "treadle._phases",
     "replay": "treadle._again",
     "resume": "treadle._app",
     "retry": "treadle._again",
@@ -119,6 +133,15 @@ if TYPE_CHECKING:
     from treadle._operation_log import OperationLog
     from treadle._outbox import Outbox, SpanReport
     from treadle._parallel import execute_parallel
+    from treadle._phases import (
+        EventPublisher,
+        PhaseContext,
+        PhasePlan,
+        TaskEvent,
+        TaskEvents,
+        TaskSpec,
+        phase_workflow,
+    )
     from treadle._pipeline import KeyOverwrittenWarning, Pipeline, PipelineResult
     from treadle._plan import Plan, make_plan
     from treadle._plugins import Registry

@@ -1361,11 +1361,11 @@ class Scheduler:
                 if step.scope.capped is not None:
                     self._unpark(step.scope)
                 continue
+            if step.scope.capped is not None and not self._take(step):
+                continue
             if self._ledger is not None and not self._afford(self._ledger, step):
                 if step.scope.capped is not None:
-                    self._unpark(step.scope)
-                continue
-            if step.scope.capped is not None and not self._take(step):
+                    self._give_back(step.scope)
                 continue
             self._start(step)
             if step.has_work:
@@ -1404,6 +1404,8 @@ class Scheduler:
             if step.scope.capped is not None:
                 self._take(step)
             self._trial = place
+            if self._ledger is not None:
+                self._ledger.open(item_path(path, index), self._at, may_wait=False)
             self._launch(step, index, attempt)
             return True
         return False
