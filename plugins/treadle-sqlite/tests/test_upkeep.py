@@ -441,3 +441,10 @@ def test_a_log_that_cannot_be_brought_in_is_told(
 
     (told,) = [record.getMessage() for record in caplog.records if "has grown to" in record.getMessage()]
     assert "runs.db-wal" in told
+
+
+def test_the_readme_names_every_table() -> None:
+    """Whoever looks into the file finds each table and view in the README."""
+    readme = (HERE.parent / "README.md").read_text("utf-8")
+
+    assert [table for table in (*_queries.TABLES, "active_tasks", "pending_timers") if f"`{table}`" not in readme] == []
