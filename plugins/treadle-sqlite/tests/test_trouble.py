@@ -28,7 +28,7 @@ from treadle.ports import Commit as PortCommit
 from treadle_sqlite import SqliteStore, _worker
 from writing import numbers, write_records
 
-IO_ERRORS = int(os.environ.get("TREADLE_IO_ERRORS", "25"))
+IO_ERRORS = int(os.environ.get("TREADLE_IO_ERRORS", "16"))
 STEPS = 12
 
 

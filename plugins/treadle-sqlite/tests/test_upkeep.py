@@ -27,7 +27,7 @@ from treadle_sqlite import SqliteStore, _files, _queries, _upkeep, _worker
 from writing import AT, new_run, numbers, write_records
 
 HERE = Path(__file__).parent
-KILLS = int(os.environ.get("TREADLE_UPKEEP_KILLS", "4"))
+KILLS = int(os.environ.get("TREADLE_UPKEEP_KILLS", "2"))
 
 
 @pytest.fixture
@@ -157,11 +157,11 @@ def test_upkeep_survives_being_killed(tmp_path: Path, what: str) -> None:
     for trial in range(KILLS):
         path = tmp_path / f"{trial}" / "runs.db"
         path.parent.mkdir()
-        store = SqliteStore(path=path)
+        store = SqliteStore(path=path, durability="normal")
 
         async def fill(store: SqliteStore = store) -> None:
             for number in range(6):
-                await add_ended(store, f"ended{number}", 2, 20)
+                await add_ended(store, f"ended{number}", 2, 8)
             await write_records(store, 40, [])
 
         anyio.run(fill)
