@@ -13,7 +13,7 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from treadle import Registry, Workflow, aresume, arun, executor
+from treadle import Registry, Workflow, _heart, aresume, arun, executor
 from treadle._config import Config
 from treadle._graph import Graph, Node, Rules, Variant
 from treadle._heart import Heart
@@ -550,6 +550,32 @@ async def test_a_loop_that_is_blocked_for_half_the_lease_is_not_kept_alive(caplo
     (told,) = [record.getMessage() for record in caplog.records if "is blocked for" in record.getMessage()]
     assert "time.sleep(3.0)" in told
     assert not lost
+
+
+@pytest.mark.anyio
+async def test_a_run_in_which_nothing_happens_is_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Calls that are out for long without a sign are named, now and then; those that give signs are not."""
+    monkeypatch.setattr(_heart, "SILENT_S", 0.2)
+
+    @executor("demo.quiet")
+    async def quiet(ctx: Context, /, beats: bool) -> None:
+        for _ in range(8):
+            await anyio.sleep(0.1)
+            if beats:
+                ctx.heartbeat()
+
+    for beats in (True, False):
+        workflow = Workflow("w")
+        workflow.step("each", "demo.quiet", foreach=[1, 2], beats=beats)
+        await arun(workflow, registry=Registry.of(quiet, config=Config(run={"beat": 0.05})), store=CrashingStore())
+        told = [record.getMessage() for record in caplog.records if "nothing has happened" in record.getMessage()]
+        if beats:
+            assert told == []
+        else:
+            assert 1 <= len(told) <= 3
+            assert told[0].endswith("s; at work: each[0], each[1]")
 
 
 # -- settings

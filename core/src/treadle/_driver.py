@@ -241,6 +241,14 @@ class Driver:
         if active is not None and not active.is_interrupted:
             self._interrupt(active, error)
 
+    @property
+    def at_work(self) -> tuple[float, tuple[str, ...]]:
+        """When something happened last, and the calls that are being performed; from any thread."""
+        try:
+            return self._at, tuple(active.call.item for active in list(self._active.values()))
+        except RuntimeError:  # one began or ended at this moment
+            return self._clock.now(), ()
+
     def fail(self, error: TreadleError) -> None:
         """Stop driving the run at once; what runs is cancelled, nothing more is recorded. From the event loop's thread."""
         if not self._is_finished and self._failure is None and self._group is not None:

@@ -25,6 +25,9 @@ _log = logging.getLogger("treadle.heart")
 LISTEN_S = 0.5
 """How often it is looked whether somebody asked for a cancel or sent a signal, and whether the event loop goes on."""
 
+SILENT_S = 600.0
+"""How long nothing may happen while calls are performed before it is said."""
+
 BLOCKED_S = 1.0
 """How long the event loop may be blocked before its stack is shown."""
 
@@ -42,6 +45,7 @@ class Heart:
         on_signal: Called there with each signal that was sent, in order; None: the run waits for none.
         after: The number of the last signal that was received.
         take_beats: What steps said of themselves since it was called last; goes with the next beat.
+        silence: For how many seconds nothing has happened, and the calls that are being performed.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Heart:
         on_signal: Callable[[Signal], None] | None = None,
         after: int = 0,
         take_beats: Callable[[], Sequence[BeatRow]] = tuple,
+        silence: Callable[[], tuple[float, Sequence[str]]] = lambda: (0.0, ()),
     ) -> None:
         self._store, self._claim, self._post = store, claim, post
         self._on_lost, self._on_cancel, self._beat_s = on_lost, on_cancel, beat_s
@@ -64,6 +69,7 @@ class Heart:
         self._thread_of_loop = threading.get_ident()
         self._ticked_at = time.monotonic()
         self._is_blocked = False
+        self._silence, self._told_at_s = silence, 0.0
         self._heard: CancelRequest | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._live, name=f"treadle-heart {claim.run_id}", daemon=True)
@@ -81,6 +87,7 @@ class Heart:
         next_beat = beaten_at + self._beat_s
         while not self._end.wait(min(LISTEN_S, self._beat_s)):
             self._feel_the_loop()
+            self._watch_for_silence()
             try:
                 self._listen()
                 if self._on_signal is not None:
@@ -117,6 +124,16 @@ class Heart:
             _log.warning("run %s: the event loop is blocked for %.1f s\n%s", self._claim.run_id, silent_s, stack.rstrip())
         elif silent_s <= BLOCKED_S:
             self._is_blocked = False
+
+    def _watch_for_silence(self) -> None:
+        """Say which calls are out when nothing has happened for long, again after twice that time."""
+        silent_s, calls = self._silence()
+        if not calls or silent_s < SILENT_S:
+            self._told_at_s = 0.0
+        elif silent_s >= 2 * self._told_at_s:
+            self._told_at_s = silent_s
+            shown = ", ".join(calls[:5]) + (f" and {len(calls) - 5} more" if len(calls) > 5 else "")
+            _log.warning("run %s: nothing has happened for %.0f s; at work: %s", self._claim.run_id, silent_s, shown)
 
     def _tick(self) -> None:
         self._ticked_at = time.monotonic()

@@ -252,6 +252,11 @@ class Keeper:
         else:
             self._on_loop(partial(self._watch_life, user), user)
 
+    @property
+    def heard_at(self) -> float:
+        """When a step said last that it lives; from any thread."""
+        return max(self._lives.copy().values(), default=-math.inf)
+
     def take_beats(self) -> list[BeatRow]:
         """What is to be kept for audit; from the heart's thread."""
         taken = self._audit[:]

@@ -434,6 +434,10 @@ class Session:
         if not (self.store.is_durable or self._listens or self.plan.has_slots):
             return nullcontext()
 
+        def silence() -> tuple[float, Sequence[str]]:
+            at, calls = driver.at_work
+            return self.clock.now() - max(at, keeper.heard_at), calls
+
         def cancel(asked: CancelRequest) -> None:
             driver.cancel(asked.reason, is_forced=asked.force)
 
@@ -449,6 +453,7 @@ class Session:
             on_signal=on_signal,
             after=last_signal,
             take_beats=keeper.take_beats,
+            silence=silence,
         )
 
     def _opening(
