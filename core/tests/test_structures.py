@@ -760,3 +760,142 @@ def _with_empty_group() -> Workflow:
 def test_resume_is_public() -> None:
     """What the test of going on uses is what users call."""
     assert callable(resume)
+
+
+# -- what others see of it -----------------------------------------------------------------------------------------------------
+
+NESTED: dict[str, Any] = {
+    "each": {
+        "foreach": [1, 2],
+        "parallel": {"steps": {"a": {"uses": "echo", "with": {"value": "${{ item }}"}}}},
+        "compensate": {"uses": "echo", "with": {"value": "undo"}},
+    },
+    "bad": {"uses": "fail", "needs": "each", "fallback": {"uses": "crash", "with": {"message": "m", "password": "p"}}},
+}
+
+
+def test_spans_nest_as_the_steps_do() -> None:
+    """A step's span is a child of its group's, of its item's where there is a foreach; names do not grow with the items."""
+    spans = {span.span_id: span for span in run(NESTED).spans}
+    by_name: dict[str, list[Any]] = {}
+    for span in spans.values():
+        by_name.setdefault(span.name, []).append(span)
+
+    steps = by_name["each/a"]
+    assert len(steps) == 2
+    items = [spans[step.parent_id] for step in steps]
+    assert [item.attributes["treadle.step.index"] for item in items] == [0, 1]
+    assert {spans[item.parent_id].name for item in items} == {"each"}
+    (whole,) = [span for span in by_name["each"] if span not in items]
+    assert spans[whole.parent_id].name == "RUN w"
+    for step in steps:
+        assert whole.started_at <= step.started_at <= step.ended_at <= whole.ended_at
+    assert all(span.parent_id in spans or span.name == "RUN w" for span in spans.values())
+
+
+def test_rows_tell_groups_items_and_variants() -> None:
+    """Each instance has a row, a group's says how it ended; what undid a step leaves its row as it was."""
+    from treadle._log_rows import rows_of
+
+    rows = rows_of(run(NESTED).entries)
+
+    steps = {(row.path, row.index): row for row in rows.steps}
+    assert {place: row.status.value for place, row in steps.items()} == {
+        ("each", None): "completed",
+        ("each", 0): "completed",
+        ("each", 1): "completed",
+        ("each[0]/a", None): "completed",
+        ("each[1]/a", None): "completed",
+        ("bad", None): "failed",
+    }
+    assert steps["each[1]/a", None].executor == "echo"
+    assert sorted((span.executor_type, span.task_id) for span in rows.spans) == [
+        ("crash", "bad"),
+        ("echo", "each[0]"),
+        ("echo", "each[0]/a"),
+        ("echo", "each[1]"),
+        ("echo", "each[1]/a"),
+        ("fail", "bad"),
+    ]
+
+
+def test_progress_is_folded_into_the_steps_of_the_run() -> None:
+    """A line for each step of the run, none for each step of each item that goes well."""
+    from treadle._cli._view import RunView
+
+    view = RunView()
+    result = run(NESTED)
+    lines = [change.text for record in result.records for change in view.apply(record)]
+
+    assert view.steps_total == 2
+    assert sum(view.ended.values()) == 2
+    assert not [line for line in lines if line.startswith("each[0]/a")]
+    assert [line for line in lines if line.startswith("each: completed")]
+    assert "bad: fallback 1 is tried: PermanentError: no" in lines
+    assert lines.count("each[1]: undone") == 1
+    assert not view.steps, "nothing is shown as under way after the end"
+
+
+@pytest.mark.parametrize(
+    ("step", "path", "message"),
+    [
+        ({"parallel": {"steps": {}}}, "steps.a.parallel.steps", "a group needs at least one step"),
+        ({"parallel": {"tasks": {}}}, "steps.a.parallel.tasks", "did you mean 'steps'?"),
+        ({"parallel": {"steps": {"b": BAD}}, "timeout": "5s"}, "steps.a.timeout", "write it inside of 'parallel'"),
+        (
+            {"parallel": {"steps": {"b": BAD}}, "retry": {"max_attempts": 2}},
+            "steps.a.retry",
+            "give it to the steps in 'parallel'",
+        ),
+        ({"parallel": {"steps": {"a": BAD}}}, "steps.a.parallel.steps.a", "is taken by a step around it"),
+        (
+            {"parallel": {"steps": {"b": {**BAD, "needs": "z"}}}},
+            "steps.a.parallel.steps.b.needs",
+            "the whole group needs it: put it there",
+        ),
+        ({"uses": "fail", "parallel": {"steps": {"b": BAD}}}, "steps.a.parallel", "exactly one of 'uses' and 'parallel'"),
+        ({"choose": {}}, "steps.a.choose", "a choice needs at least one branch"),
+        ({"choose": {"b": BAD}}, "steps.a.choose.b", "a branch needs a 'when'"),
+        ({"choose": {"b": {**BAD, "else": True, "when": "true"}}}, "steps.a.choose.b.when", "not both"),
+        (
+            {"choose": {"b": {**BAD, "else": True}, "c": {**BAD, "else": True}}},
+            "steps.a.choose.c.else",
+            "'b' is the 'else' already",
+        ),
+        ({"choose": {"b": {**BAD, "when": "true", "needs": "z"}}}, "steps.a.choose.b.needs", "is not a key of a branch"),
+        ({"workflow": "x-${{ inputs.y }}"}, "steps.a.workflow", "a subflow is fixed"),
+        ({**BAD, "batch": 2}, "steps.a.batch", "belongs to a foreach"),
+        ({**BAD, "max_failures": 2}, "steps.a.max_failures", "belongs to a foreach"),
+        ({**BAD, "needs_rule": "any"}, "steps.a.needs_rule", "'all_succeeded', 'all_done' or 'any_succeeded'"),
+        ({**BAD, "fallback": {"use": "x"}}, "steps.a.fallback.use", "is not a key of a body"),
+        ({**BAD, "compensate": {"uses": "x", "when": "true"}}, "steps.a.compensate.when", "is not a key of a body"),
+    ],
+)
+def test_what_no_structure_may_say_is_refused(step: dict[str, Any], path: str, message: str) -> None:
+    """With its place and what was meant."""
+    with pytest.raises(WorkflowInvalidError) as caught:
+        Workflow.from_dict({"name": "w", "steps": {"a": step, "z": BAD}})
+
+    found = {fault.path: f"{fault.message} {fault.remedy}" for fault in caught.value.faults}
+    assert message in found[path]
+
+
+def test_a_group_cannot_be_called_like_the_clean_up() -> None:
+    """Its paths would be those of the finally steps."""
+    with pytest.raises(WorkflowInvalidError, match="a group cannot be called 'finally'"):
+        Workflow.from_dict({"name": "w", "steps": {"finally": {"parallel": {"steps": {"a": BAD}}}}})
+
+
+def test_an_output_that_looks_like_an_expression_stays_text() -> None:
+    """Also through a group, a choice and a fallback."""
+    inner = {"b": {"uses": "echo", "with": {"value": "${{ steps.text.output }}"}}}
+    steps = {
+        **echoes(text="$${{ 1 + 1 }}"),
+        "group": {"parallel": {"steps": inner}},
+        "route": {"choose": {"c": {"else": True, "uses": "echo", "with": {"value": "${{ steps.group.output.b }}"}}}},
+        "last": {**BAD, "fallback": {"uses": "echo", "with": {"value": "${{ steps.route.output }}"}}},
+    }
+
+    result = run(steps)
+
+    assert result.steps["last"].output == "${{ 1 + 1 }}"
