@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -58,11 +59,7 @@ def test_logs_of_a_run_are_kept(project: KeptProject) -> None:
 
 def test_logs_are_followed_from_another_process(project: KeptProject) -> None:
     """Lines come while their step runs, and the command ends with the run."""
-    run = project.start("run", "shop.yaml", "-i", "seconds=1.5", "-i", "fail=0")
-    assert run.stderr is not None
-    for line in run.stderr:
-        if "best: started" in line:
-            break
+    run = started(project, "-i", "seconds=60")
     follower = project.start("logs", "last", "-f", "--json")
     assert follower.stdout is not None
     followed = []
@@ -71,8 +68,9 @@ def test_logs_are_followed_from_another_process(project: KeptProject) -> None:
         if followed[-1] == "best":
             break
     was_running = run.poll() is None
-    run.communicate(timeout=30)
-    out, err = follower.communicate(timeout=30)
+    project("cancel", "last")
+    run.communicate(timeout=60)
+    out, err = follower.communicate(timeout=60)
 
     assert sorted(followed) == ["best", "prices", "prices", "prices"]
     assert was_running, "the line came while its step ran"
@@ -131,7 +129,7 @@ def test_what_was_meant_is_suggested(project: KeptProject) -> None:
 
 def test_a_run_is_watched_from_another_process(project: KeptProject) -> None:
     """Its progress and its lines come while it goes on; the result and the exit code are the run's."""
-    run = started(project, "-i", "seconds=1", "-i", "fail=2")
+    run = started(project, "-i", "seconds=60")
     watcher = project.start("watch", "last", "--json")
     assert watcher.stderr is not None
     seen = []
@@ -140,16 +138,36 @@ def test_a_run_is_watched_from_another_process(project: KeptProject) -> None:
         if "asking for the price of melon" in line:
             break
     was_running = run.poll() is None
-    run.communicate(timeout=30)
-    out, err = watcher.communicate(timeout=30)
+    project("cancel", "last", "--reason", "seen enough")
+    run.communicate(timeout=60)
+    out, err = watcher.communicate(timeout=60)
 
     assert was_running
     assert any("prices: completed" in line for line in seen)
-    assert watcher.returncode == run.returncode == 1
+    assert watcher.returncode == run.returncode == 3
     result = fitting(out, "run")
-    assert (result["status"], result["workflow"]) == ("failed", "shop")
-    assert "best: attempt 1/2 failed: TransientError: the shop is closed" in err
-    assert "cause:   best: TransientError: the shop is closed (after 2 attempts)" in err
+    assert (result["status"], result["workflow"]) == ("cancelled", "shop")
+    assert "best: cancelled" in err
+    assert "cause:   seen enough" in err
+
+
+def test_the_end_of_watching_is_not_the_end_of_the_run(project: KeptProject) -> None:
+    """Ctrl-C leaves the run alone, and says so."""
+    run = started(project, "-i", "seconds=60")
+    watcher = project.start("watch", "last", "--no-progress")
+    assert watcher.stderr is not None
+    for line in watcher.stderr:
+        if "best: started" in line:
+            break
+    watcher.send_signal(signal.SIGINT)
+    _, err = watcher.communicate(timeout=60)
+    is_running = run.poll() is None
+    project("cancel", "last", "--force")
+    run.communicate(timeout=60)
+
+    assert watcher.returncode == 3
+    assert "Not watched any more; the run goes on." in err
+    assert is_running
 
 
 def test_a_run_that_nobody_drives_is_not_watched(project: KeptProject) -> None:

@@ -13,6 +13,7 @@ import anyio
 import attrs
 import click
 
+from treadle._cli._failures import CANCELLED
 from treadle._cli._kept import ENDED, begun, find_run, kept_runs
 from treadle._cli._loading import json_option
 from treadle._cli._logs import text_of
@@ -41,8 +42,12 @@ def watch(ctx: click.Context, run: str, as_json: bool, quiet: bool, no_progress:
     """
     with kept_runs() as (store, _):
         progress = None if quiet else Progress(display_for(plain=no_progress), is_kept=True)
-        with progress or nullcontext():
-            result = anyio.run(partial(_watch, store, run, progress))
+        try:
+            with progress or nullcontext():
+                result = anyio.run(partial(_watch, store, run, progress))
+        except KeyboardInterrupt:
+            say("Not watched any more; the run goes on.")
+            ctx.exit(CANCELLED)
     _show(result, as_json=as_json)
     ctx.exit(EXIT_CODES.get(str(result.status), 1))
 
