@@ -334,6 +334,29 @@ def test_a_resumed_run_stands_in_line_again() -> None:
     assert [entry.path for entry in result.entries if isinstance(entry, SlotTaken)] == ["", "a", "", "a"]
 
 
+def test_a_run_with_a_slot_has_its_deadline_and_budget_from_its_begin_on() -> None:
+    """Not from when it was queued."""
+    room, clock, store = Room(), VirtualClock(), MemoryStore()
+    registry = Registry.of(*room.executors)
+    results: list[RunResult] = []
+
+    async def one(name: str, delay: float) -> None:
+        wf = Workflow("w", concurrency="only", run_timeout=100, budget={"wall_time": "100s"})
+        wf.step("a", "stay", seconds=80, name=name)
+        await anyio.sleep(delay)
+        results.append(await arun(wf, registry=registry, store=store, clock=clock))
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(one, "first", 0)
+            group.start_soon(one, "second", 1)
+
+    clock.run(main)
+
+    assert [result.status for result in results] == [RunStatus.COMPLETED, RunStatus.COMPLETED]
+    assert 158 < results[1].duration_s < 161
+
+
 # -- priority
 
 

@@ -371,15 +371,18 @@ class Scheduler:
         self._is_gated = self._graph.has_slot and not (is_new and self._held is not None)
         if self._held is not None and not is_new:
             self._let_go(self._held)
-        if not is_new:
+        if not is_new or (self._is_gated and fact.stint > 1):
             self._ask_again(fact)
         elif self._is_gated:
             self._commands.append(TakeSlot(""))
         else:
-            self._set_deadline(self._root)
-            if self._ledger is not None:
-                self._begin_budgets(self._ledger)
-            self._enter_main(self._root)
+            self._begin_run()
+
+    def _begin_run(self) -> None:
+        self._set_deadline(self._root)
+        if self._ledger is not None:
+            self._begin_budgets(self._ledger)
+        self._enter_main(self._root)
 
     def _ask_again(self, fact: StintOpened) -> None:
         """The process that performed the calls went away: make them again, and end those that must not run twice."""
@@ -619,8 +622,7 @@ class Scheduler:
             self._is_forced = True
             self._commands.append(FreeSlot(""))
         if self._root.phase == "new":
-            self._set_deadline(self._root)
-            self._enter_main(self._root)
+            self._begin_run()
 
     def _on_no_slot(self, fact: Evaluated) -> None:
         """It cannot be told which slot is needed."""
