@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
-from treadle import Executor, KeyOverwrittenWarning, Pipeline, Registry, TransientError, client, executor
+from treadle import Context, Executor, KeyOverwrittenWarning, Pipeline, Registry, TransientError, client, executor
 from treadle.errors import (
     ExecutorNotFoundError,
     InputsInvalidError,
@@ -416,3 +416,20 @@ def test_two_functions_of_one_name_are_two_executors() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run(chain(make(1), make(2), make(1))) == {"n1": 1, "n2": 2}
+
+
+def test_a_graphs_step_may_have_a_cost_budget() -> None:
+    """In microcents, as ``step_configs`` says it; a step that would exceed it fails, and the result says what was used."""
+
+    async def ask(ctx: Context, /, times: int) -> int:
+        for _ in range(times):
+            ctx.spend(cost=40_000)
+        return times
+
+    pipeline = Pipeline("g", steps={"ask": ask}, step_configs={"ask": {"cost_budget": 100_000}})
+
+    result = anyio.run(partial(pipeline.execute, {"times": 2}, registry=NOTHING))
+
+    assert result.usage.total_cost == 80_000
+    with pytest.raises(RunFailedError, match="would exceed the cost budget of the step ask"):
+        run(pipeline, {"times": 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from rows import all_tests
 from treadle import Executor, Registry
 from treadle._bind import bind
 from treadle.errors import BindError
@@ -49,3 +50,14 @@ def test_a_class_outside_of_every_family_is_refused() -> None:
         bind("acme.stray", Stray)
     assert Executor in type(Kept()).__mro__
     assert bind("acme.kept", Kept).family == "general"
+
+
+def test_the_layered_architecture_has_its_three_files_of_tests() -> None:
+    """Contracts, pipelines, and parallel groups with partial failure: each in a file of its own, with tests in it (S0-45)."""
+    files = {
+        row: {test.test.partition("::")[0] for test in all_tests() if row in test.ids} for row in ("S0-20", "S0-39", "S0-38")
+    }
+
+    assert files["S0-20"] == {"plugins/treadle-families/tests/test_families.py"}
+    assert files["S0-39"] == {"core/tests/test_pipeline.py"}
+    assert files["S0-38"] == {"core/tests/test_structures.py"}

@@ -17,6 +17,7 @@ from treadle._app import arun, loop_options
 from treadle._bind import BoundExecutor
 from treadle._executor import executor_mark
 from treadle._models import Json
+from treadle._money import format_money, to_microcents
 from treadle._plan import make_plan
 from treadle._plugins import Registry
 from treadle._prices import PipelineUsage
@@ -116,8 +117,8 @@ class Pipeline:
             name: Of a chain, for its records.
             output_step: Whose output is the graph's; needed when several steps are last.
             executor: Name of the engine; None is this process.
-            step_configs: Id -> keys of a workflow's step, like ``{"timeout": "30s", "on_error": "continue"}``, or ``retries``
-                and ``retry_delay`` (seconds, or a list of them).
+            step_configs: Id -> keys of a workflow's step, like ``{"timeout": "30s", "on_error": "continue"}``, or ``retries``,
+                ``retry_delay`` (seconds, or a list of them) and ``cost_budget`` (microcents).
 
         Raises:
             WorkflowInvalidError: With every fault.
@@ -376,8 +377,10 @@ class _Graph:
 
 
 def _step_keys(config: Mapping[str, Json]) -> dict[str, Json]:
-    """A step's configuration as a workflow has it: ``retries`` and ``retry_delay`` become a ``retry``."""
-    keys = {key: value for key, value in config.items() if key not in ("retries", "retry_delay")}
+    """A step's configuration as a workflow has it: retries become a ``retry``, a cost budget in microcents a ``budget``."""
+    keys = {key: value for key, value in config.items() if key not in ("retries", "retry_delay", "cost_budget")}
+    if config.get("cost_budget") is not None:
+        keys["budget"] = {"cost": format_money(to_microcents(cast("int", config["cost_budget"])))}
     retry: dict[str, Json] = {"preset": "pipeline"}
     if "retries" in config:
         retry["retries"] = config["retries"]
