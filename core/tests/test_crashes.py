@@ -547,8 +547,8 @@ async def test_a_loop_that_is_blocked_for_half_the_lease_is_not_kept_alive(caplo
     assert during, "a short block costs no beat"
     assert max(during) < 2.0 + 0.6, "no beat after half of the lease"
     assert any(at > ended for at in store.beats), "it beats again when the loop goes on"
-    (told,) = [record.getMessage() for record in caplog.records if "is blocked for" in record.getMessage()]
-    assert "time.sleep(3.0)" in told
+    told = [record.getMessage() for record in caplog.records if "is blocked for" in record.getMessage()]
+    assert any("time.sleep(3.0)" in one for one in told)
     assert not lost
 
 

@@ -22,7 +22,7 @@ from treadle.ports import Context
 from treadle_sqlite import SqliteStore
 from workload import Witness
 
-LEASE_S = 1.0
+LEASE_S = 3.0
 """Longer than a process on a busy machine takes to be scheduled again, and short enough to be waited for hundreds of times."""
 
 
@@ -38,6 +38,11 @@ def registry(folder: Path) -> Registry:
     """Executors that tell an outside witness what they do."""
     witness = Witness(folder / "witness.log")
 
+    def living(run_id: str) -> int:
+        """How many of the processes that steps of a run have started still live."""
+        lines = [line.split() for line in (folder / "witness.log").read_text("utf-8").splitlines()]
+        return sum(is_alive(int(line[2])) for line in lines if line[:2] == ["P", run_id])
+
     @executor("owners.quick")
     async def quick(ctx: Context, /) -> str:
         witness.note("S", ctx.run_id, ctx.step, ctx.fencing_token, os.getpid())
@@ -48,7 +53,11 @@ def registry(folder: Path) -> Registry:
     async def stopped(ctx: Context, /) -> str:
         """In the first stint: is stopped in the middle, like a machine that sleeps, and finds itself replaced."""
         witness.note("S", ctx.run_id, ctx.step, ctx.fencing_token, os.getpid())
+        alive = living(ctx.run_id) if ctx.call.stint > 1 else 0
         if ctx.call.stint == 1:
+            child = subprocess.Popen(["sleep", "300"], start_new_session=True)  # noqa: ASYNC220 -- as below
+            witness.note("P", ctx.run_id, child.pid)
+            await ctx.own_process(child.pid)
             await ctx.save("before", {"by": os.getpid()})
             os.kill(os.getpid(), signal.SIGSTOP)
             try:
@@ -56,13 +65,12 @@ def registry(folder: Path) -> Registry:
                 witness.note("KEPT", ctx.run_id)
             except TreadleError as error:
                 witness.note("REFUSED", ctx.run_id, type(error).__name__)
-        return f"{ctx.call.stint}"
+        return f"{ctx.call.stint}: {alive} alive"
 
     @executor("owners.parent")
     async def parent(ctx: Context, /) -> str:
         """In the first stint: starts a process that outlives it. In the next: looks whether it is gone."""
-        pids = [int(line.split()[2]) for line in (folder / "witness.log").read_text("utf-8").splitlines() if line[0] == "P"]
-        mine = [pid for pid in pids if is_alive(pid)] if ctx.call.stint > 1 else []
+        alive = living(ctx.run_id) if ctx.call.stint > 1 else 0
         witness.note("S", ctx.run_id, ctx.step, ctx.fencing_token, os.getpid())
         if ctx.call.stint == 1:
             script = "sleep 300 & trap '' TERM HUP; echo $$ $!; wait; sleep 300"
@@ -72,7 +80,7 @@ def registry(folder: Path) -> Registry:
             for pid in (await anyio.to_thread.run_sync(started.stdout.readline)).split():
                 witness.note("P", ctx.run_id, int(pid))
             await anyio.sleep(300)
-        return f"alive: {len(mine)}"
+        return f"alive: {alive}"
 
     @executor("owners.guilty")
     async def guilty(ctx: Context, /, n: int) -> int:
