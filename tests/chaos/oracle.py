@@ -51,7 +51,7 @@ def trial(folder: Path, seed: int, *, kills: int = 1, point: str = "") -> Verdic
     for stint in range(MOST_STINTS):
         is_last = stint >= kills
         fault: dict[str, float | str] = {"point": point} if point else _fault(chance, is_relentless=kills > 1)
-        code = _stint(folder, {} if is_last else fault)
+        code = _stint(folder, {} if is_last else fault, max_crashes=3 if kills == 1 else 0)
         if code == -signal.SIGKILL:
             verdict.kills += 1
         elif code != 0:
@@ -72,9 +72,12 @@ def _fault(chance: random.Random, *, is_relentless: bool) -> dict[str, float | s
     return {"point": f"{point}:{chance.randint(1, 30) if point in POINTS[:6] else 1}"}
 
 
-def _stint(folder: Path, fault: dict[str, float | str]) -> int:
-    """One process; killed where a fault point says, or after some time, or not at all."""
-    environ = os.environ | {"TREADLE_FAULTS": str(fault.get("point", ""))}
+def _stint(folder: Path, fault: dict[str, float | str], *, max_crashes: int) -> int:
+    """One process; killed where a fault point says, or after some time, or not at all.
+
+    Who is killed from outside again and again is no step's fault: then none may be poisoned (0).
+    """
+    environ = os.environ | {"TREADLE_FAULTS": str(fault.get("point", "")), "TREADLE_CHAOS_CRASHES": str(max_crashes)}
     command = [sys.executable, str(HERE / "workload.py"), str(folder)]
     with (
         (folder / "stderr.log").open("ab") as errors,

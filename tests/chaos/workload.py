@@ -11,6 +11,7 @@ from pathlib import Path
 
 import anyio
 from treadle import Registry, Workflow, aresume, arun, executor, hookimpl
+from treadle._config import Config
 from treadle.ports import AttemptEnded, Context, Record, RunQuery, fault_point
 from treadle_sqlite import SqliteStore
 
@@ -76,7 +77,7 @@ def registry(witness: Witness) -> Registry:
         witness.note("E", ctx.step, ctx.index, ctx.idempotency_key, ctx.call.stint)
         return sum(numbers)
 
-    return Registry.of(work, total)
+    return Registry.of(work, total, config=Config(run={"max_crashes": int(os.environ.get("TREADLE_CHAOS_CRASHES", "3"))}))
 
 
 async def main(folder: Path) -> None:
