@@ -14,6 +14,7 @@ from treadle import (
     Registry,
     Secret,
     TransientError,
+    Use,
     Workflow,
     arun,
     client,
@@ -115,6 +116,17 @@ def use() -> None:
         assert_type(error.remedy, str)
     except TreadleError:
         raise
+
+
+def use_structures() -> None:
+    """Groups, choices, subflows, and what stands in for a step or undoes it."""
+    workflow = Workflow("structured")
+    gather = workflow.parallel("gather", on_error="continue", max_parallel=2, timeout="5m")
+    page = gather.step("page", "acme.slug", text="a", fallback=[Use("acme.slug", text="b")], compensate=Use("acme.undo"))
+    route = workflow.choose("route", needs=[gather])
+    route.step("long", "acme.slug", when=gather.output.page != "a", priority=-1, text=page.output)
+    route.step("rest", "acme.slug", else_=True, text="c")
+    workflow.subflow("post", Workflow("post"), foreach=[1, 2], text=route.branch)
 
 
 async def use_async() -> None:

@@ -17,6 +17,8 @@ MISTAKES = {
     "an executor's argument": ('await slug("Hello World")', "await slug(5)"),
     "effects": ('effects="none"', 'effects="nothing"'),
     "an issue": ('Issue("is empty", "$")', 'Issue("is empty", 1)'),
+    "a group's cap": ("max_parallel=2", 'max_parallel="two"'),
+    "a fallback": ('fallback=[Use("acme.slug", text="b")]', "fallback=[slug]"),
     "a context": ("ctx.attempt == 1", "ctx.atempt == 1"),
 }
 
