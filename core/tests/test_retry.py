@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +21,17 @@ from treadle._memory import MemoryStore
 from treadle._models import idempotency_key
 from treadle._plan import Plan, compile_plan
 from treadle.errors import NothingToRetryError, RunGoesOnError, RunSuspendedError, StepNotFoundError
-from treadle.ports import AttemptStarted, CancelRequested, RetryRequested, RunCreated, RunEnded, StepEnded, WaitStarted
+from treadle.ports import (
+    AttemptStarted,
+    CancelRequested,
+    Entry,
+    RetryRequested,
+    RunCreated,
+    RunEnded,
+    StepEnded,
+    StintOpened,
+    WaitStarted,
+)
 from treadle.testing import Recorder, VirtualClock, virtual_run
 
 bad: set[str] = set()
@@ -340,6 +353,67 @@ def test_spans_and_rows_are_of_their_generation() -> None:
     assert steps["b"].idempotency_key == idempotency_key(first.run_id, "b", None, generation=2)
     assert steps["a"].idempotency_key == idempotency_key(first.run_id, "a", None)
     assert {step.status for step in steps.values()} == {"completed"}
+
+
+GOLDEN = Path(__file__).parent / "golden-again" / "retried.jsonl"
+
+
+def golden_run() -> RunResult:
+    """A run with every structure, retried twice: what failed, then a step that had completed."""
+    store = MemoryStore()
+    group = {"steps": {"p": {"uses": "demo.do"}, "q": {"uses": "demo.do", "with": {"name": "${{ item }}"}}}}
+    workflow = flow(
+        {
+            "nap": {"wait": "10m"},
+            "items": {"foreach": ["x", "y"], "needs": ["nap"], "parallel": group},
+            "each": {"foreach": ["u", "v"], "with": {"name": "${{ item }}"}},
+            "pick": {"choose": {"one": {"when": "true", "uses": "demo.do"}, "two": {"else": True, "uses": "demo.do"}}},
+            "book": {"compensate": {"uses": "demo.do"}, "needs": ["pick"]},
+            "end": {"needs": ["items", "each", "book"]},
+        },
+        **{"on_error": "continue", "finally": {"tidy": {"uses": "demo.do"}}, "outputs": {"items": "${{ steps.items.output }}"}},
+    )
+    bad.update(("y", "v"))
+    first = virtual_run(workflow, registry=REGISTRY, store=store)
+    bad.clear()
+    return again(store, again(store, first), "pick")
+
+
+def golden_lines(entries: Sequence[Entry]) -> str:
+    """A log without what differs from run to run."""
+    lines = []
+    for entry in entries:
+        if isinstance(entry, RunCreated):
+            entry = attrs.evolve(entry, run_id="golden-again", trace_id="a" * 32, root_span_id="b" * 16)
+        elif isinstance(entry, StintOpened):
+            entry = attrs.evolve(entry, owner="golden", versions={})
+        # A retry begins some milliseconds after its clock, as long as the machine takes.
+        data = json.loads(dump_line(entry), parse_float=lambda text: float(text) // 10 * 10)
+        drop_tracebacks(data)
+        lines.append(json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+    return "\n".join(lines) + "\n"
+
+
+def drop_tracebacks(data: object) -> None:
+    for value in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        drop_tracebacks(value)
+    if isinstance(data, dict):
+        data.pop("traceback", None)
+
+
+def test_the_golden_log_of_a_retried_run_replays_unchanged() -> None:
+    """Every later version must make the same of it, and write the same; it is never edited, only others are added."""
+    kept = [load_line(line) for line in GOLDEN.read_text("utf-8").splitlines()]
+    created, ended = kept[0], kept[-1]
+    assert isinstance(created, RunCreated)
+    assert isinstance(ended, RunEnded)
+    conductor = Conductor(compile_plan(Workflow.from_dict(created.workflow)))
+
+    conductor.replay(kept)
+
+    assert conductor.status is ended.status
+    assert sum(isinstance(entry, RetryRequested) for entry in kept) == 2
+    assert golden_lines(golden_run().entries) == GOLDEN.read_text("utf-8")
 
 
 def test_a_retry_that_cannot_be_is_refused() -> None:
