@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 import spenders
-from treadle import Context, Registry, RunResult, StepUsage, Workflow, arun, executor, make_plan, run
+from treadle import Context, Registry, RunResult, StepUsage, Workflow, aretry, arun, executor, make_plan, run
 from treadle._conductor import Conductor
 from treadle._memory import MemoryStore
 from treadle._models import AttemptEnded, AttemptStarted, Outcome, RunCreated, StepStatus, StintOpened
@@ -327,6 +327,23 @@ def stint(entries: Any) -> Any:
     from treadle._models import StintOpened
 
     return StintOpened(entries[-1].at, 2)
+
+
+def test_a_run_that_goes_on_again_has_its_time_anew() -> None:
+    """What completed counts as it did, in money too; a run that was stopped by its time or its money can be retried."""
+    wf = workflow(budget={"wall_time": "1m", "tokens": 20})
+    for name, needs in (("a", []), ("b", ["a"])):
+        wf.step(name, "spend.wait", cost=5, seconds=40, needs=needs)
+    store, clock = MemoryStore(), VirtualClock()
+
+    first = clock.run(partial(arun, wf, registry=REGISTRY, store=store, clock=clock))
+    again = clock.run(partial(aretry, first.run_id, registry=REGISTRY, store=store, clock=clock))
+
+    assert (first.status, first.reason) == ("failed", "the wall_time budget of the run is used up")
+    assert (again.status, again.steps["a"].attempts) == ("completed", 1)
+    given = [entry.allowance[0].most for entry in again.entries if isinstance(entry, AttemptStarted)]
+    assert given == [10, 20, 20]
+    assert again.usage.total_cost == 15
 
 
 def test_who_can_spend_is_recorded() -> None:

@@ -185,6 +185,12 @@ class Ledger:
         """The run begins."""
         self._root.began_at = at
 
+    def begin_again(self, at: float) -> None:
+        """A run that had ended goes on: its time begins anew, and that of what is going on in it."""
+        for place in self._places.values():
+            if place.began_at is not None:
+                place.began_at = at
+
     def expand(self, key: str, count: int) -> None:
         """A place with items knows how many they are."""
         place = self._place(key)

@@ -1026,6 +1026,10 @@ class Scheduler:
     def _let_go(self, held: Held) -> None:
         """What was held may start."""
         self._held, self._retries = None, 0
+        if self._ledger is not None:
+            self._ledger.begin_again(self._at)
+            if self._ledger.due is not None:
+                self._timers[BUDGET_TIMER_ID] = ("", None, self._ledger.due)
         for step in held.waits:
             self._ask(step, "wait")
         for step, index in held.items:
