@@ -148,6 +148,7 @@ async def test_a_worker_drives_no_more_runs_at_once_than_it_may() -> None:
     store = SharedStore()
     for number in range(6):
         await orphan(store, number, seconds=0.02)
+    await anyio.sleep(1.1)  # all of their leases are over
     worker, results = full(store, concurrency=2)
     most = 0
 
