@@ -8,6 +8,7 @@ from functools import partial
 import anyio
 import pytest
 from treadle import Registry, RunHandle, Workflow, aresume, arun, asend_signal, executor, send_signal
+from treadle._cli._signal import open_waits
 from treadle._memory import MemoryStore
 from treadle._models import AttemptStarted, RunStatus, SignalReceived, StepStatus, TimerFired, WaitEnded
 from treadle._results import RunResult
@@ -258,5 +259,25 @@ def test_what_nobody_can_take_any_more_is_refused() -> None:
         result = await aresume(run_id, registry=ECHO, store=store, clock=clock)
         assert result.steps["two"].output == 7
         await asend_signal(run_id, "go", "eu", signal_id="mine", store=store)
+
+    played(main)
+
+
+def test_approvals_within_groups_are_known_as_such() -> None:
+    """Of each item its own, by the names that their expressions give."""
+    wf = Workflow("w")
+    each = wf.parallel("each", foreach=["eu", "us"], as_="region")
+    each.wait("ok", signal="ok-${{ region }}", schema="approval")
+
+    async def main(clock: VirtualClock, store: Store) -> None:
+        run_id = await let_go(wf, store, clock)
+        waits = open_waits([record.entry for record in await store.read(run_id)])
+        told = {wait.path: (wait.signal, wait.is_approval) for wait in waits}
+        assert told == {"each[0]/ok": ("ok-eu", True), "each[1]/ok": ("ok-us", True)}
+        for region in ("eu", "us"):
+            await asend_signal(run_id, f"ok-{region}", {"approved": True}, store=store)
+        result = await aresume(run_id, registry=ECHO, store=store, clock=clock)
+        assert result.status is RunStatus.COMPLETED
+        assert result.steps["each"].output == [{"ok": {"approved": True}}, {"ok": {"approved": True}}]
 
     played(main)

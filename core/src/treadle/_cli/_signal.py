@@ -19,6 +19,7 @@ from treadle._cli._kept import find_run, kept_runs, moment, plan_of, read_log
 from treadle._cli._loading import json_option
 from treadle._cli._output import clean, say, write, write_json
 from treadle._durations import parse_duration
+from treadle._paths import plan_path
 from treadle._sending import Awaited, awaited, schemas_of
 from treadle._waits import parse_moment
 from treadle.errors import ConfigError, RunEndedError
@@ -55,7 +56,7 @@ def open_waits(entries: Sequence[Entry]) -> list[Open]:
     if not any(wait.signal for wait in found.values()):
         return list(found.values())
     approvals = {one.path for one in awaited(plan_of(entries)) if one.is_approval}
-    return [attrs.evolve(wait, is_approval=wait.path in approvals) for wait in found.values()]
+    return [attrs.evolve(wait, is_approval=plan_path(wait.path) in approvals) for wait in found.values()]
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------
