@@ -255,6 +255,20 @@ def test_what_cannot_be_spent_is_refused(arguments: Any, error: type[Exception])
     assert spending.usage == StepUsage()
 
 
+def test_what_another_process_counted_is_looked_at() -> None:
+    """It may tell anything: what is no usage is refused, so that nobody's budget grows by it."""
+    spending = meter(cost(100))
+
+    spending.take_over([10, 2, 1], None)
+    for told in ([-5, 0, 0], [1], [1, 2, 3, 4]):
+        with pytest.raises(ValueError, match=r"spent|told"):
+            spending.take_over(told, None)
+    with pytest.raises(TypeError):
+        spending.take_over(["1", 0, 0], None)  # type: ignore[list-item]  # that is the test
+
+    assert spending.usage == StepUsage(10, 2, 1)
+
+
 def test_threads_spend_at_the_same_time() -> None:
     """Eight threads, never more than the cap, and exactly the cap."""
     spending = meter(SpendLimit("requests", 1000))

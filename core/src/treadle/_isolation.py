@@ -58,6 +58,9 @@ _KILL_S = 5.0
 _TAIL = 8192
 _CHUNK = 65536
 _LARGE = 1024 * 1024
+_HEARD = 8
+"""Reads of what a child that is being ended still says, at a time."""
+
 _LINE_COST = 64  # a log line costs more than its bytes
 _POLL_S = 0.01
 _LOOK = "Is the system out of memory or processes? Lower 'max_parallel', or see the log."
@@ -565,7 +568,9 @@ class _Child:
     def _hear_spending(self) -> None:
         """Of all that it still says only what it has used up: its end must not hide that."""
         with contextlib.suppress(OSError):  # there is no more now, or for ever
-            while chunk := os.read(self._replies, 16 * _CHUNK):
+            for _ in range(_HEARD):  # one that never stops talking must not hold the loop
+                if not (chunk := os.read(self._replies, 16 * _CHUNK)):
+                    return
                 *lines, rest = (self._pending + chunk).split(b"\n")
                 self._pending = bytearray(rest[-_CHUNK:])  # nothing as long as that is about spending
                 for line in lines:

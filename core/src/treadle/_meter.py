@@ -83,10 +83,18 @@ class Meter:
             self._on_change(self)
 
     def take_over(self, used: Iterable[int], refusal: BudgetRefusal | None) -> None:
-        """What another process has counted."""
+        """What another process has counted.
+
+        Raises:
+            TypeError: It is no list of whole numbers.
+            ValueError: They are not three, or less than nothing.
+        """
+        told = [_counted(amount) for amount in used]
+        if len(told) != len(self._used):
+            raise ValueError(f"{len(told)} amounts were told")
         with self._lock:
             if not self._is_closed:
-                self._used[:] = used
+                self._used[:] = told
                 self.refusal = self.refusal or refusal
 
     def abandon(self) -> StepUsage | None:
