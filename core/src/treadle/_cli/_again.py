@@ -12,9 +12,10 @@ import click
 from treadle._again import replay as replay_run
 from treadle._again import retry as retry_run
 from treadle._cli._inputs import gather
-from treadle._cli._kept import begun, find_run, kept_runs, plan_of, read_log
+from treadle._cli._kept import begun, find_run, kept_runs, read_log
 from treadle._cli._loading import json_option
 from treadle._cli._output import count, mark, paint, stdout_kept, write, write_json
+from treadle._cli._recorded_plan import plan_of
 from treadle._cli._run import Options, Session, chosen_backend
 from treadle._conductor import Conductor
 from treadle._plan import make_plan

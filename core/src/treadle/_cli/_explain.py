@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 import anyio
 import click
 
-from treadle._cli._kept import begun, find_run, item_name, kept_runs, plan_of, read_log, split_item, split_target
+from treadle._cli._kept import begun, find_run, item_name, kept_runs, read_log, split_target
 from treadle._cli._loading import json_option
 from treadle._cli._output import clean, count, is_terminal, say, spell, write, write_json
+from treadle._cli._recorded_plan import plan_of, split_item
 from treadle._decisions import DecisionKind
 from treadle._explaining import Explained
 from treadle._explaining import explain as explained

@@ -16,9 +16,10 @@ from treadle._cli._dot import dot
 from treadle._cli._drawing import draw
 from treadle._cli._failures import FAILED, USAGE
 from treadle._cli._lanes import lanes
-from treadle._cli._loading import FILE, discover, json_option, planned
+from treadle._cli._loading import FILE, discover, json_option
 from treadle._cli._mermaid import mermaid
 from treadle._cli._output import count, encodes, mark, paint, say, write, write_json
+from treadle._cli._reading import planned
 from treadle._loader import load_workflow
 from treadle._plan import Plan, compile_plan
 from treadle._schema import workflow_schema

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +11,9 @@ import click
 
 from treadle._cli._loading import discover
 from treadle._cli._output import spell
-from treadle._plan import Plan, compile_plan
 from treadle._plugins import Registry
 from treadle._stores import open_store
-from treadle._workflow import Workflow
-from treadle.errors import ConfigError, RunNotFoundError, StepNotFoundError
+from treadle.errors import ConfigError, RunNotFoundError
 from treadle.ports import Entry, RunCreated, RunQuery, RunRow, Store
 
 ENDED = frozenset({"completed", "partial_failure", "failed", "cancelled", "timed_out"})
@@ -27,7 +24,6 @@ LAST = "last"
 RUN_HELP = "an id, the beginning of one, or 'last'"
 
 _LOOKED_AT = 200
-_ITEM = re.compile(r"(.+)\[(\d+)\]")
 
 
 @contextmanager
@@ -45,10 +41,10 @@ def kept_runs() -> Iterator[tuple[Store, Registry]]:
         store.close()
 
 
-def command_store(registry: Registry, workflow: Workflow | None = None) -> Store:
-    """Where the command keeps runs: as asked for, else in SQLite when that is installed, else in memory."""
+def command_store(registry: Registry, wanted: str = "") -> Store:
+    """Where the command keeps runs: as asked for by name, else in SQLite when that is installed, else in memory."""
     has_sqlite = "sqlite" in registry.names("treadle.stores")
-    return open_store(registry, wanted=workflow.store if workflow else "", otherwise="sqlite" if has_sqlite else "memory")
+    return open_store(registry, wanted=wanted, otherwise="sqlite" if has_sqlite else "memory")
 
 
 async def find_run(store: Store, run: str) -> RunRow:
@@ -92,21 +88,6 @@ def split_target(target: str) -> tuple[str, str]:
     return run, path
 
 
-def split_item(path: str, plan: Plan) -> tuple[str, int | None]:
-    """A step, and which of its items a person means by ``each[3]``.
-
-    Raises:
-        StepNotFoundError: There is no such step; the remedy names those that were probably meant.
-    """
-    known = [*plan.steps]
-    if not path or path in known or any(name.startswith(f"{path}/") for name in known):
-        return path, None
-    found = _ITEM.fullmatch(path)
-    if found and found[1] in known:
-        return found[1], int(found[2])
-    raise StepNotFoundError("This run", path, known)
-
-
 async def read_log(store: Store, run_id: str) -> list[Entry]:
     """The log of a run.
 
@@ -124,11 +105,6 @@ def begun(entries: Sequence[Entry]) -> RunCreated:
     created = entries[0]
     assert isinstance(created, RunCreated), "a log begins with it"
     return created
-
-
-def plan_of(entries: Sequence[Entry]) -> Plan:
-    """What a log's run was to do; no executor need be installed."""
-    return compile_plan(Workflow.from_dict(begun(entries).workflow))
 
 
 def moment(at: float | None) -> str:

@@ -11,10 +11,11 @@ import anyio
 import attrs
 import click
 
-from treadle._cli._kept import ENDED, find_run, item_name, kept_runs, plan_of, read_log, split_item, split_target
+from treadle._cli._kept import ENDED, find_run, item_name, kept_runs, read_log, split_target
 from treadle._cli._loading import wants_json
 from treadle._cli._output import clean, paint, say, write, write_line
 from treadle._cli._progress import stamp
+from treadle._cli._recorded_plan import plan_of, split_item
 from treadle.ports import LineQuery, LogLine, RunRow, Store
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")

@@ -12,8 +12,9 @@ from treadle._budgets import Budget, budget_data
 from treadle._cli._drawing import notes
 from treadle._cli._forecast import Estimate, Forecast, forecast, recorded_durations
 from treadle._cli._kept import command_store
-from treadle._cli._loading import FILE, discover, json_option, planned
+from treadle._cli._loading import FILE, discover, json_option
 from treadle._cli._output import count, say, spell, table, write, write_json
+from treadle._cli._reading import planned
 from treadle._models import Json
 from treadle._plan import Plan, PlannedStep
 from treadle._plugins import Registry
@@ -69,7 +70,7 @@ def plan(file: str, engine: str | None, strict: bool, no_history: bool, as_json:
 def _history(registry: Registry, workflow: Workflow) -> Mapping[str, list[float]]:
     """What the steps of a workflow took before; nothing when no runs are kept, or none can be read."""
     try:
-        store = command_store(registry, workflow)
+        store = command_store(registry, workflow.store)
     except TreadleError:
         return {}
     try:

@@ -23,10 +23,11 @@ from treadle._cli._ending import leave_at_once
 from treadle._cli._failures import CANCELLED, FAILED, error_object
 from treadle._cli._inputs import gather
 from treadle._cli._kept import command_store
-from treadle._cli._loading import FILE, discover, json_option, loaded
+from treadle._cli._loading import FILE, discover, json_option
 from treadle._cli._logging import LogFormat, logging_to
 from treadle._cli._output import clean, is_terminal, say, stdout_kept, write, write_json
 from treadle._cli._progress import Display, JsonDisplay, PlainDisplay, Progress
+from treadle._cli._reading import loaded
 from treadle._cli._signals import Interrupts
 from treadle._cli._summary import summarize
 from treadle._cli._tracing_setup import make_outbox, set_up_tracing, shut_down
@@ -141,7 +142,7 @@ class Session:
         plan = _attempt(lambda: make_plan(workflow, registry), errors)
         inputs = _attempt(lambda: gather(workflow, options.pairs, options.input_files), errors)
         backend = _attempt(chosen_backend, errors)
-        store = _attempt(lambda: command_store(registry, workflow), errors)
+        store = _attempt(lambda: command_store(registry, workflow.store), errors)
         _attempt(lambda: check_engine(workflow, config), errors)
         if plan is not None:
             errors.extend(_missing_secrets(plan, config))

@@ -13,8 +13,8 @@ import click
 
 from treadle._cli._kept import ENDED, find_run, item_name, kept_runs, moment, read_log, took
 from treadle._cli._loading import json_option
+from treadle._cli._open_waits import Open, open_waits
 from treadle._cli._output import clean, mark, paint, say, spell, spell_usage, table, write, write_json
-from treadle._cli._signal import Open, open_waits
 from treadle._durations import parse_duration
 from treadle.ports import (
     CheckpointRow,

@@ -11,53 +11,19 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-import attrs
 import click
 
 from treadle._app import asend_signal
-from treadle._cli._kept import find_run, kept_runs, moment, plan_of, read_log
+from treadle._cli._kept import find_run, kept_runs, moment, read_log
 from treadle._cli._loading import json_option
+from treadle._cli._open_waits import Open, open_waits
 from treadle._cli._output import clean, say, write, write_json
+from treadle._cli._recorded_plan import plan_of
 from treadle._durations import parse_duration
-from treadle._paths import plan_path
 from treadle._sending import Awaited, awaited, schemas_of
 from treadle._waits import parse_moment
 from treadle.errors import ConfigError, RunEndedError
-from treadle.ports import Entry, RunRow, Signal, StepEnded, Store, WaitEnded, WaitStarted
-
-
-@attrs.frozen
-class Open:
-    """A wait of a run that goes on.
-
-    Attributes:
-        path: The step.
-        signal: What for; empty for a time alone.
-        due: When it is over, or its timeout; None for never.
-        is_approval: Whether ``treadle approve`` answers it.
-        slot: The group that it waits for a slot of; empty when it is something else.
-    """
-
-    path: str
-    signal: str
-    due: float | None
-    is_approval: bool = False
-    slot: str = ""
-
-
-def open_waits(entries: Sequence[Entry]) -> list[Open]:
-    """What a run waits for, by its log, in the order in which it began to."""
-    found: dict[str, Open] = {}
-    for entry in entries:
-        if isinstance(entry, WaitStarted):
-            found[entry.path] = Open(entry.path, entry.signal, entry.due)
-        elif isinstance(entry, WaitEnded | StepEnded):
-            found.pop(entry.path, None)
-    if not any(wait.signal for wait in found.values()):
-        return list(found.values())
-    approvals = {one.path for one in awaited(plan_of(entries)) if one.is_approval}
-    return [attrs.evolve(wait, is_approval=plan_path(wait.path) in approvals) for wait in found.values()]
-
+from treadle.ports import Entry, RunRow, Signal, Store
 
 # -- commands ----------------------------------------------------------------------------------------------------------
 
