@@ -335,7 +335,10 @@ def test_a_run_tolerates_a_part_of_its_steps_failing(tmp_path: Path) -> None:
 def test_the_states_are_these() -> None:
     """One vocabulary for runs and one for steps, in files, records and results (S3-61, S3-62)."""
     runs = "pending queued running suspended cancelling completed partial_failure failed cancelled timed_out"
-    steps = "pending running retrying completed cached skipped failed upstream_failed cancelled timed_out interrupted poisoned"
+    steps = (
+        "pending running retrying completed partial_failure cached skipped"
+        " failed upstream_failed cancelled timed_out interrupted poisoned"
+    )
 
     assert [str(status) for status in RunStatus] == runs.split()
     assert [str(status) for status in StepStatus] == steps.split()

@@ -227,7 +227,7 @@ class StepsBuilder(ABC):
             max_parallel: Most items at once.
             clients: Need -> name of the client.
             timeout: Deadline of one attempt: seconds, or a text like ``90s``.
-            retry: A mapping as in a file, or a number of attempts.
+            retry: A mapping as in a file.
             isolation: ``process``, limits of a process as in a file, or ``inline``.
             cache: Keep the output for later calls, as in a file: ``{"ttl": "1h"}``.
             rate_limit: How often its calls may be made, as in a file: ``{"limit": 30, "per": "minute"}``.
