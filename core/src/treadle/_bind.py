@@ -293,13 +293,13 @@ class BoundExecutor:
     @hookimpl
     def execute(self, call: Call, ctx: Context) -> Work:
         """The work of one attempt; a ``def`` runs in a worker thread."""
-        context = cast(CallContext, ctx)
-        isolated = getattr(context, "isolated", None)  # a context of somebody's tests need not have it
+        context: CallContext = ctx  # type: ignore[assignment]  # what the runner makes is both
+        isolated: Work | None = getattr(context, "isolated", None)  # a context of somebody's tests need not have it
         if isolated is not None:
-            return cast(Work, isolated)
+            return isolated
         start = functools.partial(self._start, *context.arguments, **context.inputs)
         if self.is_async:
-            return cast(Work, start)
+            return start  # type: ignore[return-value]  # an ``async def`` answers an awaitable
         return functools.partial(context.run_sync, start)
 
     @hookimpl

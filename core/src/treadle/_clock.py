@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -16,7 +17,8 @@ _latest_s = [0.0]
 LONGEST_SLEEP_S = 10.0
 """How long is slept without a look at the clock (C26): a machine that was suspended has its timers fired so soon after."""
 
-_BOOT = getattr(time, "CLOCK_BOOTTIME", None)
+_elapsed_s = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+"""Seconds since the machine was started, those in which it was suspended too, where the system can tell."""
 
 
 class RealClock:
@@ -31,14 +33,11 @@ class RealClock:
 
     def __init__(self, longest_sleep_s: float = LONGEST_SLEEP_S) -> None:
         self._longest_sleep_s = longest_sleep_s
-        self._offset = time.time() - self._elapsed()
-
-    def _elapsed(self) -> float:
-        return time.monotonic() if _BOOT is None else time.clock_gettime(_BOOT)
+        self._offset = time.time() - _elapsed_s()
 
     def now(self) -> float:
         """Seconds since the epoch, UTC."""
-        return self._offset + (time.monotonic() if _BOOT is None else time.clock_gettime(_BOOT))
+        return self._offset + _elapsed_s()
 
     async def sleep_until(self, at: float) -> None:
         """Return at ``at`` or soon after."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
 
@@ -14,6 +13,7 @@ from treadle._generations import kept_facts
 from treadle._models import (
     DECISIONS,
     AttemptEnded,
+    AttemptStarted,
     Call,
     Command,
     CompensationEnded,
@@ -123,7 +123,7 @@ class Conductor:
         self._undone: set[tuple[str, int | None]] = set()
         self._closed: set[tuple[str, int | None]] = set()  # groups that came to a good end
         self._waits: list[tuple[WaitEnded, bool]] = []  # how they ended, and whether well
-        self._is_keeping = any(step.node.compensation is not None for step in plan.steps.values())
+        self._is_keeping = plan.undoes
 
     @property
     def status(self) -> RunStatus | None:
@@ -162,14 +162,13 @@ class Conductor:
         """
         records: list[Entry] = []
         commands: list[Command] = []
-        waiting: deque[Fact | Evaluate] = deque([fact])
+        waiting: list[Fact | Evaluate] = [fact]
         if isinstance(fact, StintOpened):  # questions that were open when the last stint ended
             waiting += self._open_questions()
         elif isinstance(fact, RetryRequested):
             self._go_on_again(fact)
             return Turn((fact,), ())
-        while waiting:
-            current = waiting.popleft()
+        for current in waiting:  # it grows meanwhile
             if isinstance(current, Evaluate):
                 if not self._scheduler.asks(current.path, current.what, current.index):
                     continue  # an earlier answer stopped the run
@@ -177,8 +176,7 @@ class Conductor:
             self._remember(current)
             turn = self._scheduler.apply(current)
             records += turn.records
-            for entry in turn.records[1:]:
-                self._note(entry)
+            self._note_all(turn.records)
             for command in turn.commands:
                 if isinstance(command, Start):
                     start = self._render(command, fact.at)
@@ -235,8 +233,7 @@ class Conductor:
             recorded = tuple(entries[position : position + len(turn.records)])
             if recorded != turn.records:
                 self._complain(recorded, turn.records)
-            for entry in turn.records[1:]:
-                self._note(entry)
+            self._note_all(turn.records)
             if started is not None:
                 self._tell_started(turn.commands, fact.at, started)
             if told is not None:
@@ -482,11 +479,17 @@ class Conductor:
             return _output_of(view.steps.get(view.taken)) if view.taken is not None else None
         return {step_id(node.path): _output_of(view.steps.get(step_id(node.path))) for node in step.node.children}
 
+    def _note_all(self, records: Sequence[Entry]) -> None:
+        """Keep what the decisions of a turn tell."""
+        for entry in records[1:]:
+            if type(entry) is StepEnded:  # with AttemptStarted, which tells nothing, by far the most frequent
+                self._note_step(entry)
+            elif type(entry) is not AttemptStarted:
+                self._note(entry)
+
     def _note(self, entry: Entry) -> None:
-        """Make an ended step visible to expressions, with the errors of the items that did not complete."""
-        if isinstance(entry, StepEnded):
-            self._note_step(entry)
-        elif isinstance(entry, GroupStarted):
+        """Make what a step came to visible to expressions, with the errors of the items that did not complete."""
+        if isinstance(entry, GroupStarted):
             if entry.form != "workflow":  # what a subflow sees is known once its inputs are
                 self._open_view(entry.path, entry.index)
         elif isinstance(entry, CompensationEnded):
@@ -520,7 +523,7 @@ class Conductor:
         output = self._outputs.get(path)
         seen: dict[str, Json] = {
             "output": output,
-            "status": entry.status.value,
+            "status": str(entry.status),
             "attempts": entry.attempts,
             "error": _describe(entry.error) if entry.error else None,
         }
@@ -668,9 +671,7 @@ class Conductor:
         keys = step.keys
         if start.variant != "primary":
             body, keys = step.bodies[start.variant], None
-        names = self._names_for(step, path)
-        if index is not None and (keys is not None or not body.inputs.is_constant):
-            names = {**names, step.item_name: self._items[start.path][index], "index": index}
+        names = _NO_NAMES if keys is None and body.inputs.is_constant else self._item_names(step, path, index)
         try:
             inputs = body.inputs.render(names)
             cache, rate = (None, None) if keys is None else keys.render(names)
@@ -711,6 +712,9 @@ def _deadline(timeout_s: float | None, allowance: tuple[SpendLimit, ...]) -> flo
     limits = [limit.most / 1000 for limit in allowance if limit.resource == "wall_time"]
     return min(limits if timeout_s is None else [timeout_s, *limits], default=None)
 
+
+_NO_NAMES: Mapping[str, object] = {}
+"""What inputs without an expression need."""
 
 _GOOD = (StepStatus.COMPLETED, StepStatus.SKIPPED, StepStatus.CACHED)
 """States that nobody would have a step in again."""

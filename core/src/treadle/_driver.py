@@ -269,7 +269,9 @@ class Driver:
 
     def _stamp(self) -> float:
         """Now, but never before the last stamp."""
-        self._at = max(self._at, self._clock.now())
+        now = self._clock.now()
+        if now > self._at:
+            self._at = now
         return self._at
 
     async def _drain(self) -> None:
@@ -285,7 +287,7 @@ class Driver:
                 turn = self._conductor.apply(self._inbox.popleft())
                 records += turn.records
                 commands += turn.commands
-                if self._conductor.status is not None:
+                if self._inbox and self._conductor.status is not None:
                     break  # a log ends with RunEnded; what arrives later is nobody's
             try:
                 await self._commit(self._pack(self._seq + 1, records))
@@ -298,8 +300,9 @@ class Driver:
                 self._release(command)
             self._on_commit(first, records)
         self._is_draining = False
-        self._wake_workers()
-        if self._suspension is None:
+        if self._ready:
+            self._wake_workers()
+        elif self._suspension is None:
             self._watch_for_stall()
         else:
             self._watch_for_drained()
@@ -531,7 +534,7 @@ class _Contextual(Generic[T]):
             try:
                 asked = run(resume, value)
             except StopIteration as end:
-                return cast("T", end.value)
+                return end.value  # type: ignore[no-any-return]  # it is the coroutine's own answer
             try:
                 resume, value = coroutine.send, (yield asked)
             except BaseException as error:  # a cancellation: it belongs to the coroutine

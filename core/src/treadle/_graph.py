@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Literal
 
 import attrs
@@ -96,7 +98,7 @@ class Node:
     has_slots: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Graph:
     """What the scheduler knows of a workflow.
 
@@ -122,11 +124,33 @@ class Graph:
     budget: Budget | None = None
     has_slot: bool = False
 
+    # What is asked of all nodes is looked up once for all runs.
 
-def has_budget(graph: Graph) -> bool:
-    """Whether there is one anywhere."""
-    return graph.budget is not None or _any_budget(graph.nodes)
+    @cached_property
+    def has_budget(self) -> bool:
+        """Whether there is one anywhere."""
+        return self.budget is not None or any(node.budget is not None for node in walk(self.nodes))
+
+    @cached_property
+    def has_variants(self) -> bool:
+        """Whether a step can make other calls than its own."""
+        return any(node.fallbacks or node.compensation for node in walk(self.nodes))
+
+    @cached_property
+    def has_slots(self) -> bool:
+        """Whether a call needs a slot."""
+        return any(node.has_slots for node in walk(self.nodes))
+
+    @cached_property
+    def has_priorities(self) -> bool:
+        """Whether some steps come before others."""
+        return len({node.priority for node in walk(self.nodes)}) > 1
 
 
-def _any_budget(nodes: Iterable[Node]) -> bool:
-    return any(node.budget is not None or _any_budget(node.children) for node in nodes)
+def walk(nodes: Iterable[Node]) -> Iterator[Node]:
+    """All nodes of a tree."""
+    ahead = deque(nodes)
+    while ahead:
+        node = ahead.popleft()
+        yield node
+        ahead.extend(node.children)

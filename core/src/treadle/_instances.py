@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Literal, cast
 
 import attrs
@@ -28,6 +29,12 @@ class Cause:
     culprit: str = ""
     error: ErrorInfo | None = None
     is_timeout: bool = False
+
+
+# Most steps never retry and need no slot: they share containers that are empty and stay so.
+NOTHING_HELD = cast("dict[int | None, int]", MappingProxyType[int | None, int]({}))
+NOTHING_BACK = cast("deque[tuple[int | None, int]]", ())
+NO_SLOTS = cast("set[int | None]", frozenset[int | None]())
 
 
 class Step:
@@ -74,12 +81,12 @@ class Step:
         self.count = 1  # items in all
         self.cursor = 0  # items handed out so far
         self.in_flight = 0  # calls that may be running, or starts of a group that are not over
-        self.retrying: dict[int | None, int] = {}  # item -> attempt that failed, while its timer runs
-        self.returned: deque[tuple[int | None, int]] = deque()  # (item, next attempt) whose wait is over
+        self.retrying = NOTHING_HELD  # item -> attempt that failed, while its timer runs
+        self.returned = NOTHING_BACK  # (item, next attempt) whose wait is over
         self.variants: dict[int | None, int] | None = None  # item -> fallback that it has come to, from 1
         self.scopes: dict[int | None, Scope] | None = None  # item -> its start, of a group
-        self.asking: dict[int | None, int] = {}  # item -> attempt that stands in line for a slot
-        self.slots: set[int | None] = set()  # items that have theirs
+        self.asking = {} if node.has_slots else NOTHING_HELD  # item -> attempt that stands in line for a slot
+        self.slots: set[int | None] = set() if node.has_slots else NO_SLOTS  # items that have theirs
         self.attempts = 0
         self.failed_items = 0
         self.cached_items = 0
@@ -89,6 +96,25 @@ class Step:
         self.is_queued = False
         self.is_undo = False  # it undoes a step that completed
         self.error: ErrorInfo | None = None
+
+    def put_back(self, index: int | None, attempt: int, *, is_first: bool = False) -> None:
+        """An item may start again, or has all that it needs to start."""
+        if not self.returned:
+            self.returned = deque()
+        if is_first:
+            self.returned.appendleft((index, attempt))
+        else:
+            self.returned.append((index, attempt))
+
+    def note_retry(self, index: int | None, attempt: int) -> None:
+        """An item waits for its next attempt."""
+        if not self.retrying:
+            self.retrying = {}
+        self.retrying[index] = attempt
+
+    def forget_waiting(self) -> None:
+        """What waits to start again does not any more."""
+        self.retrying, self.returned = NOTHING_HELD, NOTHING_BACK
 
     @property
     def has_work(self) -> bool:
@@ -273,8 +299,9 @@ def load_step(step: Step, data: Mapping[str, object]) -> None:
     step.retrying = dict(cast("list[tuple[int | None, int]]", data["retrying"]))
     step.returned = deque((index, attempt) for index, attempt in cast("list[tuple[int | None, int]]", data["returned"]))
     step.error = load_error(data["error"])
-    step.asking = dict(cast("list[tuple[int | None, int]]", data.get("asking", [])))
-    step.slots = set(cast("list[int | None]", data.get("slots", [])))
+    if step.node.has_slots:
+        step.asking = dict(cast("list[tuple[int | None, int]]", data.get("asking", [])))
+        step.slots = set(cast("list[int | None]", data.get("slots", [])))
     variants = data.get("variants")
     step.variants = dict(cast("list[tuple[int | None, int]]", variants)) if variants else None
 

@@ -1164,7 +1164,7 @@ class Turn:
 # -- results -------------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
+@record
 class StepResult:
     """One step of a finished run.
 

@@ -9,7 +9,7 @@ import attrs
 
 from treadle._bind import BoundExecutor
 from treadle._expressions import Expression, Value
-from treadle._graph import Graph, Node, has_budget
+from treadle._graph import Graph, Node
 from treadle._models import Json, RetryPolicy
 from treadle._policy_keys import PlannedKeys
 from treadle._slots import PlannedConcurrency
@@ -131,6 +131,26 @@ class Plan:
         return self.concurrency is not None or any(step.concurrency is not None for step in self.steps.values())
 
     @cached_property
+    def listens(self) -> bool:
+        """Whether a step waits for a signal."""
+        return any(step.wait is not None and step.wait.wait.signal for step in self.steps.values())
+
+    @cached_property
+    def has_maps(self) -> bool:
+        """Whether a step has a ``foreach``."""
+        return any(step.node.is_map for step in self.steps.values())
+
+    @cached_property
+    def is_isolated(self) -> bool:
+        """Whether a call is made in a process of its own."""
+        return any(call.limits is not None for step in self.steps.values() for _, call in step.calls)
+
+    @cached_property
+    def undoes(self) -> bool:
+        """Whether a step has a compensation."""
+        return any(step.node.compensation is not None for step in self.steps.values())
+
+    @cached_property
     def document(self) -> Mapping[str, Json]:
         """The workflow as plain data, for the log; made once for all runs of the plan."""
         return self.workflow.to_dict()
@@ -145,10 +165,10 @@ class Plan:
         """The secrets that its calls take."""
         return frozenset(name for step in self.steps.values() for _, call in step.calls for name in call.inputs.secret_names)
 
-    @property
+    @cached_property
     def spenders(self) -> tuple[str, ...] | None:
         """The steps whose executors can use something up, where a budget has to be divided among them; None where none has."""
-        if not has_budget(self.graph):
+        if not self.graph.has_budget:
             return None
         takers = {name for name, bound in self.executors.items() if bound.takes_context}
         return tuple(path for path, step in self.steps.items() if any(call.executor in takers for _, call in step.calls))

@@ -37,6 +37,7 @@ from treadle.errors import RunFailedError
 
 _SUCCESS = (StepStatus.COMPLETED, StepStatus.PARTIAL_FAILURE, StepStatus.CACHED, StepStatus.SKIPPED)
 _USABLE = (StepStatus.COMPLETED, StepStatus.PARTIAL_FAILURE)
+_NOTHING_USED = StepUsage()
 
 
 @attrs.frozen
@@ -164,7 +165,7 @@ def used_by_step(entries: Iterable[Entry]) -> dict[str, StepUsage]:
     used: dict[str, StepUsage] = {}
     for entry in entries:
         if isinstance(entry, AttemptEnded) and entry.outcome.usage is not None:
-            used[entry.path] = used.get(entry.path, StepUsage()) + entry.outcome.usage
+            used[entry.path] = used.get(entry.path, _NOTHING_USED) + entry.outcome.usage
     return used
 
 
@@ -209,9 +210,6 @@ def step_results(entries: Sequence[Entry]) -> Iterator[StepResult]:
                 continue  # it came too late and is evidence only
             del running[entry.path, entry.index]
             outputs.keep(entry)
-        elif isinstance(entry, GroupStarted | WaitStarted):
-            started.setdefault(entry.path, entry.at)
-            outputs.note(entry)
         elif isinstance(entry, StepEnded):
             path = entry.path
             yield StepResult(
@@ -223,9 +221,11 @@ def step_results(entries: Sequence[Entry]) -> Iterator[StepResult]:
                 entry.at,
                 entry.error,
                 entry.reason,
-                used.get(path, StepUsage()),
+                used.get(path, _NOTHING_USED),
             )
         else:
+            if isinstance(entry, GroupStarted | WaitStarted):
+                started.setdefault(entry.path, entry.at)
             outputs.note(entry)
 
 
@@ -259,6 +259,8 @@ class _Outputs:
     def of(self, entry: StepEnded) -> Json:
         """The output of a step that ended."""
         path = entry.path
+        if not self._forms:  # no group has started
+            return self._outputs.get(path)
         self._close(path, None, entry.status)
         output = self._outputs.get(path)
         if "/" in path:

@@ -55,7 +55,7 @@ from treadle.errors import (
     StepTimeoutError,
     TreadleError,
 )
-from treadle.ports import Clock, Context
+from treadle.ports import Clock
 
 T = TypeVar("T")
 
@@ -317,14 +317,15 @@ class Runner:
     async def _work(self, scope: ExecutorScope, call: Call, context: _CallContext) -> Json:
         bound = scope.bound
         inputs = self._with_secrets(call) if call.secrets else call.inputs
-        if bound.takes_context and self.keeper is not None:
-            context.checkpoint = await self.keeper.load(call)
+        if bound.positional:  # the context, or clients
+            if bound.takes_context and self.keeper is not None:
+                context.checkpoint = await self.keeper.load(call)
+            if call.limits is None:
+                context.arguments = await self._arguments(bound, call, context)
         if call.limits is not None:
             context.isolated = partial(self._in_child, bound, call, inputs, context)
-        elif bound.takes_context or bound.needs:
-            context.arguments = await self._arguments(bound, call, context)
         context.inputs = bound.structure_inputs(inputs)
-        work = scope.execute(call, cast("Context", context))
+        work = scope.execute(call, context)  # type: ignore[arg-type]  # its two classes are Context and SyncContext
         if work is None:
             raise BindError(f"No hook answered for executor {bound.name!r}.", "A policy may have removed it; check [plugins].")
         answer = await work()

@@ -10,13 +10,13 @@ it) is a scope with steps of its own, made when it starts and forgotten when it 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal, cast
 
 import attrs
 
 from treadle._decisions import DecisionKind as Kind
-from treadle._graph import Graph, Node, Rules, has_budget
+from treadle._graph import Graph, Node, Rules, walk
 from treadle._instances import (
     FATAL,
     IN_FINALLY,
@@ -163,11 +163,9 @@ class Scheduler:
         )
         self._root.open_steps(graph.nodes, self._steps)
         self._scopes: dict[str, Scope] = {"": self._root}
-        self._has_variants = any(node.fallbacks or node.compensation for node in _walk(graph.nodes))
+        self._has_variants, self._has_slots = graph.has_variants, graph.has_slots
         self._max_parallel = graph.max_parallel
-        nodes = list(_walk(graph.nodes))
-        self._has_slots = any(node.has_slots for node in nodes)
-        self._ready: deque[Step] | ReadyQueue = ReadyQueue() if len({node.priority for node in nodes}) > 1 else deque()
+        self._ready: deque[Step] | ReadyQueue = ReadyQueue() if graph.has_priorities else deque()
         self._is_gated = False  # the run has not got its own slot
         self._arrived: deque[Step] = deque()  # needs are done, not yet looked at
         self._over: deque[Scope] = deque()  # no step of their phase is open
@@ -280,7 +278,7 @@ class Scheduler:
 
     def expects(self, fact: Fact) -> bool:
         """Whether a fact answers something that is open; if not, it comes too late and is evidence only."""
-        if isinstance(fact, AttemptEnded):
+        if type(fact) is AttemptEnded:
             if self._running.get((fact.path, fact.index)) != fact.attempt:
                 return False
             return not self._has_variants or self._step_at(fact.path).variant(fact.index) == fact.variant
@@ -360,7 +358,7 @@ class Scheduler:
         self._keep_budgets(fact.spenders)
 
     def _keep_budgets(self, spenders: tuple[str, ...] | None) -> None:
-        if has_budget(self._graph):
+        if self._graph.has_budget:
             self._spenders = spenders
             self._ledger = Ledger(shares_of(self._graph, spenders))
 
@@ -439,7 +437,7 @@ class Scheduler:
         """Take back that an attempt was started; it is made as if its wait were over."""
         step.in_flight -= 1
         step.attempts -= 1
-        step.returned.append((index, attempt))
+        step.put_back(index, attempt)
 
     def _on_told(self, fact: InterruptAnswered) -> None:
         place = (fact.path, fact.index)
@@ -556,7 +554,7 @@ class Scheduler:
         if waiting is not None:
             self._run_out(step, waiting)
         else:
-            step.returned.append((index, step.retrying.pop(index) + 1))
+            step.put_back(index, step.retrying.pop(index) + 1)
             self._enqueue(step)
 
     def _on_cancel(self, fact: CancelRequested) -> None:
@@ -612,7 +610,7 @@ class Scheduler:
         attempt = step.asking.pop(fact.index)
         step.slots.add(fact.index)
         if (fact.index, attempt) not in step.returned:
-            step.returned.appendleft((fact.index, attempt))
+            step.put_back(fact.index, attempt, is_first=True)
             self._enqueue(step)
 
     def _open_gate(self, *, is_forced: bool = False) -> None:
@@ -645,7 +643,8 @@ class Scheduler:
     def _ask_slots_again(self) -> None:
         """A new owner has none of the slots of the one before: what ran stands in line again before it is made again."""
         for step in self._steps.values() if self._has_slots else ():
-            step.slots.clear()
+            if step.node.has_slots:
+                step.slots.clear()
         for (path, index), attempt in list(self._running.items()):
             step = self._step_at(path)
             # What was told to stop is made again only to be stopped before it begins.
@@ -832,7 +831,7 @@ class Scheduler:
         due = self._at + (proposal.delay_s or 0.0)
         timer_id = retry_timer_id(path, index, attempt, variant)
         self._retries += 1
-        step.retrying[index] = attempt
+        step.note_retry(index, attempt)
         self._timers[timer_id] = (path, index, due)
         self._decide(Kind.RETRIED, RetryScheduled(self._at, path, index, attempt, most, due, proposal.reason, variant))
         self._commands.append(SetTimer(timer_id, due))
@@ -862,7 +861,7 @@ class Scheduler:
         step.variants[index] = number
         variant = step.variant(index)
         self._decide(Kind.FELL_BACK, FallbackChosen(self._at, step.path, index, variant, attempt, reason, outcome.error))
-        step.returned.append((index, 1))
+        step.put_back(index, 1)
         self._enqueue(step)
         return True
 
@@ -963,8 +962,7 @@ class Scheduler:
             self._leave_line(step, reason)
         for index, attempt in step.retrying.items():
             self._timers.pop(retry_timer_id(step.path, index, attempt, step.variant(index)), None)
-        step.retrying.clear()
-        step.returned.clear()
+        step.forget_waiting()
 
     def _leave_line(self, step: Step, reason: str) -> None:
         """Give up the places and slots of a step's calls that have not begun."""
@@ -988,7 +986,7 @@ class Scheduler:
         """All needs are done: skip, ask or queue."""
         if step.stage != "pending":
             return
-        if step.is_blocked:
+        if step.blocked_by and step.is_blocked:
             self._end_blocked(step)
         elif step.node.has_when:
             self._ask(step, "when")
@@ -997,11 +995,13 @@ class Scheduler:
 
     def _begin(self, step: Step) -> None:
         """Nothing stands before its work any more."""
-        if step.node.is_wait and self._held is not None and (step.path, None) not in self._held.wanted:
-            self._held.waits.append(step)
-        elif step.node.is_wait:
-            self._ask(step, "wait")
-        elif step.node.is_map:
+        node = step.node
+        if node.is_wait:
+            if self._held is not None and (step.path, None) not in self._held.wanted:
+                self._held.waits.append(step)
+            else:
+                self._ask(step, "wait")
+        elif node.is_map:
             self._ask(step, "foreach")
         else:
             self._enqueue(step)
@@ -1034,7 +1034,7 @@ class Scheduler:
             self._ask(step, "wait")
         for step, index in held.items:
             step.in_flight -= 1
-            step.returned.append((index, 1))
+            step.put_back(index, 1)
             self._enqueue(step)
         if held.is_over:
             self._over.append(self._root)
@@ -1344,12 +1344,12 @@ class Scheduler:
         while ready and len(running) < most:
             step = ready.popleft()
             step.is_queued = False
+            if step.stage == "ended":
+                continue
             node = step.node
             cap = node.max_parallel
             if cap is None and (node.form is not None or node.has_slots):
                 cap = most
-            if step.stage == "ended":
-                continue
             if not step.has_work or (cap is not None and step.in_flight + len(step.asking) >= cap):
                 if step.scope.capped is not None:
                     self._unpark(step.scope)
@@ -1374,7 +1374,7 @@ class Scheduler:
                     self._give_back(step.scope)
                 continue
             self._start(step)
-            if step.has_work:
+            if node.is_map and step.has_work:
                 self._enqueue(step)
 
     def _next_item(self, step: Step) -> tuple[int | None, int]:
@@ -1560,7 +1560,7 @@ class Scheduler:
         elif self._done:
             node, path, index = self._done.pop()
             self._undoing = step = _undo_step(node, self._root, path)
-            step.returned.append((index, 1))
+            step.put_back(index, 1)
             self._enqueue(step)
         else:
             self._enter_finally(self._root)
@@ -1732,7 +1732,7 @@ class Scheduler:
         undoing = cast("tuple[str, str, dict[str, object]] | None", state["undoing"])
         if not rows and undoing is None:
             return
-        nodes = {node.path: node for node in _walk(self._graph.nodes)}
+        nodes = {node.path: node for node in walk(self._graph.nodes)}
         self._done = [(nodes[planned], path, index) for planned, path, index in rows]
         if undoing is not None:
             planned, path, told = undoing
@@ -1754,12 +1754,3 @@ def _dump_places(places: Mapping[tuple[str, int | None], int]) -> Json:
 
 def _queued(step: Step) -> str | None:
     return None if step.is_undo else step.path
-
-
-def _walk(nodes: Iterable[Node]) -> Iterator[Node]:
-    """All nodes of a tree."""
-    ahead = deque(nodes)
-    while ahead:
-        node = ahead.popleft()
-        yield node
-        ahead.extend(node.children)

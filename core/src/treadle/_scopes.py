@@ -78,7 +78,7 @@ class ExecutorScope:
         self.execute: Callable[[Call, Context], Work | None] = bound.execute
         self.retry_policy: Callable[[Call, Exception], RetryAfter | GiveUp | None] = bound.retry_policy
         self.end_attempt: Callable[[Call, Outcome], object] | None = None
-        self._validate = _only_answer(bound)
+        self.validate_output: Callable[[Call, object], list[Issue]] = bound.validate_output
         asked = [name for name in _EXECUTOR_HOOKS if any(_implements(policy, name) for policy in policies)]
         if policies:
             hooks = _managed(bound, policies, trouble)
@@ -90,18 +90,7 @@ class ExecutorScope:
             if "end_attempt" in asked:
                 self.end_attempt = each(hooks.end_attempt, ("call", "outcome"))
             if "validate_output" in asked:
-                self._validate = cast("_Answers", hooks.validate_output)
-
-    def validate_output(self, call: Call, output: object) -> list[Issue]:
-        """Everything anybody has to say against an output."""
-        answers = self._validate(call=call, output=output)
-        issues: list[Issue] = []
-        for answer in answers:
-            if isinstance(answer, str):
-                issues.append(Issue(answer))
-            elif answer:
-                issues += [issue if isinstance(issue, Issue) else Issue(str(issue)) for issue in answer]
-        return issues
+                self.validate_output = _all_issues(cast("_Answers", hooks.validate_output))
 
 
 _Answers = Callable[..., Sequence[Iterable[Issue | str] | None]]
@@ -117,9 +106,17 @@ def _managed(bound: BoundExecutor, policies: Sequence[object], trouble: TroubleL
     return manager.hook
 
 
-def _only_answer(bound: BoundExecutor) -> _Answers:
-    def ask(call: Call, output: object) -> Sequence[Iterable[Issue | str] | None]:
-        return (bound.validate_output(call, output),)
+def _all_issues(validate: _Answers) -> Callable[[Call, object], list[Issue]]:
+    """Everything anybody has to say against an output."""
+
+    def ask(call: Call, output: object) -> list[Issue]:
+        issues: list[Issue] = []
+        for answer in validate(call=call, output=output):
+            if isinstance(answer, str):
+                issues.append(Issue(answer))
+            elif answer:
+                issues += [issue if isinstance(issue, Issue) else Issue(str(issue)) for issue in answer]
+        return issues
 
     return ask
 

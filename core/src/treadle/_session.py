@@ -297,8 +297,7 @@ class Session:
         try:
             if outbox is not None:
                 await outbox.follow(claim.run_id, readers.entries)
-            is_isolated = any(call.limits is not None for step in self.plan.steps.values() for _, call in step.calls)
-            children = ChildPool(self.registry.config, is_expected=is_isolated)
+            children = ChildPool(self.registry.config, is_expected=self.plan.is_isolated)
             settings = self.settings
             keeper = Keeper(self.store, claim, self.clock, every_s=settings.checkpoint_every_s, stall_s=settings.stall_s)
             saved = await keeper.recall() if earlier else []
@@ -418,20 +417,15 @@ class Session:
         They come before any timer: what was there in time is not too late because nobody looked.
         """
         last = max((entry.number for entry in earlier if isinstance(entry, SignalReceived)), default=0)
-        if not (earlier and self._listens):
+        if not (earlier and self.plan.listens):
             return [], last
         with self.clock.hold():
             signals = await anyio.to_thread.run_sync(self.store.signals, claim.run_id, last)
         makers: list[Callable[[float], Fact]] = [partial(received, signal) for signal in signals]
         return makers, signals[-1].number if signals else last
 
-    @property
-    def _listens(self) -> bool:
-        """Whether a step waits for a signal."""
-        return any(step.wait is not None and step.wait.wait.signal for step in self.plan.steps.values())
-
     def _heart(self, claim: Claim, driver: Driver, keeper: Keeper, last_signal: int) -> Heart | nullcontext[None]:
-        if not (self.store.is_durable or self._listens or self.plan.has_slots):
+        if not (self.store.is_durable or self.plan.listens or self.plan.has_slots):
             return nullcontext()
 
         def silence() -> tuple[float, Sequence[str]]:
@@ -442,7 +436,7 @@ class Session:
             driver.cancel(asked.reason, is_forced=asked.force)
 
         post, beat_s = loop_poster(), self.settings.beat_s
-        on_signal = driver.signal if self._listens else None
+        on_signal = driver.signal if self.plan.listens else None
         return Heart(
             self.store,
             claim,
@@ -540,7 +534,7 @@ class Session:
 
     def _width(self) -> int:
         """Workers that the plan can use for certain."""
-        if any(step.node.is_map for step in self.plan.steps.values()):
+        if self.plan.has_maps:
             return self.plan.graph.max_parallel
         return len(self.plan.steps)
 

@@ -94,7 +94,10 @@ class Contract:
     def issues(self, value: Json) -> list[Issue]:
         """Everything about JSON ``value`` that does not satisfy the type."""
         found: list[Issue] = []
-        self.structure_at(value, None, found)
+        try:  # as structure_at, of which every output would feel the call
+            self._node.structure(value, None, found)
+        except RecursionError:
+            found.append(Issue("nested too deeply", path_text(None)))
         return found
 
     def to_plain(self, obj: object, *, max_bytes: int = MAX_BYTES) -> Json:
