@@ -6,7 +6,6 @@ import logging
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
@@ -181,7 +180,7 @@ class Gate:
     def execute(self, call: Call) -> Generator[None, Work, Work]:
         """Wait outside of the breaker, which is named first."""
         work = yield
-        return partial(self.wait, work)
+        return partial(self.wait, work) if call.executor == "acme.count" else work
 
     async def wait(self, work: Work) -> object:
         await anyio.to_thread.run_sync(self.barrier.wait, 60, limiter=anyio.CapacityLimiter(1000))
@@ -205,10 +204,11 @@ def test_exactly_one_probe_is_let_in_of_ten_runs_in_ten_threads() -> None:
     opening = Workflow("opening", max_parallel=1)
     opening.step("each", "acme.count", foreach=list(range(5)), retry=NO_RETRY, on_error="continue")
     treadle.run(opening, registry=Registry.of(count, policies=[breaker]))
-    time.sleep(0.3)
-    registry = Registry.of(count, policies=[breaker, gate])
+    registry = Registry.of(count, sleep, policies=[breaker, gate])
     crowd = Workflow("crowd", max_parallel=30)
-    crowd.step("each", "acme.count", foreach=list(range(30)), retry=NO_RETRY, on_error="continue")
+    # Within the run: between runs the breaker's time may stand still, where tests before this one have skipped some.
+    crowd.step("pause", "acme.sleep", seconds=0.3)
+    crowd.step("each", "acme.count", needs="pause", foreach=list(range(30)), retry=NO_RETRY, on_error="continue")
     results: list[RunResult] = []
     threads = [threading.Thread(target=lambda: results.append(treadle.run(crowd, registry=registry))) for _ in range(10)]
 
@@ -219,7 +219,7 @@ def test_exactly_one_probe_is_let_in_of_ten_runs_in_ten_threads() -> None:
 
     assert len(asked) == 5 + 1
     assert len(gate.refused) == 299
-    assert sum(step.attempts for result in results for step in result.steps.values()) == 300
+    assert sum(result.steps["each"].attempts for result in results) == 300
 
 
 def test_it_stays_open_until_reset_s_is_over() -> None:

@@ -232,7 +232,7 @@ class Session:
         target = sys.stderr if options.as_json else self.out
         if not (options.as_json and options.quiet):
             name = workflow.name or options.file
-            write(summarize(result, name, options.again, executors, target), target)
+            write(summarize(result, name, options.again, executors, target, is_kept=self.store.is_durable), target)
         if options.as_json:
             write_json(result.to_dict(), self.out)
         if os.environ.get("TREADLE_DEBUG"):

@@ -17,7 +17,9 @@ _INSPECTED = ("InputsInvalidError", "OutputInvalidError")
 _BAD = ("failed", "timed_out", "poisoned", "interrupted")
 
 
-def summarize(result: RunResult, name: str, rerun: str, executors: Mapping[str, str], stream: TextIO) -> str:
+def summarize(
+    result: RunResult, name: str, rerun: str, executors: Mapping[str, str], stream: TextIO, *, is_kept: bool = False
+) -> str:
     """How a run ended, for people.
 
     Args:
@@ -26,6 +28,7 @@ def summarize(result: RunResult, name: str, rerun: str, executors: Mapping[str, 
         rerun: The command that starts it again.
         executors: Step -> name of its executor.
         stream: Where it will be shown: a terminal gets long values cut, everything else whole.
+        is_kept: Whether the run itself can go on with what did not complete.
     """
     status = str(result.status)
     head = paint(f"{mark(status, stream)} {name} {status}", status, stream)
@@ -39,6 +42,8 @@ def summarize(result: RunResult, name: str, rerun: str, executors: Mapping[str, 
     lines.append(f"  {'run:':<8} {result.run_id}{trace}")
     if status != "completed":
         lines.append(f"  {'next:':<8} {_next_command(result, rerun, executors)}")
+        if is_kept:
+            lines.append(f"  {'or:':<8} treadle retry {result.run_id}")
     return "\n".join(lines)
 
 
