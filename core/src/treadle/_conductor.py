@@ -378,7 +378,7 @@ class Conductor:
         """Keep the values that a fact brings. A late fact brings none: what is stored is never changed."""
         if not self._scheduler.expects(fact):
             return
-        if isinstance(fact, AttemptEnded):
+        if type(fact) is AttemptEnded:
             self._facts.append(fact)
             self._keep_output(fact)
             return

@@ -429,7 +429,8 @@ class Driver:
             _log.warning("%s ended after it was given up; its outcome (%s) is not used", call.item, outcome.status)
             return
         del self._active[key]
-        self._runner.interruptions.pop(key, None)
+        if active.is_interrupted:
+            self._runner.interruptions.pop(key, None)
         self._note_end(call, outcome)
         await self._drain()
         if self._at - self._last_yield > _YIELD_AFTER_S:

@@ -84,4 +84,6 @@ def _within(document: Mapping[str, object], step: Mapping[str, object]) -> tuple
 
 
 def _mapping(value: object) -> Mapping[str, object]:
+    if type(value) is dict:  # nearly always, and much quicker to tell
+        return value
     return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
