@@ -160,7 +160,7 @@ class Plan:
         """The workflow's hash."""
         return self.workflow.hash
 
-    @property
+    @cached_property
     def secret_names(self) -> frozenset[str]:
         """The secrets that its calls take."""
         return frozenset(name for step in self.steps.values() for _, call in step.calls for name in call.inputs.secret_names)
