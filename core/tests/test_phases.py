@@ -65,7 +65,7 @@ PLAN = PhasePlan(
 
 
 def test_there_is_a_task_for_each_agent() -> None:
-    """One per agent of the plan, with what all are told, what it is told itself, and its share (S1-33)."""
+    """One per agent of the plan, with what all are told, what it is told itself, and its share (S1-33, S1-71)."""
     tasks = PLAN.tasks(PhaseContext({"topic": "cats", "most": 9}))
 
     assert tasks == (

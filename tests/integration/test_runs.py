@@ -13,8 +13,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 from treadle import Context, Registry, RunResult, Workflow, arun, executor, load_workflow, run
+from treadle._cli import _run as command
 from treadle.errors import WorkflowInvalidError
-from treadle.ports import AttemptEnded, RunStatus, SpanRecord, StepStatus
+from treadle.ports import AttemptEnded, RetryScheduled, RunStatus, SpanRecord, StepStatus
 
 SHELL = """
 name: shell
@@ -55,6 +56,58 @@ def test_parallel_steps_take_a_fraction_of_the_time_of_serial_ones() -> None:
 
     assert parallel.duration_s <= 0.6 * serial.duration_s
     assert serial.duration_s / parallel.duration_s >= 2
+
+
+AGENT = """
+from treadle import TransientError, executor
+from treadle_families import GenerativeExecutor
+
+
+@executor("agent.film")
+class Film(GenerativeExecutor):
+    \"\"\"Make a film of a prompt.\"\"\"
+
+    async def execute(self, prompt: str) -> dict[str, str]:
+        raise TransientError(f"the model is busy with {prompt}")
+"""
+
+TOOL = """
+from treadle import TransientError
+
+
+def film(prompt: str) -> dict[str, str]:
+    \"\"\"Make a film of a prompt.\"\"\"
+    raise TransientError(f"the tool is busy with {prompt}")
+"""
+
+BOTH = """
+name: both
+defaults: {retry: {max_attempts: 3, base: 20ms, jitter: 0}}
+on_error: continue
+steps:
+  agent: {uses: agent.film, with: {prompt: rain}}
+  tool: {uses: tool.film, with: {prompt: rain}}
+"""
+
+
+def test_tools_and_agents_are_retried_alike_and_driven_by_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An executor of the family that asks models and a function of the tools folder: the same attempts and waits (S3-85)."""
+    for name, text in {"executors/agent.py": AGENT, "tools/film.py": TOOL}.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text, "utf-8")
+    (tmp_path / "treadle.toml").write_text('[plugins]\nfolder = "executors"\n[tools]\nfolder = "tools"\n', "utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    result = from_file(tmp_path, BOTH)
+
+    retries = [entry for entry in result.entries if isinstance(entry, RetryScheduled)]
+    waits = {
+        path: [(entry.attempt, entry.max_attempts, round(entry.due - entry.at, 3)) for entry in retries if entry.path == path]
+        for path in ("agent", "tool")
+    }
+    assert waits["agent"] == waits["tool"] == [(1, 3, 0.02), (2, 3, 0.04)]
+    assert {step.attempts for step in result.steps.values()} == {3}
+    assert vars(command)["run_workflow"] is run, "the command and Python, and so whatever schedules either"
 
 
 def test_a_failing_command_is_tried_again_as_the_file_says(tmp_path: Path) -> None:
