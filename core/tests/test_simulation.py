@@ -11,8 +11,17 @@ import attrs
 import pytest
 from treadle import Context, Executor, PermanentError, SyncContext, TransientError, Workflow, executor
 from treadle._plugins import Registry
-from treadle.errors import InputsInvalidError, WorkflowInvalidError
-from treadle.testing import After, FakeContext, FakeSyncContext, SimulatedFault, Simulation, VirtualClock, simulate
+from treadle.errors import InputsInvalidError, PayloadInvalidError, SignalNotDeclaredError, WorkflowInvalidError
+from treadle.testing import (
+    After,
+    FakeContext,
+    FakeSyncContext,
+    SignalMissingError,
+    SimulatedFault,
+    Simulation,
+    VirtualClock,
+    simulate,
+)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -316,6 +325,61 @@ def test_signals_are_sent_when_they_are_due(backend: str) -> None:
 
     simulation.assert_completed().assert_step("go", output={"n": 1}).assert_step("stop", output="now")
     assert simulation.duration_s == pytest.approx(90)
+
+
+def test_several_signals_of_a_name_are_sent_in_order(backend: str) -> None:
+    """Each counted from the one before; a payload that is a list is written in a list."""
+    workflow = Workflow("signals")
+    needs: list[str] = []
+    for name in ("first", "second", "third", "fourth"):
+        workflow.wait(name, signal="go", needs=needs)
+        needs = [name]
+    workflow.wait("listed", signal="listed")
+    signals = {"go": [1, After(90, After(10, 2)), 3, After(50, 4)], "listed": [[1, 2]]}
+
+    simulation = simulate(workflow, signals=signals, backend=backend)
+
+    steps = simulation.assert_completed().assert_step("listed", output=[1, 2]).result.steps
+    ended = [(step.output, round(step.ended_at - simulation.result.started_at)) for step in steps.values()]
+    assert sorted(ended, key=str) == [(1, 0), (2, 100), (3, 100), (4, 150), ([1, 2], 0)]
+
+
+def test_signals_are_held_to_what_steps_wait_for() -> None:
+    """As those of a real run are: by name, and by the step's schema, each of a list."""
+    workflow = Workflow("signals")
+    workflow.wait("ok", signal="ok", schema="approval")
+
+    with pytest.raises(PayloadInvalidError, match=r"the signal 'ok' does not fit: \$\.approved: is required"):
+        simulate(workflow, signals={"ok": [{"approved": True}, After(5, {})]})
+    with pytest.raises(SignalNotDeclaredError, match=r"the signal 'okay'\.\nIt waits for: ok\."):
+        simulate(workflow, signals={"okay": {"approved": True}})
+
+
+def test_a_signal_that_nobody_sends_ends_the_simulation(backend: str) -> None:
+    """Once all else is done: the error says which steps wait for which signals, and what to write."""
+    workflow = Workflow("signals")
+    work = workflow.step("work", "acme.read")
+    each = workflow.parallel("each", foreach=["eu", "us"], as_="region", needs=work)
+    each.wait("ok", signal="ok-${{ region }}", schema="approval")
+    workflow.wait("go", signal="go")
+    clock = VirtualClock(start=0.0)
+
+    with pytest.raises(SignalMissingError) as failure:
+        simulate(
+            workflow,
+            executors={"*": After(3600, 1)},
+            signals={"ok-eu": After(60, {"approved": True})},
+            clock=clock,
+            backend=backend,
+        )
+
+    assert failure.value.awaited == {"go": "go", "each[1]/ok": "ok-us"}
+    assert failure.value.problem == (
+        f"Run {failure.value.run_id} would wait for ever: step 'go' waits for the signal 'go'; "
+        "step 'each[1]/ok' waits for the signal 'ok-us', which nobody sends."
+    )
+    assert failure.value.remedy == "Send it: signals={'go': PAYLOAD, 'ok-us': PAYLOAD}; or give the wait a 'timeout'."
+    assert clock.now() == pytest.approx(3600, abs=1)
 
 
 def test_secrets_have_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:

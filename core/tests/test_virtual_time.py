@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
-from treadle import TransientError, executor
+import trio
+from treadle import Registry, RunHandle, TransientError, aresume, executor, send_signal
+from treadle._memory import MemoryStore
 from treadle._models import RetryScheduled, RunStatus, StepStatus
 from treadle._workflow import Workflow
+from treadle.errors import RunSuspendedError
 from treadle.ports import SyncContext
-from treadle.testing import Recorder, VirtualClock, virtual_run
+from treadle.testing import After, Recorder, SignalMissingError, VirtualClock, virtual_run
 
 HOUR = 3600.0
 
@@ -221,6 +227,116 @@ def test_a_recorder_keeps_records_spans_and_progress(backend: str) -> None:
     assert recorder.progressed == [("tells", 1, 2, "half")]
     with pytest.raises(LookupError, match="no span is called 'nothing'; there are: "):
         recorder.span("nothing")
+
+
+# -- signals
+
+
+def waiting() -> Workflow:
+    workflow = Workflow("waiting")
+    workflow.wait("go", signal="go")
+    return workflow
+
+
+def test_what_sleeps_for_ever_does_not_move_time(backend: str) -> None:
+    """A task without a deadline is no reason to jump, while what cannot be seen goes on."""
+    clock = VirtualClock(start=0.0)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+            await anyio.to_thread.run_sync(time.sleep, 0.02)
+            group.cancel_scope.cancel()
+
+    clock.run(main, backend=backend)
+
+    assert clock.now() == 0.0
+
+
+@pytest.mark.usefixtures("real_time")
+def test_a_signal_that_nobody_sends_ends_the_run(backend: str) -> None:
+    """At once, whatever patience the clock has; signals may be given."""
+    for patience_s in (0.0, 0.01):
+        clock = VirtualClock(start=0.0, patience_s=patience_s)
+        with pytest.raises(SignalMissingError, match="step 'go' waits for the signal 'go', which nobody sends"):
+            virtual_run(waiting(), backend=backend, clock=clock)
+        assert clock.now() == 0.0
+
+    result = virtual_run(waiting(), backend=backend, signals={"go": After(HOUR, 7)})
+
+    assert result.steps["go"].output == 7
+    assert result.duration_s == HOUR
+
+
+def test_a_run_that_was_given_up_can_be_sent_its_signal(backend: str) -> None:
+    """It is let go of, not lost, when its store is durable."""
+
+    class Durable(MemoryStore):
+        is_durable = True
+
+    clock, store = VirtualClock(), Durable()
+    with pytest.raises(SignalMissingError) as failure:
+        virtual_run(waiting(), backend=backend, clock=clock, store=store)
+
+    run_id = failure.value.run_id
+    send_signal(run_id, "go", 7, store=store)
+    result = clock.run(partial(aresume, run_id, registry=Registry.of(), store=store, clock=clock), backend=backend)
+
+    assert result.steps["go"].output == 7
+
+
+def test_what_the_event_loop_will_do_is_waited_for(backend: str) -> None:
+    """A signal may come from a task, or a timer, of the test's own; or from an executor that works for long."""
+    handles: list[RunHandle] = []
+
+    async def later() -> None:
+        await trio.sleep(HOUR)
+        handles[0].signal("go", "at last")
+
+    def start(handle: RunHandle) -> None:
+        handles.append(handle)
+        if backend == "trio":
+            trio.lowlevel.spawn_system_task(later)
+        else:
+            asyncio.get_running_loop().call_later(HOUR, handle.signal, "go", "at last")
+
+    @executor("operator")
+    async def operator() -> None:
+        await anyio.sleep(2 * HOUR)
+        handles[0].signal("stop", "enough")
+
+    workflow = waiting()
+    workflow.wait("stop", signal="stop")
+    workflow.step("operator", "operator")
+    result = virtual_run(workflow, executors=[operator], backend=backend, on_start=start)
+
+    assert (result.steps["go"].output, result.steps["stop"].output) == ("at last", "enough")
+    assert result.duration_s == 2 * HOUR
+
+
+def test_a_clock_that_is_held_waits_for_signals_of_other_threads(backend: str) -> None:
+    """They come through the store, in real time."""
+    clock, store = VirtualClock(), MemoryStore()
+    threads: list[threading.Thread] = []
+
+    with ExitStack() as held:
+
+        def start(handle: RunHandle) -> None:
+            held.enter_context(clock.hold())
+            send = partial(send_signal, handle.run_id, "go", 7, store=store)
+            threads.append(threading.Thread(target=send))
+            threads[0].start()
+
+        result = virtual_run(waiting(), backend=backend, clock=clock, store=store, on_start=start)
+    threads[0].join()
+
+    assert result.steps["go"].output == 7
+
+
+def test_a_run_that_is_suspended_by_its_owner_says_so(backend: str) -> None:
+    """It is not taken for one that misses a signal."""
+    with pytest.raises(RunSuspendedError, match="enough"):
+        virtual_run(waiting(), backend=backend, on_start=lambda handle: handle.suspend("enough"))
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "test-a-workflow.md"

@@ -13,7 +13,7 @@ import logging
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from functools import partial
 from typing import Generic, Literal, Protocol, TypeVar, cast
 
@@ -24,6 +24,7 @@ from anyio.abc import TaskGroup
 from treadle._conductor import Conductor
 from treadle._models import (
     AttemptEnded,
+    AwaitSignal,
     Call,
     Cancel,
     CancelRequested,
@@ -219,6 +220,15 @@ class Driver:
     def only_waits(self) -> bool:
         """Whether nothing runs, and nothing would by itself before a time or a signal."""
         return not (self._active or self._ready or self._inbox) and self._conductor.is_waiting
+
+    @property
+    def awaited(self) -> Mapping[str, str]:
+        """Step -> the signal that it waits for, when nothing else can go on with the run; empty otherwise."""
+        if self._group is None or self._is_draining or not self.only_waits:
+            return {}
+        outstanding = self._conductor.outstanding()
+        awaited = {command.path: command.name for command in outstanding if isinstance(command, AwaitSignal)}
+        return awaited if len(awaited) == len(outstanding) else {}
 
     def suspend(self, reason: str, *, drain_s: float = DRAIN_S) -> None:
         """Let go of the run: start nothing more, wait for what runs; from the event loop's thread.

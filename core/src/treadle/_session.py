@@ -85,6 +85,11 @@ class RunHandle:
         """Whether nothing runs: the run waits for a time or a signal."""
         return self._driver.only_waits
 
+    @property
+    def awaited(self) -> Mapping[str, str]:
+        """Step -> the signal that it waits for, when nothing but signals can go on with the run; empty otherwise."""
+        return self._driver.awaited
+
     def signal(self, name: str, payload: Json = None, *, due: float | None = None, signal_id: str = "") -> None:
         """Send a signal to the run; call it on the event loop's thread.
 

@@ -4,9 +4,9 @@ from treadle.testing._executor_contract import ExecutorContract
 from treadle.testing._fake_context import FakeContext, FakeSyncContext
 from treadle.testing._fakes import Asked, FakeClient
 from treadle.testing._recorder import Recorder
-from treadle.testing._simulation import After, SimulatedCall, SimulatedFault, Simulation, simulate
+from treadle.testing._simulation import SimulatedCall, SimulatedFault, Simulation, simulate
 from treadle.testing._store_contract import StoreContract
-from treadle.testing._virtual_time import VirtualClock, virtual_run
+from treadle.testing._virtual_time import After, SignalMissingError, VirtualClock, virtual_run
 
 __all__ = [
     "After",
@@ -16,6 +16,7 @@ __all__ = [
     "FakeContext",
     "FakeSyncContext",
     "Recorder",
+    "SignalMissingError",
     "SimulatedCall",
     "SimulatedFault",
     "Simulation",

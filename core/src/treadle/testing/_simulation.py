@@ -35,22 +35,9 @@ from treadle.errors import PluginError, TransientError, TreadleError
 from treadle.hookspecs import hookimpl
 from treadle.ports import Context, Store
 from treadle.testing._recorder import Recorder
-from treadle.testing._virtual_time import VirtualClock
+from treadle.testing._virtual_time import After, VirtualClock, play
 
-__all__ = ["After", "SimulatedCall", "SimulatedFault", "Simulation", "simulate"]
-
-
-@attrs.frozen
-class After:
-    """An answer of a fake, or a signal, that takes its time.
-
-    Attributes:
-        delay_s: Seconds of virtual time.
-        answer: What comes then: whatever a fake may be, or the payload of the signal.
-    """
-
-    delay_s: float
-    answer: object = None
+__all__ = ["SimulatedCall", "SimulatedFault", "Simulation", "simulate"]
 
 
 @attrs.frozen
@@ -228,7 +215,9 @@ def simulate(
         executors: Name or pattern -> its fake. The first pattern that matches counts, an exact name before all.
         installed: Names or patterns of executors that are called for real, with clients as ``config`` has them.
         faults: Name or pattern of executors -> the part of their attempts that fail as transient, 0 to 1, by the seed.
-        signals: Name -> the payload that is sent to the run when it starts; ``After`` sends it later.
+        signals: Name -> the payload that is sent to the run when it starts, ``After(seconds, payload)`` that sends it later,
+            or a list of these, one after the other, each ``After`` counted from the one before. A payload that is a list is
+            written in a list.
         seed: Of faults and of the jitter of waits. The same seed, the same run.
         policies: Instances that are active; those that a configuration names are not.
         config: Configuration; an empty one when None, so that nothing of the machine counts.
@@ -244,6 +233,9 @@ def simulate(
     Raises:
         WorkflowInvalidError: The workflow cannot run, or uses an executor that has no fake and is not in ``installed``.
         InputsInvalidError: The inputs do not fit.
+        SignalNotDeclaredError: No step waits for such a signal.
+        PayloadInvalidError: The payload of a signal does not fit its step's schema.
+        SignalMissingError: Nothing can go on with the run but a signal that nobody sends.
     """
     if isinstance(workflow, str | Path):
         workflow = load_workflow(workflow)
@@ -253,14 +245,7 @@ def simulate(
     plan = stage.plan(workflow)
     recorder = Recorder()
 
-    def start(handle: RunHandle) -> None:
-        for name, payload in (signals or {}).items():
-            due = clock.now() + payload.delay_s if isinstance(payload, After) else None
-            handle.signal(name, payload.answer if isinstance(payload, After) else payload, due=due)
-        if on_start is not None:
-            on_start(handle)
-
-    async def main() -> RunResult:
+    async def main(start: Callable[[RunHandle], None]) -> RunResult:
         chance.set(random.Random(seed).random)
         return await arun(
             plan,
@@ -274,7 +259,7 @@ def simulate(
         )
 
     with _stand_in_secrets(plan.workflow, stage.config):
-        result = clock.run(main, backend=backend)
+        result = play(main, clock, signals or {}, on_start, backend=backend)
     return Simulation(result, recorder, tuple(stage.calls))
 
 
