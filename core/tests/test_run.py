@@ -447,6 +447,10 @@ def test_nothing_holds_the_event_loop(slow_callbacks: Callable[[], list[str]]) -
 
 async def test_nothing_of_a_run_stays_when_its_result_is_gone() -> None:
     """Neither values nor machinery: plan, conductor, scheduler, driver and runner are freed (S3-76)."""
+    machinery = (Conductor, Scheduler, Driver, Runner)
+    gc.collect()
+    # What tests before this one could not end, such as a call that ignores its cancellation, is none of its business.
+    before = [thing for thing in gc.get_objects() if isinstance(thing, machinery)]
     handles: list[RunHandle] = []
     workflow = Workflow("freed")
     workflow.step("big", "echo", value=["x"] * 1000)
@@ -458,8 +462,8 @@ async def test_nothing_of_a_run_stays_when_its_result_is_gone() -> None:
     gc.collect()
 
     assert gone() is None
-    machinery = (Conductor, Scheduler, Driver, Runner)
-    assert not [thing for thing in gc.get_objects() if isinstance(thing, machinery)]
+    left = [thing for thing in gc.get_objects() if isinstance(thing, machinery)]
+    assert not [thing for thing in left if not any(thing is known for known in before)]
 
 
 def test_run_takes_a_backend_and_returns_a_result(anyio_backend: str) -> None:
