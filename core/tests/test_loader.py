@@ -181,7 +181,7 @@ steps:
     use: shell.run
     timeout: soon
     with: {x: "${{ 1 + }}", y: {{ z }}}
-  b: {uses: x, needs: [aa], cache: {}}
+  b: {uses: x, needs: [aa], cache: {tll: 1h}}
   b: {uses: y}
   c: &x {uses: x, with: {<<: *x, n: 012, f: .inf, t: !!str 5}}
 """
@@ -189,15 +189,15 @@ steps:
     assert lines_of(text) == [
         "w:1:1: name: expected a text, not 5 (put it in quotes)",
         "w:2:1: on: 'on' is not a key of a workflow (keys: name, version, description, labels, syntax, inputs, secrets,"
-        " defaults, engine, store, max_parallel, on_error, max_failures, steps, finally, timeout, max_retries, outputs,"
-        " workflows)",
+        " defaults, engine, store, max_parallel, on_error, max_failures, budget, steps, finally, timeout, max_retries, outputs,"
+        " workflows, concurrency, priority)",
         "w:4:3: steps.a: a step needs a 'uses' (name the executor: uses: shell.run)",
         "w:5:5: steps.a.use: 'use' is not a key of a step (did you mean 'uses'?)",
         "w:6:5: steps.a.timeout: 'soon' is no duration (write it like '90s', '5m', '1h30m', '2d', '250ms' or 'PT5M')",
         "w:7:12: steps.a.with.x: Expression ' 1 + ': it ends too early, at character 4",
         'w:7:33: steps.a.with.y: {{ }} without quotes reads as a mapping (write "${{ ... }}", in quotes)',
         "w:8:16: steps.b.needs: there is no step 'aa' (did you mean 'a'?)",
-        "w:8:29: steps.b.cache: 'cache' is not supported yet",
+        "w:8:37: steps.b.cache.tll: 'tll' is not a key of a cache (keys: ttl, key, allow_effects)",
         "w:9:3: steps.b: the key 'b' is there twice (keep one of the two)",
         "w:10:6: steps.c: anchors (&name) have no meaning here (write the value out; a text with this sign is put in quotes)",
         "w:10:26: steps.c.with: merge keys have no meaning here (write the keys out)",
