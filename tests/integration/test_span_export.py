@@ -106,6 +106,12 @@ class Collector:
         """Of treadle's spans alone."""
         return [name for name in self.names if name != "GET"]
 
+    @property
+    def own_once(self) -> list[str]:
+        """The same, each span once: an exporter that is slow to hear of its success sends a batch again."""
+        once = {(span.trace_id, span.span_id): span.name for span in self.spans}
+        return sorted(name for name in once.values() if name != "GET")
+
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
@@ -220,7 +226,7 @@ def test_a_collector_that_is_away_loses_nothing(project: Project, collector: Col
 
 
 def test_a_killed_run_has_one_trace(project: Project, collector: Collector) -> None:
-    """It is resumed by another process; the attempt that was lost is in the trace, as interrupted, and nothing twice."""
+    """It is resumed by another process; the attempt that was lost is in the trace, as interrupted."""
     killed = project.run(to=AWAY, dies=True)
     assert killed.returncode == -signal.SIGKILL
     (run,) = json.loads(project("runs", "--json", to=None).stdout)["runs"]
@@ -228,7 +234,7 @@ def test_a_killed_run_has_one_trace(project: Project, collector: Collector) -> N
     ended = project("resume", run["run_id"], "--json")
     assert ended.returncode == 0, ended.stderr
 
-    assert collector.own == sorted([*OWN, "attempt die"])
+    assert collector.own_once == sorted([*OWN, "attempt die"])
     assert {span.trace_id.hex() for span in collector.spans} == {run["trace_id"]}
     lost = [span for span in collector.spans if span.name == "attempt die" and span.status.message]
     assert [
@@ -246,7 +252,7 @@ def test_a_run_that_began_without_a_backend_is_sent_whole_when_it_goes_on_with_o
 
     project("resume", run["run_id"])
 
-    assert collector.own == sorted([*OWN, "attempt die"])
+    assert collector.own_once == sorted([*OWN, "attempt die"])
 
 
 def test_refused_spans_are_shown_and_sent_when_asked(project: Project, collector: Collector) -> None:
