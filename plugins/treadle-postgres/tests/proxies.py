@@ -67,8 +67,7 @@ class Proxy:
                 server.sendall(message)
                 if how == "request sent":
                     break
-        if not drops.is_set():
-            self._close(client, server)
+        self._close(client, server)  # also where a reply is to be lost that the server will now never give
 
     def _back(self, server: socket.socket, client: socket.socket, drops: threading.Event) -> None:
         with suppress(OSError):
