@@ -54,9 +54,9 @@ class Project:
         jsonschema.Draft202012Validator(schema).validate(found)
         return found
 
-    def run(self, *, days_ago: float = 0) -> str:
+    def run(self, *, days_ago: float = 0, **environ: str) -> str:
         """A run that ended so long ago."""
-        done = self("run", "hello.yaml", "--json", "--quiet")
+        done = self("run", "hello.yaml", "--json", "--quiet", **environ)
         run_id = str(json.loads(done.stdout)["run_id"])
         connection = apsw.Connection(str(self.store))
         connection.execute("UPDATE runs SET ended_at = ? WHERE run_id = ?", (time.time() - days_ago * 86_400, run_id))
@@ -86,6 +86,7 @@ def test_store_commands_print_what_they_did(project: Project) -> None:
         "dry_run": False,
         "older_than_s": 30 * 86_400,
         "removed": {"runs": 1},
+        "unsent_runs": {"kept": 0, "dropped": 0},
     }
     assert project.json("store", "migrate") == {"before": 1, "after": 1}
     assert set(project.json("store", "vacuum")) == {"before_bytes", "after_bytes"}
@@ -113,6 +114,37 @@ def test_a_backup_is_a_store_to_work_with(project: Project) -> None:
 
     assert [run["run_id"] for run in json.loads(shown.stdout)["runs"]] == [run_id]
     assert "backup made at" in shown.stderr
+
+
+def test_runs_whose_spans_were_not_sent_stay_until_somebody_gives_them_up(project: Project) -> None:
+    """With a backend that was away, clean keeps them, their logs and their spans, and says so; --drop-unsent removes them.
+
+    Runs that nobody exports go as ever, and keep_days is as careful as the command (S1-53).
+    """
+    away = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    project.run(days_ago=40)
+    unsent = project.run(days_ago=40, **away)
+    older = ("store", "clean", "--older-than", "30d")
+
+    would = project(*older, "--dry-run")
+    assert would.stderr.startswith("Would remove 1 run.\nWould keep 1 run whose spans were not sent to a backend yet.\n")
+    assert project.json(*older, "--drop-unsent", "--dry-run")["removed"] == {"runs": 2}
+    done = project(*older)
+    assert (
+        "Removed 1 run.\nKept 1 run whose spans were not sent to a backend yet.\nSend them with 'treadle spans export'"
+        in done.stderr
+    )
+    assert project.json(*older, "--events")["unsent_runs"] == {"kept": 1, "dropped": 0}
+    assert project("store", "migrate", TREADLE_STORE__USE="sqlite", TREADLE_STORE__KEEP_DAYS="30").returncode == 0
+    waiting = json.loads(project("spans", "status", "--json").stdout)["runs"]
+    assert [(run["run_id"], run["waiting"]) for run in waiting] == [(unsent, 3)]
+
+    assert "concerns whole runs" in project(*older, "--timers", "--drop-unsent").stderr
+    dropped = project(*older, "--drop-unsent")
+
+    assert dropped.stderr == "Removed 1 run.\nSpans of 1 run were never sent to a backend.\n"
+    assert project("spans", "status").stdout == "All spans were delivered.\n"
+    assert json.loads(project("runs", "--json").stdout)["runs"] == []
 
 
 @pytest.mark.parametrize("command", ["resume", "explain"])

@@ -379,6 +379,22 @@ class DryRunsAreWet(Faulty):
         return await super().clean(days)
 
 
+class CleansWhatIsUnsent(Faulty):
+    found_by = "what_is_old_waits_until_its_spans_are_sent"
+
+    async def clean(self, days: float, *, dry_run: bool = False) -> int:
+        if not dry_run:
+            await self.drop_unsent(days)
+        return await super().clean(days, dry_run=dry_run)
+
+
+class GivesUpOnTheYoung(Faulty):
+    found_by = "what_is_old_waits_until_its_spans_are_sent"
+
+    async def drop_unsent(self, days: float) -> int:
+        return await super().drop_unsent(0.0)
+
+
 class ForgetsKeys(Faulty):
     found_by = "a_key_outlives_its_run_for_a_day"
 

@@ -744,7 +744,16 @@ class StoreUpkeep(Protocol):
         """Remove the runs that ended more than so many days ago, with all that belongs to them; answers how many.
 
         A run that has a key is kept for a day at least, so that its key still finds it; and one whose spans are still to be
-        exported, until they are.
+        exported, until they are or ``drop_unsent`` says that they will not be.
+        """
+
+    async def count_unsent(self, days: float) -> int:
+        """How many runs ``clean`` keeps, although they are old enough, because their spans are still to be exported."""
+
+    async def drop_unsent(self, days: float) -> int:
+        """Export no more of the runs that ``clean`` keeps because of their spans; answers how many.
+
+        What was not sent then goes with the run; runs that go on, or that are not old enough, are still exported.
         """
 
     async def cleanup_old_events(self, days: float) -> int:

@@ -127,19 +127,31 @@ def migrate(as_json: bool) -> None:
 @click.option("--events", is_flag=True, help="Remove their logs only; 'treadle runs' and 'show' still know them.")
 @click.option("--checkpoints", is_flag=True, help="Remove only checkpoints that are so old, of runs that have ended.")
 @click.option("--timers", is_flag=True, help="Remove only timers that fired or were cancelled so long ago.")
+@click.option(
+    "--drop-unsent", is_flag=True, help="Also of runs whose spans were not sent to the backend yet: they never will be."
+)
 @json_option
-def clean(older_than: str, dry_run: bool, events: bool, checkpoints: bool, timers: bool, as_json: bool) -> None:
+def clean(
+    *, older_than: str, dry_run: bool, events: bool, checkpoints: bool, timers: bool, drop_unsent: bool, as_json: bool
+) -> None:
     """Remove runs that ended long ago, with their steps, logs, spans, timers and checkpoints.
 
-    A run that has not ended is never touched, and one that has a key stays for a day at least. The store does this by itself
-    when [store] says keep_days = 30.
+    A run that has not ended is never touched, and one that has a key stays for a day at least. One whose spans are still to
+    be sent to a backend stays until they are; how many these are is told. The store does this by itself when [store] says
+    keep_days = 30.
     """
     days = _days(older_than)
     parts = {"records": events, "checkpoints": checkpoints, "timers": timers}
     if dry_run and any(parts.values()):
         raise click.UsageError("--dry-run tells of whole runs; do without --events, --checkpoints and --timers.")
+    is_of_logs = events or not any(parts.values())
+    if drop_unsent and not is_of_logs:
+        raise click.UsageError("--drop-unsent concerns whole runs and --events; do without it.")
     removed: dict[str, int] = {}
     with _looked_after() as kept:
+        unsent = anyio.run(kept.count_unsent, days) if is_of_logs else 0
+        if drop_unsent and not dry_run:
+            unsent = anyio.run(kept.drop_unsent, days)
         cleaners: dict[str, Callable[[float], object]] = {
             "records": kept.cleanup_old_events,
             "checkpoints": kept.cleanup_old_checkpoints,
@@ -150,12 +162,28 @@ def clean(older_than: str, dry_run: bool, events: bool, checkpoints: bool, timer
                 removed[name] = anyio.run(cleaners[name], days)  # type: ignore[arg-type]  # async, each of them
         if not removed:
             removed["runs"] = anyio.run(partial(kept.clean, days, dry_run=dry_run))
+            if dry_run and drop_unsent:
+                removed["runs"] += unsent
     if as_json:
-        write_json({"dry_run": dry_run, "older_than_s": days * DAY_S, "removed": removed})
+        runs = {"dropped": unsent if drop_unsent else 0, "kept": 0 if drop_unsent else unsent}
+        write_json({"dry_run": dry_run, "older_than_s": days * DAY_S, "removed": removed, "unsent_runs": runs})
         return
     nouns = {"runs": "run", "records": "record", "checkpoints": "checkpoint", "timers": "timer"}
     told = ", ".join(count(number, nouns[name]) for name, number in removed.items())
     say(f"Would remove {told}." if dry_run else f"Removed {told}.")
+    if unsent:
+        say(_of_unsent(unsent, is_dropped=drop_unsent, is_dry=dry_run))
+
+
+def _of_unsent(unsent: int, *, is_dropped: bool, is_dry: bool) -> str:
+    """What becomes of runs whose spans were not sent."""
+    runs = count(unsent, "run")
+    if is_dropped:
+        return f"Spans of {runs} {'would never be' if is_dry else 'were never'} sent to a backend."
+    return (
+        f"{'Would keep' if is_dry else 'Kept'} {runs} whose spans were not sent to a backend yet."
+        "\nSend them with 'treadle spans export', or remove them all the same with --drop-unsent."
+    )
 
 
 def _days(older_than: str) -> float:

@@ -1073,13 +1073,35 @@ class StoreContract:
             assert await store.clean(0) == 1
             assert [row.run_id for row in (await store.runs(RunQuery())).runs] == ["going"]
 
-            unsent = _Writer(store, "unsent", at=now - 20 * day)
-            await unsent.create()
-            await unsent.write([RunEnded(now - 10 * day, RunStatus.COMPLETED)])
-            await store.open_spans("unsent")
-            assert (await store.clean(5), await store.cleanup_old_events(5)) == (0, 0), "its spans are still to be sent"
-            await store.put_spans([SpanExport("unsent", 2, is_open=False, sent=1, changed_at=now)])
-            assert await store.clean(5) == 1
+        self._run(backend, tmp_path, act)
+
+    def test_what_is_old_waits_until_its_spans_are_sent(self, backend: str, tmp_path: Path) -> None:
+        """A run whose export is open stays, with its log, until it is through or given up; others go as ever (S1-53)."""
+
+        async def act(store: Store) -> None:
+            if not isinstance(store, StoreUpkeep):
+                return
+            now, day = time.time(), 86_400.0
+            for run_id, ended in (("never", 10.0), ("sent", 10.0), ("given_up", 10.0), ("young", 1.0)):
+                writer = _Writer(store, run_id, at=now - 20 * day)
+                await writer.create()
+                await writer.write([RunEnded(now - ended * day, RunStatus.COMPLETED)])
+                if run_id != "never":
+                    await store.open_spans(run_id)
+
+            assert (await store.count_unsent(5), await store.count_unsent(30)) == (2, 0)
+            assert (await store.clean(5, dry_run=True), await store.clean(5)) == (1, 1), "nobody exports the spans of one"
+            assert await store.run("never") is None
+            assert await store.cleanup_old_events(5) == 0, "spans are made of the log"
+            assert len(await store.read("given_up")) == 2
+
+            await store.put_spans([SpanExport("sent", 2, is_open=False, sent=1, changed_at=now)])
+            assert (await store.count_unsent(5), await store.clean(5)) == (1, 1)
+            assert await store.run("given_up") is not None
+
+            assert (await store.drop_unsent(30), await store.drop_unsent(5), await store.drop_unsent(5)) == (0, 1, 0)
+            assert (await store.count_unsent(5), await store.clean(5)) == (0, 1)
+            assert [export.run_id for export in await store.span_exports()] == ["young"]
 
         self._run(backend, tmp_path, act)
 

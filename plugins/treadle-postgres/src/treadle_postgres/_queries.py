@@ -211,16 +211,17 @@ TABLES = (
 )
 _RUN_OF = {"execution_spans": "workflow_execution_id"}
 _BEFORE = f"{NOW} - $1::double precision * 86400"
-_SENT = (
-    "NOT EXISTS (SELECT FROM span_exports WHERE span_exports.run_id = runs.run_id AND span_exports.is_open"
+_UNSENT = (
+    "EXISTS (SELECT FROM span_exports WHERE span_exports.run_id = runs.run_id AND span_exports.is_open"
     " AND span_exports.seq < runs.entry_count)"
 )
+_SENT = f"NOT {_UNSENT}"
 """Spans that are still to be sent are made of the log."""
-_OLD_RUNS = (
+_DUE_RUNS = (
     f"runs WHERE ended_at < {_BEFORE}"
     f" AND (run_key = '' OR ended_at < {NOW} - greatest($1::double precision * 86400, {KEY_KEPT_S}))"
-    f" AND {_SENT}"
 )
+_OLD_RUNS = f"{_DUE_RUNS} AND {_SENT}"
 
 DROP_OLD_RUNS = (
     f"WITH old AS (SELECT run_id FROM {_OLD_RUNS} ORDER BY ended_at LIMIT 200 FOR UPDATE SKIP LOCKED), "
@@ -245,7 +246,12 @@ DROP_OLD_TIMERS = (
     f"WITH gone AS (DELETE FROM timers WHERE status IN ('fired', 'cancelled') AND fire_at < {_BEFORE}"
     f" AND coalesce(fired_at, fire_at) < {_BEFORE} RETURNING 1) SELECT count(*) FROM gone"
 )
+DROP_UNSENT = (
+    "WITH given_up AS (UPDATE span_exports SET is_open = FALSE WHERE is_open AND run_id IN"
+    f" (SELECT run_id FROM {_DUE_RUNS} AND {_UNSENT}) RETURNING 1) SELECT count(*) FROM given_up"
+)
 COUNT_OLD_RUNS = f"SELECT count(*) FROM {_OLD_RUNS}"
+COUNT_UNSENT = f"SELECT count(*) FROM {_DUE_RUNS} AND {_UNSENT}"
 
 # -- what there is
 

@@ -546,12 +546,19 @@ class PostgresStore:
     async def clean(self, days: float, *, dry_run: bool = False) -> int:
         """Remove the runs that ended so long ago."""
         if dry_run:
-            ((count,),) = cast("list[tuple[int]]", await self._all(sql.COUNT_OLD_RUNS, (days,)))
-            return count
+            return await self._counted(sql.COUNT_OLD_RUNS, days)
         removed = 0
         while count := await self._removed(sql.DROP_OLD_RUNS, days):
             removed += count
         return removed
+
+    async def count_unsent(self, days: float) -> int:
+        """How many runs are kept because their spans are still to be exported."""
+        return await self._counted(sql.COUNT_UNSENT, days)
+
+    async def drop_unsent(self, days: float) -> int:
+        """Export no more of these runs."""
+        return await self._removed(sql.DROP_UNSENT, days)
 
     async def cleanup_old_events(self, days: float) -> int:
         """Remove the logs of runs that ended so long ago."""
@@ -564,6 +571,10 @@ class PostgresStore:
     async def cleanup_fired_timers(self, days: float) -> int:
         """Remove timers that fired or were cancelled so long ago."""
         return await self._removed(sql.DROP_OLD_TIMERS, days)
+
+    async def _counted(self, statement: str, days: float) -> int:
+        ((count,),) = cast("list[tuple[int]]", await self._all(statement, (days,)))
+        return count
 
     async def _removed(self, statement: str, days: float) -> int:
         def work(connection: Connection, is_again: bool) -> int:

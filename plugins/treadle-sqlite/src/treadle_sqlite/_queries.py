@@ -127,16 +127,22 @@ def count(table: str) -> str:
     return f"SELECT count(*) FROM {table}"
 
 
-_SENT = (
-    "NOT EXISTS (SELECT 1 FROM span_exports WHERE span_exports.run_id = runs.run_id AND span_exports.is_open = 1"
+_UNSENT = (
+    "EXISTS (SELECT 1 FROM span_exports WHERE span_exports.run_id = runs.run_id AND span_exports.is_open = 1"
     " AND span_exports.seq < runs.entry_count)"
 )
+_SENT = f"NOT {_UNSENT}"
 """Spans that are still to be sent are made of the log."""
-_OLD = f"ended_at < ? AND (run_key = '' OR ended_at < ?) AND {_SENT}"
+_DUE = "ended_at < ? AND (run_key = '' OR ended_at < ?)"
+_OLD = f"{_DUE} AND {_SENT}"
 OLD_RUNS = f"SELECT run_id, entry_count FROM runs WHERE {_OLD} ORDER BY ended_at LIMIT 500"
 COUNT_OLD_RUNS = f"SELECT count(*) FROM runs WHERE {_OLD}"
 OLD_LOGS = (
     f"SELECT run_id, entry_count FROM runs WHERE ended_at < ? AND entry_count > 0 AND {_SENT} ORDER BY ended_at LIMIT 500"
+)
+COUNT_UNSENT = f"SELECT count(*) FROM runs WHERE {_DUE} AND {_UNSENT}"
+DROP_UNSENT = (
+    f"UPDATE span_exports SET is_open = 0 WHERE run_id IN (SELECT run_id FROM runs WHERE {_DUE} AND {_UNSENT} LIMIT 500)"
 )
 FORGET_LOG = "UPDATE runs SET entry_count = 0 WHERE run_id = ?"
 DROP_OLD_CHECKPOINTS = (

@@ -524,6 +524,14 @@ class SqliteStore:
             return await self._read().ask(lambda connection: upkeep.count_runs(connection, days))
         return await self._in_portions(upkeep.remove_runs, days)
 
+    async def count_unsent(self, days: float) -> int:
+        """How many runs are kept because their spans are still to be exported."""
+        return await self._read().ask(lambda connection: upkeep.count_unsent(connection, days))
+
+    async def drop_unsent(self, days: float) -> int:
+        """Export no more of these runs."""
+        return await self._in_portions(upkeep.drop_unsent, days)
+
     async def cleanup_old_events(self, days: float) -> int:
         """Remove the logs of runs that ended so long ago."""
         return await self._in_portions(upkeep.remove_events, days)

@@ -43,8 +43,8 @@ def stats(connection: apsw.Connection, path: Path) -> StoreStats:
     )
 
 
-def _number(connection: apsw.Connection, statement: str) -> int:
-    (number,) = cast("tuple[int]", connection.execute(statement).fetchone())
+def _number(connection: apsw.Connection, statement: str, values: tuple[float, ...] = ()) -> int:
+    (number,) = cast("tuple[int]", connection.execute(statement, values).fetchone())
     return number
 
 
@@ -67,8 +67,18 @@ def remove_runs(connection: apsw.Connection, days: float) -> tuple[int, bool]:
 
 def count_runs(connection: apsw.Connection, days: float) -> int:
     """How many runs ``remove_runs`` would remove in the end."""
-    (number,) = cast("tuple[int]", connection.execute(sql.COUNT_OLD_RUNS, _before_of_runs(days)).fetchone())
-    return number
+    return _number(connection, sql.COUNT_OLD_RUNS, _before_of_runs(days))
+
+
+def count_unsent(connection: apsw.Connection, days: float) -> int:
+    """How many runs ``remove_runs`` leaves because of their spans."""
+    return _number(connection, sql.COUNT_UNSENT, _before_of_runs(days))
+
+
+def drop_unsent(connection: apsw.Connection, days: float) -> tuple[int, bool]:
+    """Let some of these runs wait for their spans no longer; answers how many."""
+    connection.execute(sql.DROP_UNSENT, _before_of_runs(days))
+    return connection.changes(), bool(connection.changes())
 
 
 def remove_events(connection: apsw.Connection, days: float) -> tuple[int, bool]:
