@@ -13,12 +13,25 @@ import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from treadle import Context, PermanentError, Registry, RunHandle, RunResult, Workflow, aresume, aretry, executor, retry, run
+from treadle import (
+    Context,
+    PermanentError,
+    Registry,
+    RunHandle,
+    RunResult,
+    StepUsage,
+    Workflow,
+    aresume,
+    aretry,
+    executor,
+    retry,
+    run,
+)
 from treadle._codec import dump_line, load_line
 from treadle._conductor import Conductor
 from treadle._generations import following
 from treadle._memory import MemoryStore
-from treadle._models import idempotency_key
+from treadle._models import AttemptEnded, ErrorInfo, Outcome, idempotency_key
 from treadle._plan import Plan, compile_plan
 from treadle.errors import NothingToRetryError, RunGoesOnError, RunSuspendedError, StepNotFoundError
 from treadle.ports import (
@@ -258,34 +271,150 @@ def test_deadlines_begin_anew() -> None:
     replays(second)
 
 
-def test_a_budget_counts_what_is_kept() -> None:
-    """What a failed attempt spent does not keep the new generation from its money; what completed does."""
+@executor("demo.pay")
+async def pay(ctx: Context, /, amount: int = 0) -> int:
+    """Spend so many microcents, and fail while it is bad."""
+    ctx.spend(cost=amount, tokens=amount, requests=1)
+    called.append(ctx.step)
+    if ctx.step in bad:
+        raise PermanentError("bad")
+    return amount
 
-    @executor("demo.pay")
-    async def pay(ctx: Context, /, amount: str) -> str:
-        called.append(ctx.step)
-        ctx.spend(cost=amount)
-        if ctx.step in bad:
-            raise PermanentError("bad")
-        return amount
 
-    registry = Registry.of(pay)
-    steps = {name: {"uses": "demo.pay", "with": {"amount": "0.40"}} for name in "ab"}
-    workflow = Workflow.from_dict(
-        {"name": "w", "budget": {"cost": "1.00"}, "steps": {**steps, "b": {**steps["b"], "needs": ["a"]}}}
-    )
+PAYING = Registry.of(pay)
+
+
+def pay_again(store: MemoryStore, result: RunResult, start: str = "") -> RunResult:
+    called.clear()
+    clock = VirtualClock(start=result.ended_at + 10)
+    return clock.run(partial(aretry, result.run_id, start=start, store=store, registry=PAYING, clock=clock))
+
+
+def paying(steps: Mapping[str, object], **more: object) -> Workflow:
+    return Workflow.from_dict({"name": "w", "steps": steps, **more})
+
+
+def step_that_pays(amount: int, **more: object) -> dict[str, object]:
+    return {"uses": "demo.pay", "with": {"amount": amount}, **more}
+
+
+def test_a_budget_counts_what_earlier_generations_used() -> None:
+    """A failed attempt and a step that is done again have spent what they spent; exactly what is left may be used (C37)."""
+    steps = {"a": step_that_pays(40), "b": step_that_pays(30, needs=["a"])}
     store = MemoryStore()
     bad.add("b")
-    first = virtual_run(workflow, registry=registry, store=store)
+    first = virtual_run(paying(steps, budget={"cost": "0.000001"}), registry=PAYING, store=store)
     bad.clear()
-    called.clear()
-    clock = VirtualClock(start=first.ended_at + 10)
-    second = clock.run(partial(aretry, first.run_id, store=store, registry=registry, clock=clock))
+    second = pay_again(store, first)
+    third = pay_again(store, second, "b")
+    fourth = pay_again(store, third)
 
-    assert first.status == "failed"
-    assert called == ["b"]
-    assert second.status == "completed"
-    replays(second)
+    assert [first.status, second.status, third.status] == ["failed", "completed", "failed"]
+    assert second.usage.total_cost == 100
+    assert called == [], "a budget stop is permanent: it is refused before anything is done"
+    assert third.reason == fourth.reason == "the cost budget of the run is used up"
+    assert fourth.usage.total_cost == 100
+    rows = {row.path: row for row in anyio.run(store.steps, first.run_id)}
+    assert (rows["a"].cost, rows["b"].cost, rows["b"].tokens) == (40, 60, 60)
+    for result in (second, third, fourth):
+        replays(result)
+
+
+def test_budgets_of_groups_and_steps_count_over_generations() -> None:
+    """Each has what it did not use, and what completed in them is not counted a second time."""
+    group = {"steps": {"p": step_that_pays(40), "q": step_that_pays(20, needs=["p"])}}
+    steps = {"g": {"parallel": group, "budget": {"cost": "0.000001"}}, "s": step_that_pays(10, budget={"tokens": 20})}
+    workflow = paying(steps, budget={"cost": "0.000002"}, on_error="continue")
+    store = MemoryStore()
+    bad.update(("g/q", "s"))
+    results = [virtual_run(workflow, registry=PAYING, store=store)]
+    for _ in range(3):
+        results.append(pay_again(store, results[-1]))
+
+    last = [entry for entry in results[-1].entries if isinstance(entry, AttemptStarted)][-2:]
+    assert {(entry.path, limit.resource): limit.most for entry in last for limit in entry.allowance} == {
+        ("g/q", "cost"): 0,
+        ("s", "cost"): 80,
+        ("s", "tokens"): 0,
+    }
+    used = results[-1].usage.steps
+    assert (used["g/p"].cost, used["g/q"].cost, used["s"].tokens) == (40, 60, 20)
+    replays(results[-1])
+
+
+def test_what_a_crash_may_have_spent_counts_in_the_next_generation() -> None:
+    """It is set aside for ever; with ``after_crash: release`` it is not."""
+    for after_crash, left in (("charge", 20), ("release", 70)):
+        workflow = paying(
+            {"a": step_that_pays(30, budget={"cost": "0.0000005", "after_crash": after_crash})}, budget={"cost": "0.000001"}
+        )
+        plan = compile_plan(workflow)
+        conductor = Conductor(plan)
+        created = RunCreated(1.0, "r", workflow.to_dict(), workflow.hash, {}, "a" * 32, "b" * 16, spenders=("a",))
+        outcome = Outcome("failed", error=ErrorInfo("E", "bad"), usage=StepUsage(cost=30))
+        facts = [
+            *(created, StintOpened(1.0, 1, "o"), StintOpened(2.0, 2, "o", crashed=False)),
+            *(AttemptEnded(3.0, "a", None, 1, outcome), RetryRequested(9.0, 2), StintOpened(9.0, 3, "o")),
+        ]
+        entries = [entry for fact in facts for entry in conductor.apply(fact).records]  # type: ignore[arg-type]  # all facts
+
+        [limit] = [entry for entry in entries if isinstance(entry, AttemptStarted)][-1].allowance
+        assert limit.most == (0 if after_crash == "charge" else 20), left
+
+
+@st.composite
+def spending_graphs(draw: st.DrawFn) -> tuple[Workflow, list[set[str]]]:
+    """Steps, items and groups that spend, with budgets here and there, and which of them fail in which generation."""
+
+    def step(name: str) -> dict[str, object]:
+        names.append(name)
+        body = step_that_pays(draw(st.integers(0, 30)), on_error="continue")
+        if draw(st.booleans()):
+            body["budget"] = {"cost": f"{draw(st.integers(0, 60)) / 1e8:.8f}", "on_exceeded": "fail"}
+        if draw(st.integers(0, 2)) == 0:
+            body["foreach"] = ["x", "y"]
+        return body
+
+    names: list[str] = []
+    steps: dict[str, dict[str, object]] = {}
+    for number in range(draw(st.integers(1, 3))):
+        steps[f"s{number}"] = step(f"s{number}")
+    steps["g"] = {"parallel": {"steps": {name: step(f"g/{name}") for name in ("p", "q")}}, "on_error": "continue"}
+    if draw(st.booleans()):
+        steps["g"]["budget"] = {"cost": f"{draw(st.integers(10, 80)) / 1e8:.8f}", "on_exceeded": "fail"}
+    steps["last"] = step_that_pays(0, needs=[*steps], needs_rule="all_done")
+    budget = {"cost": f"{draw(st.integers(0, 200)) / 1e8:.8f}", "on_exceeded": "fail"}
+    workflow = paying(steps, budget=budget, on_error="continue", max_parallel=draw(st.integers(1, 3)))
+    return workflow, [draw(st.sets(st.sampled_from(names), max_size=3)) for _ in range(draw(st.integers(1, 4)))]
+
+
+@given(spending_graphs())
+@settings(max_examples=60, deadline=None)
+def test_no_budget_is_exceeded_by_all_generations_together(case: tuple[Workflow, list[set[str]]]) -> None:
+    """What attempts of all generations used is at most each cap, of run, group and step; and nothing counts twice: what no
+    generation has used can be used by the next.
+    """
+    workflow, failing = case
+    clean()
+    store = MemoryStore()
+    bad.update(failing[0])
+    result = virtual_run(workflow, registry=PAYING, store=store)
+    for names in failing[1:]:
+        bad.clear()
+        bad.update(names)
+        result = pay_again(store, result, "" if result.status != "completed" else "last")
+    plan = compile_plan(workflow)
+
+    used = result.usage
+    for path, step in plan.steps.items():
+        mine = sum(usage.cost for place, usage in used.steps.items() if place == path or place.startswith(f"{path}/"))
+        assert step.node.budget is None or mine <= (step.node.budget.cost or 0), path
+    cap = plan.graph.budget.cost if plan.graph.budget is not None else 0
+    assert used.total_cost <= (cap or 0)
+    result = pay_again(store, result, "last")
+    [limit] = [entry for entry in result.entries if isinstance(entry, AttemptStarted) and entry.path == "last"][-1].allowance
+    assert limit.most == (cap or 0) - result.usage.total_cost
+    replays(result)
 
 
 def test_a_cancelled_run_goes_on_and_is_not_cancelled_again() -> None:

@@ -102,7 +102,8 @@ def retry(
 
     Steps and items that completed are not run again, unless they follow from ``start`` or were undone by a compensation.
     Whatever runs is of a new generation: it counts its attempts from 1, under idempotency keys of its own. ``finally`` runs
-    again in any case, and deadlines begin anew. The run keeps the workflow that it began with; plugins may have changed.
+    again in any case, and deadlines begin anew. Of its budgets, what was used stays used. The run keeps the workflow that it
+    began with; plugins may have changed.
 
     Args:
         run_id: The run.

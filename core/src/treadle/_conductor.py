@@ -400,6 +400,7 @@ class Conductor:
         fresh._scheduler.hold(wanted)
         for earlier in kept:
             fresh.apply(earlier)
+        fresh._scheduler.carry(self._scheduler)
         self.__dict__.update(fresh.__dict__)
         self._generation = fact.generation
 

@@ -73,6 +73,7 @@ class _Place:
         "children",
         "claims",
         "coming",
+        "earlier",
         "given",
         "is_item",
         "items",
@@ -92,6 +93,7 @@ class _Place:
         self.coming = {} if is_whole_map else {child.path: child for child in share.children if child.spends}
         self.sharers = dict.fromkeys(DIVIDED, 0)  # of those to come, how many have no budget of their own
         self.claims = dict.fromkeys(DIVIDED, 0)  # and what the others will want
+        self.earlier: dict[str, dict[Resource, int]] = {}  # path -> what one of those has used before the run went on again
         for child in self.coming.values():
             self._expect(child, 1)
         self.given: dict[Resource, int] = {}  # what it may use up in all
@@ -150,14 +152,24 @@ class _Place:
             self.items = max(0, self.items - 1)
         elif (child := self.coming.pop(path, None)) is not None:
             self._expect(child, -1)
+            self.earlier.pop(path, None)
+
+    def know(self, child: _Place) -> None:
+        """A child that is to come has used something up already, in part of what it will want."""
+        path = child.share.path
+        if path in self.coming:
+            self._expect(child.share, -1)
+            self.earlier[path] = dict(child.spent)
+            self._expect(child.share, 1)
 
     def _expect(self, child: Share, number: int) -> None:
+        earlier = self.earlier.get(child.path) if self.earlier else None
         for resource in DIVIDED:
             own = child.own(resource)
             if own is None:
                 self.sharers[resource] += number
             else:
-                self.claims[resource] += number * own
+                self.claims[resource] += number * (own if earlier is None else max(0, own - earlier[resource]))
 
 
 class Ledger:
@@ -172,6 +184,7 @@ class Ledger:
         self._index(root, "")
         self._root = _Place("", root, None)
         self._places: dict[str, _Place] = {"": self._root}
+        self._used: dict[str, dict[Resource, int]] = {}  # path of what has a budget -> what it had used when it ended
         _give(self._root)
 
     def _index(self, share: Share, above: str) -> None:
@@ -190,6 +203,34 @@ class Ledger:
         for place in self._places.values():
             if place.began_at is not None:
                 place.began_at = at
+
+    def carry(self, earlier: Ledger) -> None:
+        """Count what a run that goes on again has used up so far, but for what is counted here already: what completed.
+
+        Args:
+            earlier: The ledger of the run as it was.
+        """
+        here = self._totals()
+        for key, used in earlier._totals().items():
+            known = here.get(key, {})
+            more = {resource: max(0, amount - known.get(resource, 0)) for resource, amount in used.items()}
+            place = self._place(key) if any(more.values()) else None
+            if place is not None:
+                _add(place.spent, more)
+        self._know_all()
+
+    def _totals(self) -> dict[str, dict[Resource, int]]:
+        """What the run, and whatever has a budget of its own, has used up in all."""
+        totals = {key: dict(used) for key, used in self._used.items()}
+        for key, place in self._places.items():
+            if place.budget is not None or not key:
+                _add(totals.setdefault(key, {}), place.spent)
+        return totals
+
+    def _know_all(self) -> None:
+        for place in self._places.values():
+            if place.parent is not None and not place.is_open and any(place.spent.values()):
+                place.parent.know(place)
 
     def expand(self, key: str, count: int) -> None:
         """A place with items knows how many they are."""
@@ -272,7 +313,9 @@ class Ledger:
         if place is None or not place.is_open:
             parent.forget(plan_path(key))
         for inner in [other for other in self._places if other == key or other.startswith((f"{key}/", f"{key}["))]:
-            del self._places[inner]
+            over = self._places.pop(inner)
+            if over.budget is not None and any(over.spent.values()):
+                _add(self._used.setdefault(inner, {}), over.spent)
         parent.children.pop(key, None)
 
     # -- what is over
@@ -330,7 +373,7 @@ class Ledger:
 
     def dump(self) -> Json:
         """The whole state as plain JSON data."""
-        return {
+        places: dict[str, Json] = {
             key: {
                 "given": dict(place.given),
                 "spent": dict(place.spent),
@@ -341,12 +384,15 @@ class Ledger:
             }
             for key, place in self._places.items()
         }
+        return {"places": places, "used": {key: dict(used) for key, used in self._used.items()}}
 
     @classmethod
     def load(cls, root: Share, data: Json) -> Ledger:
         """Build the ledger that ``dump`` described."""
         self = cls(root)
-        for key, state in cast("Mapping[str, dict[str, object]]", data).items():
+        told = cast("Mapping[str, Mapping[str, dict[str, object]]]", data)
+        self._used = {key: dict(cast("dict[Resource, int]", used)) for key, used in told["used"].items()}
+        for key, state in told["places"].items():
             place = self._place(key)
             assert place is not None, "it was dumped"
             place.given = cast("dict[Resource, int]", dict(cast("dict[str, int]", state["given"])))
@@ -355,7 +401,13 @@ class Ledger:
             place.await_only(cast("list[str]", state["coming"]))
             if place.parent is not None and state["is_open"]:
                 place.parent.children[key] = place
+        self._know_all()
         return self
+
+
+def _add(total: dict[Resource, int], amounts: Mapping[Resource, int]) -> None:
+    for resource, amount in amounts.items():
+        total[resource] = total.get(resource, 0) + amount
 
 
 def _upwards(place: _Place | None) -> Iterator[_Place]:
@@ -381,7 +433,9 @@ def _lacks(place: _Place) -> bool:
     if parent is None or place.is_open:
         return False
     return any(
-        (own := place.own(resource)) is not None and resource in parent.given and own > parent.free(resource)
+        (own := place.own(resource)) is not None
+        and resource in parent.given
+        and own - place.spent[resource] > parent.free(resource)
         for resource in DIVIDED
     )
 
@@ -396,9 +450,10 @@ def _give(place: _Place) -> None:
             continue
         own = place.own(resource)
         above = None if parent is None or resource not in parent.given else parent
+        before = place.spent[resource]  # of what completed before the run went on again, and counts above it already
         if own is not None:
-            place.given[resource] = own if above is None else min(own, above.free(resource))
+            place.given[resource] = own if above is None else min(own, before + above.free(resource))
         elif above is not None and place.share.spends:
-            place.given[resource] = above.even_share(resource)
+            place.given[resource] = before + above.even_share(resource)
     if parent is not None:
         parent.children[place.key] = place

@@ -109,6 +109,7 @@ class LogRows:
         self._maps: set[str] = set()  # steps that are known to have items
         self._worker = ""
         self._steps: dict[Place, _Step] = {}
+        self._spent: dict[Place, tuple[int, int]] = {}  # by what has ended, for a run that goes on again: cost and tokens
         self._undone: dict[Place, _Step] = {}  # what undoes a step; its row stays what it came to
         self._timers: dict[str, TimerRow] = {}  # that have not fired
         self._executors: dict[str, str] = {}
@@ -246,6 +247,8 @@ class LogRows:
         step = self._steps.get(place)
         if step is None:
             step = self._steps[place] = _Step()
+            if self._spent:
+                step.cost, step.tokens = self._spent.pop(place, (0, 0))
             step.is_whole_map = place[1] is None and place[0] in self._maps
         self._changed[place] = step
         return step
@@ -413,6 +416,8 @@ class LogRows:
             self._close_span(step, at, "failed", error=_first_line(error) or reason)
         self._over.append(place)
         self._steps.pop(place, None)
+        if step.cost or step.tokens:
+            self._spent[place] = step.cost, step.tokens
 
     def _step_row(self, place: Place, step: _Step) -> StepRow:
         run_id = self._begun.run_id

@@ -223,6 +223,11 @@ class Scheduler:
         """
         self._held = Held(wanted)
 
+    def carry(self, earlier: Scheduler) -> None:
+        """Count in its budgets what the run has used up so far, whatever came of it."""
+        if self._ledger is not None and earlier._ledger is not None:
+            self._ledger.carry(earlier._ledger)
+
     @property
     def status(self) -> RunStatus | None:
         """The run's final state; None while it goes on."""
@@ -1560,6 +1565,7 @@ class Scheduler:
         elif self._done:
             node, path, index = self._done.pop()
             self._undoing = step = _undo_step(node, self._root, path)
+            self._close_budget(step, index)  # what it used itself does not keep it from being undone
             step.put_back(index, 1)
             self._enqueue(step)
         else:

@@ -39,7 +39,8 @@ def retry(ctx: click.Context, /, run: str, failed: bool, start: str, reason: str
     """Let RUN (an id, the beginning of one, or 'last') go on, in the same run.
 
     Steps and items that completed are not run again, unless they follow from PATH or were undone. What runs does so as a new
-    generation: with attempts counted from 1, and idempotency keys of its own. Finally steps run again.
+    generation: with attempts counted from 1, and idempotency keys of its own. Finally steps run again. Of budgets, what
+    was used stays used.
 
     The run keeps the workflow that it began with; plugins may have been mended since. Exit codes as for run.
     """
