@@ -8,6 +8,7 @@ import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 from test_scheduler_laws import Key, World, graphs, laws, replay
+from treadle._budget_use import budget_uses
 from treadle._budgets import Budget
 from treadle._graph import Graph
 from treadle._models import AttemptEnded, AttemptStarted, BudgetRefusal, Command, Fact, Outcome, StepUsage
@@ -98,7 +99,7 @@ class Spending(World):
 def test_no_run_exceeds_its_budgets(graph: Graph, data: st.DataObject) -> None:
     """What was spent, what is set aside and what may have been lost in a crash: together never more than the cap, of the run
     and of each step. What was refused is never tried again, every law of runs without budgets holds, and a log replays to the
-    same state, decision by decision.
+    same state, decision by decision. What people are shown of it comes from the log alone, and is the same.
     """
     world: Any = Spending(graph, data)
 
@@ -106,3 +107,8 @@ def test_no_run_exceeds_its_budgets(graph: Graph, data: st.DataObject) -> None:
 
     world.check_result()
     replay(graph, world)
+    entries = [entry for records, _, _ in world.log for entry in records]
+    ledger = world.scheduler._ledger._totals()
+    for use in budget_uses(graph, entries):
+        known = ledger.get(use.path, {"cost": 0})["cost"]
+        assert use.total.cost == known, "what is shown is what counts"

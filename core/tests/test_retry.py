@@ -411,6 +411,7 @@ def test_no_budget_is_exceeded_by_all_generations_together(case: tuple[Workflow,
         assert step.node.budget is None or mine <= (step.node.budget.cost or 0), path
     cap = plan.graph.budget.cost if plan.graph.budget is not None else 0
     assert used.total_cost <= (cap or 0)
+    assert [(use.path, use.total.cost) for use in result.budgets if not use.path] == [("", used.total_cost)]
     result = pay_again(store, result, "last")
     [limit] = [entry for entry in result.entries if isinstance(entry, AttemptStarted) and entry.path == "last"][-1].allowance
     assert limit.most == (cap or 0) - result.usage.total_cost

@@ -29,7 +29,7 @@ FLOORS = [
     _expressions _graph _hook_calls _json _lean_spans _limits _log_records _log_rows _mailbox _operation_log _origin _owner
     _noted_span _payload_schema _policy_keys _redaction _retries _run_metrics _sdk_spans _secrets _span_projection _step_log
     _surroundings _telemetry _trace_parent _tracing _version _waits _slots
-    _budgets _ledger _meter _prices""",
+    _budgets _budget_use _ledger _meter _prices""",
     "_bind _clients _doctor _executor _plugins _scopes",
     "_generations _loader _plan _planned _schema _subflows _workflow",
     "_conductor _instances _ready_queue _isolated_child _isolation _keeper _run_settings _scheduler _supervisor",
@@ -50,6 +50,7 @@ PURE = {
     "treadle._decisions",
     "treadle._expressions",
     "treadle._budgets",
+    "treadle._budget_use",
     "treadle._generations",
     "treadle._graph",
     "treadle._ready_queue",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from kept_project import fitting
 
 SPENDER = '''
 import os
@@ -39,15 +41,41 @@ def test_a_kept_run_shows_what_it_used(tmp_path: Path) -> None:
 
     killed = treadle(tmp_path, "run", "w.yaml")
     resumed = treadle(tmp_path, "resume", "last")
-    shown, told = treadle(tmp_path, "show", "last"), json.loads(treadle(tmp_path, "show", "last", "--json").stdout)
+    shown, told = treadle(tmp_path, "show", "last"), fitting(treadle(tmp_path, "show", "last", "--json").stdout, "show")
 
     assert (killed.returncode, resumed.returncode) == (9, 0), resumed.stderr
-    assert "  used:    0.50 USD, 2,400 tokens" in shown.stdout.splitlines()
+    assert "  used:    0.50 USD, 2,400 tokens, 2 requests" in shown.stdout.splitlines()
     assert [line.split()[:1] + line.split()[4:] for line in shown.stdout.splitlines() if line.startswith(("a ", "b "))] == [
-        ["a", "0.25", "USD,", "1,200", "tokens"],
-        ["b", "0.25", "USD,", "1,200", "tokens"],
+        ["a", "0.25", "USD,", "1,200", "tokens,", "1", "request"],
+        ["b", "0.25", "USD,", "1,200", "tokens,", "1", "request"],
     ]
-    assert [(step["path"], step["cost"], step["tokens"]) for step in told["steps"]] == [
-        ("a", 25_000_000, 1200),
-        ("b", 25_000_000, 1200),
+    assert [(step["path"], step["cost"], step["tokens"], step["requests"]) for step in told["steps"]] == [
+        ("a", 25_000_000, 1200, 1),
+        ("b", 25_000_000, 1200, 1),
     ]
+    assert (told["usage"]["requests"], told["budgets"]) == (2, [])
+
+
+def test_a_retried_run_shows_what_all_its_generations_used(tmp_path: Path) -> None:
+    """Of how much, with what a crash may have cost; and it is not said of a run without money that it can be retried."""
+    (tmp_path / "treadle.toml").write_text('[plugins]\nfolder = "executors"\n')
+    (tmp_path / "executors").mkdir()
+    (tmp_path / "executors" / "demo.py").write_text(SPENDER)
+    steps = "steps:\n  a: {uses: demo.ask, with: {crash: crashed}}\n  b: {uses: demo.ask, needs: [a]}\n"
+    (tmp_path / "w.yaml").write_text(f"name: w\nbudget: {{cost: '2.00', wall_time: 1h}}\n{steps}")
+
+    killed = treadle(tmp_path, "run", "w.yaml")
+    resumed = treadle(tmp_path, "resume", "last")
+    again = [treadle(tmp_path, "retry", "last", "--from", "b") for _ in range(3)]
+    shown, told = treadle(tmp_path, "show", "last"), fitting(treadle(tmp_path, "show", "last", "--json").stdout, "show")
+
+    assert [each.returncode for each in (killed, resumed, *again)] == [9, 0, 0, 0, 1], again[-1].stderr
+    lost = "(1.00 USD of it set aside for calls that were interrupted)"
+    used = f"2.00 of 2.00 USD, 4,800 tokens, 4 requests, TIME of 1h00m {lost}, in 4 generations"
+    for text in (shown.stdout, again[-1].stdout + again[-1].stderr):
+        assert re.sub(r"[\d.]+s of", "TIME of", next(line for line in text.splitlines() if "used:" in line))[11:] == used
+    assert "treadle retry" not in again[-1].stdout + again[-1].stderr
+    [run] = told["budgets"]
+    assert run["cost_microcents"] == {"used": 200_000_000, "limit": 200_000_000}
+    assert run["lost"] == {"cost_microcents": 100_000_000}
+    assert told["usage"]["cost_usd"] == "1.00"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
+from treadle._budget_use import BudgetUse, budget_uses, usage_data
 from treadle._models import (
     AttemptEnded,
     AttemptStarted,
@@ -29,10 +30,11 @@ from treadle._models import (
     WaitEnded,
     WaitStarted,
 )
-from treadle._money import format_money
 from treadle._paths import item_path, scope_path, step_id
+from treadle._plan import compile_plan
 from treadle._prices import PipelineUsage
 from treadle._span_projection import SpanProjection
+from treadle._workflow import Workflow
 from treadle.errors import RunFailedError
 
 _SUCCESS = (StepStatus.COMPLETED, StepStatus.PARTIAL_FAILURE, StepStatus.CACHED, StepStatus.SKIPPED)
@@ -93,6 +95,11 @@ class RunResult:
         """What all attempts used up, whatever became of them."""
         return PipelineUsage.from_step_usages(used_by_step(self.entries))
 
+    @property
+    def budgets(self) -> list[BudgetUse]:
+        """What was used of each budget, the run's own first; ``to_dict`` of one tells it in plain data."""
+        return budgets_of(self.entries)
+
     def check(self) -> RunResult:
         """This result, when the run completed.
 
@@ -118,6 +125,7 @@ class RunResult:
             "duration_s": round(self.duration_s, 6),
             "steps": {path: _step(step) for path, step in self.steps.items()},
             **_usage(self.usage.total),
+            **_budgets(self.budgets, self.ended_at),
         }
 
 
@@ -154,10 +162,26 @@ def _step(step: StepResult) -> dict[str, Json]:
 
 def _usage(usage: StepUsage) -> dict[str, Json]:
     """What was used up, under its key; nothing when it was nothing."""
-    if not usage:
-        return {}
-    cost = {"cost_microcents": usage.cost, "cost_usd": format_money(usage.cost)}
-    return {"usage": {**cost, "tokens": usage.tokens, "requests": usage.requests}}
+    return {"usage": usage_data(usage)} if usage else {}
+
+
+def _budgets(uses: Sequence[BudgetUse], at: float) -> dict[str, Json]:
+    return {"budgets": [use.to_dict(at) for use in uses]} if uses else {}
+
+
+def budgets_of(entries: Sequence[Entry]) -> list[BudgetUse]:
+    """What was used of each budget of a run, by its log."""
+    created = entries[0] if entries else None
+    if not isinstance(created, RunCreated) or not _names_budget(created.workflow):
+        return []
+    return budget_uses(compile_plan(Workflow.from_dict(created.workflow)).graph, entries)
+
+
+def _names_budget(data: object) -> bool:
+    """Whether a budget may be anywhere in a workflow: a look at its keys is cheaper than a plan."""
+    if isinstance(data, Mapping):
+        return "budget" in data or any(_names_budget(value) for value in data.values())
+    return isinstance(data, (list, tuple)) and any(_names_budget(value) for value in data)
 
 
 def used_by_step(entries: Iterable[Entry]) -> dict[str, StepUsage]:

@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
+import attrs
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from treadle._cli._output import clean, colour, count, mark, spell, spell_usage
+from treadle._budget_use import BudgetUse
+from treadle._cli._output import clean, colour, count, mark, spell, spell_budget, spell_usage
 from treadle._cli._progress import stamp
 from treadle._cli._view import Change, RunView, StepView, Wait, items_over, wait_text
 
@@ -112,9 +114,11 @@ class LiveDisplay:
         running = sum(len(step.active) for step in view.steps.values())
         parts += [f"{running} running"] if running else []
         parts += [spell(now - view.started_at)] if view.started_at else []
-        used = spell_usage(view.usage.cost, view.usage.tokens, view.usage.requests)
-        if used or view.budget:
-            parts.append(f"{used or 'nothing'} used" + (f" of {view.budget}" if view.budget else ""))
+        if view.budget is not None:
+            use = BudgetUse("", view.budget, view.usage, began_at=view.started_at)
+            parts.append(f"{spell_budget(use, now)} used")
+        elif view.usage:
+            parts.append(f"{spell_usage(*attrs.astuple(view.usage))} used")
         text = Text(", ".join(parts), style="dim")
         return text.append(f"  stopping: {clean(view.stopping)}", style="yellow") if view.stopping else text
 

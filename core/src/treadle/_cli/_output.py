@@ -10,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO, cast
 
+import attrs
 import click
 
+from treadle._budget_use import BudgetUse
 from treadle._cli._ending import threads_left
 from treadle._money import format_money
 from treadle._step_log import KeptPrints
@@ -110,6 +112,25 @@ def spell_usage(cost: int, tokens: int, requests: int = 0) -> str:
         count(requests, "request") if requests else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def spell_budget(use: BudgetUse, now: float) -> str:
+    """What was used of a budget, and of how much: ``0.25 of 1.00 USD, 1,200 tokens, 12.0s of 2h00m``."""
+    used, budget = use.total, use.budget
+    parts = [
+        _part(format_money(used.cost), None if budget.cost is None else format_money(budget.cost), "USD", used.cost),
+        _part(f"{used.tokens:,}", None if budget.tokens is None else f"{budget.tokens:,}", "tokens", used.tokens),
+        _part(f"{used.requests:,}", None if budget.requests is None else f"{budget.requests:,}", "requests", used.requests),
+        f"{spell(use.time_used_s(now))} of {spell(budget.wall_time_s)}" if budget.wall_time_s is not None else "",
+    ]
+    lost = f" ({spell_usage(*attrs.astuple(use.lost))} of it set aside for calls that were interrupted)" if use.lost else ""
+    return ", ".join(part for part in parts if part) + lost
+
+
+def _part(used: str, limit: str | None, unit: str, amount: int) -> str:
+    if limit is not None:
+        return f"{used} of {limit} {unit}"
+    return (count(amount, "request") if unit == "requests" else f"{used} {unit}") if amount else ""
 
 
 def write(text: str, stream: TextIO | None = None) -> None:

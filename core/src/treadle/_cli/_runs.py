@@ -11,13 +11,16 @@ import anyio
 import attrs
 import click
 
-from treadle._cli._kept import ENDED, find_run, item_name, kept_runs, moment, read_log, took
+from treadle._cli._kept import ENDED, find_run, item_name, kept_runs, moment, took
 from treadle._cli._loading import json_option
 from treadle._cli._open_waits import Open, open_waits
-from treadle._cli._output import clean, mark, paint, say, spell, spell_usage, table, write, write_json
+from treadle._cli._output import clean, mark, paint, say, spell, table, write, write_json
+from treadle._cli._spending import Spending
+from treadle._collector import collector_paused
 from treadle._durations import parse_duration
 from treadle.ports import (
     CheckpointRow,
+    Entry,
     RunQuery,
     RunRow,
     RunStatus,
@@ -112,22 +115,26 @@ def _timegm(moment: time.struct_time) -> int:
 def show(run: str, as_json: bool) -> None:
     """Show how RUN (an id, the beginning of one, or 'last') stands: its state, its steps, what it waits for."""
 
-    async def look(store: Store) -> tuple[RunRow, Sequence[StepRow], list[Open], Sequence[CheckpointRow]]:
+    async def look(store: Store) -> tuple[RunRow, Sequence[StepRow], list[Open], Sequence[CheckpointRow], Spending]:
         row = await find_run(store, run)
         steps = await store.steps(row.run_id)
-        return row, steps, await _waits(store, row, steps), await store.checkpoints(row.run_id)
+        with collector_paused():
+            entries = [record.entry for record in await store.read(row.run_id)]
+        spending = Spending.of(row, steps, entries, time.time())
+        return row, steps, await _waits(store, row, steps, entries), await store.checkpoints(row.run_id), spending
 
     with kept_runs() as (store, _):
-        row, steps, waits, points = anyio.run(look, store)
+        row, steps, waits, points, spending = anyio.run(look, store)
     if as_json:
         told = {"waits": [attrs.asdict(wait) for wait in waits], "checkpoints": [attrs.asdict(point) for point in points]}
-        write_json({**_run_object(row), "steps": [_step_object(step) for step in steps], **told})
+        shown = [_step_object(step) | {"requests": spending.requests(step)} for step in steps]
+        write_json({**_run_object(row), **spending.to_dict(), "steps": shown, **told})
         return
-    for line in _shown_run(row, steps, waits, points):
+    for line in _shown_run(row, steps, waits, points, spending):
         write(line)
 
 
-async def _waits(store: Store, row: RunRow, steps: Sequence[StepRow]) -> list[Open]:
+async def _waits(store: Store, row: RunRow, steps: Sequence[StepRow], entries: Sequence[Entry]) -> list[Open]:
     """What a run waits for: next attempts, signals that are to be delivered later, and what its steps wait for."""
     pending = [timer for timer in await store.timers(row.run_id) if timer.status == "pending"]
     waits = [Open(timer.path, "", timer.due) for timer in pending if timer.kind == "retry"]
@@ -136,7 +143,7 @@ async def _waits(store: Store, row: RunRow, steps: Sequence[StepRow]) -> list[Op
         mine = [slot for slot in await store.slots() if slot.run_id == row.run_id and not slot.is_held]
         waits += [Open(slot.holder, "", None, slot=slot.group) for slot in mine]
     if row.ended_at is None and any(step.ended_at is None and not step.executor for step in steps):
-        waits += open_waits(await read_log(store, row.run_id))  # the only place where a signal without a timeout stands
+        waits += open_waits(entries)  # the only place where a signal without a timeout stands
     return waits
 
 
@@ -156,7 +163,9 @@ def _shown_wait(row: RunRow, wait: Open) -> str:
     return f"{wait.path} waits for the signal {wait.signal!r}{until}: {answer}"
 
 
-def _shown_run(row: RunRow, steps: Sequence[StepRow], waits: Sequence[Open], points: Sequence[CheckpointRow]) -> Iterator[str]:
+def _shown_run(
+    row: RunRow, steps: Sequence[StepRow], waits: Sequence[Open], points: Sequence[CheckpointRow], spending: Spending
+) -> Iterator[str]:
     status = row.status.value
     yield paint(f"{mark(status, sys.stdout)} {clean(row.workflow)} {status}", status, sys.stdout)
     yield f"  run:     {row.run_id}" + (f"  trace {row.trace_id}" if row.trace_id else "")
@@ -165,24 +174,24 @@ def _shown_run(row: RunRow, steps: Sequence[StepRow], waits: Sequence[Open], poi
         yield f"  owner:   {row.owner}, last heard of {moment(row.heartbeat_at)}"
     if row.error_message or row.reason:
         yield f"  cause:   {clean(row.culprit + ': ' if row.culprit else '')}{clean(row.error_message or row.reason)}"
-    whole = [step for step in steps if step.index is None]
-    used = spell_usage(sum(step.cost for step in whole), sum(step.tokens for step in whole))
-    if used:
-        yield f"  used:    {used}"
+    if spending.whole:
+        yield f"  used:    {spending.whole}"
     rows = [
         [
             step.path if step.index is None else f"  {step.path}[{step.index}]",
             step.status.value,
             str(step.attempt),
             "" if step.ended_at is None or step.queued_at is None else spell(step.ended_at - step.queued_at),
-            *([spell_usage(step.cost, step.tokens)] if used else []),
+            spending.of_step(step),
             f"{step.error_type}: {step.error_message}" if step.error_type else step.reason,
         ]
         for step in steps
     ]
     if rows:
         yield ""
-        yield table(["STEP", "STATUS", "ATTEMPTS", "TOOK", *(["USED"] if used else []), "WHY"], rows)
+        has_used = any(cells[4] for cells in rows)
+        heads = ["STEP", "STATUS", "ATTEMPTS", "TOOK", "USED", "WHY"]
+        yield table(heads, rows) if has_used else table([*heads[:4], "WHY"], [[*cells[:4], cells[5]] for cells in rows])
     for wait in waits:
         yield f"  {clean(_shown_wait(row, wait))}"
     for point in points:

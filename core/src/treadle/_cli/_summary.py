@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from typing import TextIO
 
-from treadle._cli._output import MARKS, clean, count, first_line, is_terminal, mark, paint, spell, spell_usage
+import attrs
+
+from treadle._cli._output import MARKS, clean, count, first_line, is_terminal, mark, paint, spell, spell_budget, spell_usage
 from treadle._cli._view import told
 from treadle._results import RunResult
-from treadle.ports import GroupStarted, MapStarted, StepResult
+from treadle.ports import GroupStarted, MapStarted, RetryRequested, StepResult
 
 _SHORT = 200
 _INSPECTED = ("InputsInvalidError", "OutputInvalidError")
@@ -35,16 +37,26 @@ def summarize(
     lines = [f"{head} in {spell(result.duration_s)} ({_counts(result)})"]
     lines += [f"  {label + ':':<8} {text}" for label, text in _causes(result)]
     lines += [f"  {'output:':<8} {text}" for text in _outputs(result.outputs, cut=is_terminal(stream))]
-    total = result.usage.total
-    used = spell_usage(total.cost, total.tokens, total.requests)
-    lines += [f"  {'used:':<8} {used}"] if used else []
+    lines += [f"  {'used:' if not number else '':<8} {used}" for number, used in enumerate(_used(result))]
     trace = f"  trace {result.trace_id}" if result.trace_id else ""
     lines.append(f"  {'run:':<8} {result.run_id}{trace}")
     if status != "completed":
         lines.append(f"  {'next:':<8} {_next_command(result, rerun, executors)}")
-        if is_kept:
+        if is_kept and not _has_no_means(result):
             lines.append(f"  {'or:':<8} treadle retry {result.run_id}")
     return "\n".join(lines)
+
+
+def _used(result: RunResult) -> Iterator[str]:
+    """What was used, of what the run may use; and budgets within it of which nothing is left."""
+    uses, total = result.budgets, result.usage.total
+    whole = spell_budget(uses[0], result.ended_at) if uses and not uses[0].path else spell_usage(*attrs.astuple(total))
+    generations = 1 + sum(isinstance(entry, RetryRequested) for entry in result.entries)
+    if whole:
+        yield whole + (f", in {generations} generations" if generations > 1 else "")
+    for use in uses:
+        if use.path and use.is_used_up:
+            yield f"{use.path}: {spell_budget(use, result.ended_at)}"
 
 
 def _counts(result: RunResult) -> str:
@@ -88,6 +100,15 @@ def _outputs(outputs: Mapping[str, object], *, cut: bool) -> Iterator[str]:
             short = text[:_SHORT].splitlines()[0] if text.strip() else ""
             text = f"{short}... ({count(len(text), 'character')}; --json shows all)"
         yield f"{name} = {text}"
+
+
+def _has_no_means(result: RunResult) -> bool:
+    """Whether the run ended because a budget is used up, which stays so when it is retried."""
+    return (
+        result.error is not None
+        and result.error.type == "BudgetExceededError"
+        and any(use.is_used_up for use in result.budgets)
+    )
 
 
 def _next_command(result: RunResult, rerun: str, executors: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
+from treadle._budgets import Budget, parse_budget
 from treadle._cli._output import count, first_line, spell
 from treadle._paths import item_path, outermost
 from treadle._waits import Wait as DeclaredWait
@@ -120,7 +121,7 @@ class RunView:
     stopping: str = ""
     cancelled: str = ""
     usage: StepUsage = attrs.field(factory=StepUsage)
-    budget: str = ""
+    budget: Budget | None = None
     _needs_slot: bool = False
     _approvals: set[str] = attrs.field(factory=set)
     _errors: dict[tuple[str, int | None], str] = attrs.field(factory=dict)
@@ -211,7 +212,7 @@ class RunView:
         self._needs_slot = bool(entry.workflow.get("concurrency"))
         self._approvals = set(_approvals(entry.workflow))
         self.steps_total = sum(_size(entry.workflow.get(part)) for part in ("steps", "finally"))
-        self.budget = _budget(entry.workflow.get("budget"))
+        self.budget = parse_budget(entry.workflow["budget"]) if entry.workflow.get("budget") else None
         trace = f", trace {entry.trace_id}" if entry.trace_id else ""
         text = f"run {entry.run_id} of {self.workflow or 'the workflow'}: {count(self.steps_total, 'step')}{trace}"
         return [Change(entry.at, "run_started", "running", text, scrolls=True)]
@@ -403,14 +404,6 @@ def _approvals(workflow: Mapping[str, object]) -> Iterator[str]:
             wait = step.get("wait") if isinstance(step, Mapping) else None
             if wait is not None and DeclaredWait.read(wait).is_approval:
                 yield f"{prefix}{name}"
-
-
-def _budget(said: object) -> str:
-    """What a run may use up, for people; empty for any amount."""
-    told = said if isinstance(said, Mapping) else {}
-    parts = [f"{told['cost']} USD" if "cost" in told else ""]
-    parts += [f"{told[name]:,} {name}" for name in ("tokens", "requests") if name in told]
-    return ", ".join(part for part in parts if part)
 
 
 def _size(part: object) -> int:
