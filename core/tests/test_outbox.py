@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from treadle import Registry, RunResult, TransientError, Workflow, _tracing, executor, run
+from treadle import Registry, RunResult, TransientError, Workflow, _outbox, _tracing, executor, run
 from treadle._memory import MemoryStore
 from treadle._models import Entry
 from treadle._outbox import BATCH, MOST_HELD, Outbox, SpanReport, spans_waiting
@@ -284,6 +284,146 @@ def test_one_bad_span_does_not_take_others_along() -> None:
     (export,) = anyio.run(store.span_exports, "refused")
     (letter,) = export.letters
     assert letter.first == letter.last
+
+
+BUSY = Delivery("later", "503 Service Unavailable")
+
+
+def busy_for(name: str) -> Callable[[Sequence[SpanRecord]], Delivery]:
+    """A backend that answers "later" whenever a certain span is in a request."""
+    return lambda spans: BUSY if any(span.name == name for span in spans) else DELIVERED
+
+
+@pytest.fixture
+def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is put off is tried again at once."""
+    for name in ("FIRST_WAIT_S", "LONGEST_WAIT_S", "FIRST_HOLD_S", "LONGEST_HOLD_S"):
+        monkeypatch.setattr(_outbox, name, 0.001)
+
+
+@pytest.mark.usefixtures("in_haste")
+def test_a_span_that_is_always_put_off_does_not_block_those_behind_it() -> None:
+    """While the backend takes others, it is found, tried again for so long, then set aside with its reason; no other is."""
+    store, backend = Kept(), Backend(busy_for("s300"))
+    result = perform(store, None, steps=400)
+    anyio.run(store.open_spans, result.run_id)
+
+    report = Outbox(store, backend, patience_s=0.05).drain(120)
+
+    everything = projected(store.entries(result.run_id))
+    guilty = [span for span in everything if span.name == "s300"]
+    assert (report.refused, report.left) == (1, 0)
+    assert {*ids(backend.spans)} == {*ids(everything)} - {*ids(guilty)}
+    (export,) = anyio.run(store.span_exports, "refused")
+    (letter,) = export.letters
+    assert (letter.first, letter.spans, letter.is_final) == (letter.last, 1, True)
+    assert letter.reason.startswith("503 Service Unavailable, for ")
+    assert letter.reason.endswith(" while others were taken")
+
+    backend.answer = lambda spans: DELIVERED
+    anyio.run(store.open_spans, result.run_id, letter.first - 1)
+    assert Outbox(store, backend).drain(120).is_done
+    assert {*ids(backend.spans)} == {*ids(everything)}
+
+
+def test_other_runs_do_not_wait_for_a_span_that_is_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anybody's patience is over they are sent; which span waits, and since when, the next process knows."""
+    for name, value in (("FIRST_WAIT_S", 0.001), ("LONGEST_WAIT_S", 0.001), ("FIRST_HOLD_S", 1e6), ("LONGEST_HOLD_S", 1e6)):
+        monkeypatch.setattr(_outbox, name, value)
+    store = Kept()
+    blocked, other = (perform(store, None, steps=steps).run_id for steps in (5, 3))
+    for run_id in (blocked, other):
+        anyio.run(store.open_spans, run_id)
+    backend = Backend(busy_for("s4"))
+    report = Outbox(store, backend, patience_s=3600).drain(120)
+
+    assert {*ids(projected(store.entries(other)))} <= {*ids(backend.spans)}
+    assert (report.refused, report.reason) == (0, "503 Service Unavailable")
+    assert report.left == spans_waiting(_index_of(store, blocked, "s4"), store.entries(blocked))
+    (export,) = anyio.run(store.span_exports)
+    (letter,) = export.letters
+    assert (export.run_id, export.refused, export.reason) == (blocked, 0, "503 Service Unavailable")
+    assert (letter.first, letter.is_final) == (_index_of(store, blocked, "s4") + 1, False)
+
+    # The next process has the others' spans to send as well, and is as patient as the first one.
+    third = perform(store, None).run_id
+    anyio.run(store.open_spans, third)
+    assert Outbox(store, backend, patience_s=3600).drain(120).refused == 0
+    assert {*ids(projected(store.entries(third)))} <= {*ids(backend.spans)}
+    (export,) = anyio.run(store.span_exports)
+    assert export.letters[0].at == letter.at, "the time counts from the first time on"
+
+    # Once the patience is over, one look is enough.
+    last = Outbox(store, backend, patience_s=0.0).drain(120)
+    assert (last.sent, last.refused, last.left) == (report.left - 1, 1, 0)
+    assert list(anyio.run(store.span_exports)) == []
+
+
+def _index_of(store: Kept, run_id: str, name: str) -> int:
+    """The index of the entry that finishes the span of this name."""
+    projection = SpanProjection()
+    found = [n for n, entry in enumerate(store.entries(run_id)) if any(s.name == name for s in projection.apply(entry))]
+    return found[-1]
+
+
+@pytest.mark.usefixtures("in_haste")
+@pytest.mark.parametrize("answer", [BUSY, Delivery("later", "connection refused"), Delivery("later", "no answer in time")])
+def test_a_backend_that_takes_nothing_is_waited_for_however_long(answer: Delivery) -> None:
+    """It is away, and the spans are not to blame: nothing is set aside, and it is asked with one span at a time."""
+    store, backend = Kept(), Backend(lambda spans: answer)
+    results = [perform(store, None) for _ in range(2)]
+    for result in results:
+        anyio.run(store.open_spans, result.run_id)
+    while len(backend.batches) < 10:
+        report = Outbox(store, backend, patience_s=0.0).drain(0.3)
+        assert (report.refused, report.left) == (0, 24)
+    assert {len(batch) for batch in backend.batches} == {1, 24}
+    assert [export.letters for export in anyio.run(store.span_exports)] == [(), ()]
+
+    backend.answer = lambda spans: DELIVERED
+    assert Outbox(store, backend, patience_s=0.0).drain(120) == SpanReport(sent=24)
+
+
+@pytest.mark.usefixtures("in_haste")
+def test_a_last_span_alone_does_not_tell_a_busy_backend_from_one_that_is_away() -> None:
+    """With no other span to ask with, nothing is set aside; the next run's spans show that the backend takes others."""
+    store = Kept()
+    first = perform(store, None).run_id
+    anyio.run(store.open_spans, first, len(store.entries(first)) - 1)
+    backend = Backend(busy_for("RUN flow"))
+    assert Outbox(store, backend, patience_s=0.0).drain(0.3).refused == 0
+
+    second = perform(store, None).run_id
+    anyio.run(store.open_spans, second)
+    report = Outbox(store, backend, patience_s=0.0).drain(120)
+
+    assert (report.refused, report.left) == (2, 0)
+    assert sorted(span.name for span in backend.spans if span.name == "RUN flow") == []
+
+
+@pytest.mark.usefixtures("in_haste")
+def test_a_backend_that_goes_away_in_the_search_condemns_nothing() -> None:
+    """A span is set aside only when another one is taken right after it was not."""
+    store = Kept()
+    result = perform(store, None, steps=20)
+    anyio.run(store.open_spans, result.run_id)
+    taken: list[str] = []
+
+    def going(spans: Sequence[SpanRecord]) -> Delivery:
+        """Takes one span, and is away ever after."""
+        if taken or len(spans) > 1:
+            return BUSY
+        taken.extend(ids(spans))
+        return DELIVERED
+
+    backend = Backend(going)
+    while len(backend.batches) < 12:
+        assert Outbox(store, backend, patience_s=0.0).drain(0.3).refused == 0
+
+    assert len(taken) == 1
+    last = Backend()
+    assert Outbox(store, last, patience_s=0.0).drain(120).is_done
+    assert {*ids(last.spans), *taken} == {*ids(projected(store.entries(result.run_id)))}
 
 
 def test_a_backend_that_lets_nobody_in_is_asked_once() -> None:

@@ -63,6 +63,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.status, self.headers = 200, dict[str, str]()
+        self.busy_for = ""  # a request with a span of this name is answered 503
         self.spans: list[Span] = []
         self.asked = 0
         collector = self
@@ -75,10 +76,13 @@ class Collector:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 collector.asked += 1
-                if collector.status == 200:
-                    for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                        collector.spans += [span for scope in resource.scope_spans for span in scope.spans]
-                self.send_response(collector.status)
+                resources = ExportTraceServiceRequest.FromString(body).resource_spans
+                spans = [span for resource in resources for scope in resource.scope_spans for span in scope.spans]
+                is_busy = any(span.name == collector.busy_for for span in spans)
+                status = 503 if is_busy else collector.status
+                if status == 200:
+                    collector.spans += spans
+                self.send_response(status)
                 for name, value in collector.headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", "0")
@@ -275,6 +279,26 @@ def test_refused_spans_are_shown_and_sent_when_asked(project: Project, collector
     assert fitting(again.stdout, "spans-export")["sent"] == len(OWN)
     assert collector.own == sorted(OWN)
     assert project("spans", "status", to=None).stdout == "All spans were delivered.\n"
+
+
+def test_a_span_that_is_never_taken_is_set_aside_and_the_others_arrive(project: Project, collector: Collector) -> None:
+    """A collector that answers 503 for one span alone blocks nobody: the span is kept, shown, and sent by --again."""
+    collector.busy_for = "attempt die"
+    for _ in range(2):
+        assert project.run(TREADLE_RUN__SPAN_PATIENCE="1ms").returncode == 0
+    ended = project("spans", "export", "--timeout", "80s", TREADLE_RUN__SPAN_PATIENCE="1ms")
+
+    assert (ended.returncode, ended.stdout.count("delivered to")) in {(0, 0), (1, 0), (1, 1)}
+    assert collector.own_once == sorted(name for name in OWN * 2 if name != "attempt die")
+    letters = [letter for run in project.status() for letter in run["letters"]]  # type: ignore[attr-defined]  # a list, by its schema
+    assert [(letter["spans"], letter["is_final"]) for letter in letters] == [(1, True)] * 2
+    assert all(letter["reason"].startswith("503 Service Unavailable, for ") for letter in letters)
+    assert "while others were taken" in project("spans", "status", to=None).stdout
+
+    collector.busy_for = ""
+    assert project("spans", "export", "--again").returncode == 0
+    assert collector.own_once == sorted(OWN * 2)
+    assert project.status() == []
 
 
 def test_a_wrong_key_is_said_and_loses_nothing(project: Project, collector: Collector) -> None:

@@ -372,7 +372,7 @@ class MemoryStore:
                 if not run_id or export.run_id == run_id
             ]
         if not run_id:
-            found = [each for each in found if (each.is_open and each.seq < each.count if which == "open" else each.letters)]
+            found = [each for each in found if (each.is_open and each.seq < each.count if which == "open" else each.refused)]
         return found[:limit]
 
     def _export(self, export: SpanExport) -> SpanExport:

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -20,10 +20,11 @@ import anyio
 import attrs
 
 from treadle import _telemetry as names
+from treadle._durations import format_duration
 from treadle._models import Entry, RunCreated, RunEnded, SpanRecord
 from treadle._owner import is_gone, this_owner
 from treadle._span_projection import SpanProjection
-from treadle._store_records import SpanExport, SpanLetter
+from treadle._store_records import SPAN_PATIENCE_S, SpanExport, SpanLetter
 from treadle._version import __version__
 from treadle.errors import StoreUnavailableError
 from treadle.ports import Delivery, SpanBatch, SpanSender, Store
@@ -66,7 +67,10 @@ _COUNT_S = 6e-6
 """How long an entry takes when spans are counted."""
 
 MOST_PARTS = 24
-"""Most requests in which a batch is sent whose spans are refused, to find the one that is to blame."""
+"""Most requests in which a batch is sent whose spans are not taken, to find the one that is to blame."""
+
+FIRST_HOLD_S, LONGEST_HOLD_S = 1.0, 60.0
+"""How long a run waits whose next span is to blame, while the others go on."""
 
 
 class _Nobody:
@@ -110,7 +114,9 @@ class _Source:
         self._read = 0
         self._waiting: deque[tuple[int, bool, SpanRecord]] = deque()
         self._settled = export.seq
-        self._sent, self._letters = export.sent, list(export.letters)
+        self._sent, self._letters = export.sent, [letter for letter in export.letters if letter.is_final]
+        self._failing = {letter.first: letter for letter in export.letters if not letter.is_final}
+        self.is_held, self.held_until, self._hold_s = bool(self._failing), 0.0, FIRST_HOLD_S
 
     def take(self, most: int) -> list[_Item]:
         """The next spans, at most so many."""
@@ -130,7 +136,10 @@ class _Source:
     def settle(self, item: _Item, reason: str = "") -> None:
         """A span was delivered, or refused for a reason."""
         self._settled = item.seq if item.is_last else item.seq - 1
-        self.is_noted = False
+        self.is_noted = self.is_held = False
+        self._hold_s = FIRST_HOLD_S
+        if self._failing and item.is_last:
+            self._failing.pop(item.seq, None)
         if not reason:
             self._sent += 1
         else:
@@ -143,6 +152,26 @@ class _Source:
             self._letters[-1] = attrs.evolve(before, last=last, spans=before.spans + spans)
         else:
             self._letters.append(SpanLetter(first, last, spans, reason, time.time()))
+
+    def hold(self, seq: int, reason: str, asked_s: float | None) -> bool:
+        """Wait with all spans from this one on, for a while; True when it is the first time for this one."""
+        is_new = seq not in self._failing
+        if is_new:
+            self._failing[seq] = SpanLetter(seq, seq, 1, reason, time.time(), is_final=False)
+        self.is_held, self.is_noted = True, False
+        self.held_until = time.monotonic() + max(self._hold_s, asked_s or 0.0)
+        self._hold_s = min(self._hold_s * 2, LONGEST_HOLD_S)
+        return is_new
+
+    def failing_s(self, seq: int) -> float:
+        """How long it is known that the backend does not take this span, while it takes others."""
+        letter = self._failing.get(seq)
+        return -1.0 if letter is None else time.time() - letter.at
+
+    @property
+    def hold_reason(self) -> str:
+        """Why it is held; empty when it is not."""
+        return next((letter.reason for letter in self._failing.values()), "") if self.is_held else ""
 
     @property
     def is_done(self) -> bool:
@@ -169,8 +198,8 @@ class _Source:
             max(self.export.seq, seq),
             not (self.is_done and self.has_ended),
             self._sent,
-            tuple(self._letters),
-            reason,
+            (*self._letters, *self._failing.values()),
+            self.hold_reason or reason,
             time.time(),
         )
 
@@ -211,11 +240,13 @@ class Outbox:
         store: Where the runs are; the one that is given to ``run``.
         sender: Takes the spans: the ``sender`` of what ``treadle_otlp.setup()`` answers. With None nothing is sent from here,
             and spans go to the process's provider, if there is one.
+        patience_s: How long a span is sent again that the backend answers with "later" while it takes others; then it is set
+            aside as refused. A backend that takes none is waited for, however long.
     """
 
-    def __init__(self, store: Store, sender: SpanSender | None) -> None:
+    def __init__(self, store: Store, sender: SpanSender | None, *, patience_s: float = SPAN_PATIENCE_S) -> None:
         self.is_road = sender is not None and store.is_durable
-        self._store, self._sender = store, sender or _Nobody()
+        self._store, self._sender, self._patience_s = store, sender or _Nobody(), patience_s
         self._owner = this_owner()
         self._changed = threading.Condition()
         self._live: dict[str, _Source] = {}
@@ -228,6 +259,8 @@ class Outbox:
         self._closing_at: float | None = None
         self._is_sending = False
         self._is_over = self._has_delivered = self._is_leading = self._is_denied = self._is_store_away = False
+        self._is_wary = False  # the last request was put off: by the backend, or because of what was in it?
+        self._witness: SpanRecord | None = None  # one that the backend has taken
         self._led_at = self._noted_at = 0.0
         self._looked_at = -LOOK_S
         self._not_before, self._is_asked_to_wait = 0.0, False
@@ -293,12 +326,14 @@ class Outbox:
     def _report(self) -> SpanReport:
         with self._changed:
             self._is_over = True
-            left = sum(source.count_left() for source in [*self._live.values(), *self._drained])
+            sources = [*self._live.values(), *self._drained]
+            left = sum(source.count_left() for source in sources)
+            held = next((source.hold_reason for source in sources if source.is_held), "")
             # That another process sends what others left behind is only news to who asked for it.
             elsewhere = self._elsewhere if self._is_patient else 0
             runs_left = len(self._backlog) + len(self._let_go) + elsewhere
             short = "no answer in time" if self._is_sending else "the time was too short"
-            reason = "another process sends them" if elsewhere else self._reason or short
+            reason = "another process sends them" if elsewhere else self._reason or held or short
             reason = reason if left or runs_left else ""
             return SpanReport(self._sent, self._refused, left, runs_left, reason, self._refusal)
 
@@ -310,6 +345,7 @@ class Outbox:
                 batch = self._gather()
                 if batch:
                     self._deliver(batch)
+                self._ask_again()
                 self._note()
                 if not self._may_go_on(is_idle=len(batch) < BATCH):
                     break
@@ -327,6 +363,8 @@ class Outbox:
         now = time.monotonic()
         with self._changed:
             wait_s = self._not_before - now
+            if self._closing_at is not None and wait_s <= 0:
+                wait_s = self._held_until() - now
             if self._closing_at is not None:
                 if self._is_denied or self._is_store_away or now > self._closing_at or self._is_empty():
                     return False
@@ -343,16 +381,25 @@ class Outbox:
     def _is_empty(self) -> bool:
         return not self._backlog and all(source.is_done for source in [*self._live.values(), *self._drained])
 
+    def _held_until(self) -> float:
+        """When the first run is asked about again whose next span is not taken; 0 while there is anything else to send."""
+        waiting = [source for source in [*self._live.values(), *self._drained] if not source.is_done]
+        if self._backlog or not waiting or not all(source.is_held for source in waiting):
+            return 0.0
+        return min(source.held_until for source in waiting)
+
     def _gather(self) -> list[_Item]:
         """The next batch: of runs that go on, then of those that were left behind."""
         if self._is_denied or self._not_before > time.monotonic():
             return []
         batch: list[_Item] = []
         for source in [*self._live.values(), *self._drained]:
-            batch += source.take(BATCH - len(batch))
+            if not source.is_held:
+                batch += source.take(BATCH - len(batch))
         with self._patience_with_the_store():
             while len(batch) < BATCH and (behind := self._next_behind()) is not None:
-                batch += behind.take(BATCH - len(batch))
+                if not behind.is_held:
+                    batch += behind.take(BATCH - len(batch))
         return batch
 
     @contextmanager
@@ -405,43 +452,134 @@ class Outbox:
 
     # -- sending
 
-    def _deliver(self, batch: list[_Item]) -> None:
-        parts, budget = deque([batch]), MOST_PARTS
-        while parts:
-            items = parts.popleft()
-            delivery = self._send(items)
-            if delivery.outcome == "delivered":
-                self._accept(items, delivery)
-            elif delivery.outcome in ("later", "denied"):
-                parts.appendleft(items)
-                self._put_off([item for part in parts for item in part], delivery)
-                return
-            elif len(items) > 1 and (delivery.outcome == "too_large" or (self._has_delivered and budget > 0)):
-                budget -= delivery.outcome == "refused"
-                middle = len(items) // 2
-                parts.extendleft((items[middle:], items[:middle]))
-            else:
-                self._refuse(items, delivery)
+    def _deliver(self, batch: Sequence[_Item]) -> None:
+        """Send a batch, in parts if need be, and settle in order what became of it.
 
-    def _send(self, items: Sequence[_Item]) -> Delivery:
+        Once a request was put off, the next one begins with a single span of the batch. A backend that does not take that is
+        away, and waited for. One that does is asked for the rest in parts, until it is known which spans it puts off alone:
+        their runs are held, and the others go on.
+        """
+        fates: dict[int, Delivery] = {}
+        held: set[_Source] = set()
+        parts, budget, is_searching = deque([list(range(len(batch)))]), MOST_PARTS, False
+        if self._is_wary and len(batch) > 1:
+            parts.appendleft([parts[0].pop(random.randrange(len(batch)))])
+        stopped: Delivery | None = None
+        while parts and stopped is None:
+            part = [n for n in parts.popleft() if batch[n].source not in held]
+            if not part:
+                continue
+            delivery = self._send([batch[n].span for n in part])
+            is_later = delivery.outcome == "later"
+            if delivery.outcome == "delivered":
+                self._accept([batch[n] for n in part], delivery)
+                is_searching = is_searching or self._is_wary
+                fates.update(dict.fromkeys(part, delivery))
+            elif delivery.outcome == "denied" or (is_later and not (is_searching and budget > 0 and self._has_time())):
+                stopped = delivery
+            elif len(part) > 1 and (delivery.outcome == "too_large" or (self._has_delivered and budget > 0)):
+                budget -= delivery.outcome != "too_large"
+                middle = len(part) // 2
+                parts.extendleft((part[middle:], part[:middle]))
+            elif is_later:
+                budget -= 1
+                held.add(batch[part[0]].source)
+                fates[part[0]] = delivery
+            else:
+                fates.update(dict.fromkeys(part, delivery))
+        self._settle(batch, fates)
+        if stopped is not None:
+            self._put_off(stopped)
+        else:
+            self._is_wary = False
+
+    def _settle(self, batch: Sequence[_Item], fates: Mapping[int, Delivery]) -> None:
+        """Note what became of the spans of a batch, in order: what follows one that is undecided is sent another time."""
+        undecided: set[_Source] = set()
+        again: list[_Item] = []
+        for n, item in enumerate(batch):
+            fate, source = fates.get(n), item.source
+            if source in undecided or fate is None or fate.outcome == "later":
+                if fate is not None and fate.outcome == "later" and source not in undecided:
+                    self._hold(item, fate)
+                undecided.add(source)
+                again.append(item)
+            elif fate.outcome == "delivered":
+                source.settle(item)
+            else:
+                self._refuse([item], fate)
+        for item in reversed(again):
+            item.source.put_back(item)
+            item.source.is_noted = False
+
+    # -- a span that the backend puts off while it takes others
+
+    def _hold(self, item: _Item, delivery: Delivery) -> None:
+        if item.source.hold(item.seq, delivery.reason, delivery.retry_after_s) and self._closing_at is None:
+            _log.warning(
+                "A span of run %s is not taken by %s, which takes others: %s. It is tried again for %s, then set aside.",
+                item.source.export.run_id,
+                self._sender.endpoint,
+                delivery.reason,
+                format_duration(self._patience_s),
+            )
+
+    def _ask_again(self) -> None:
+        """Send, alone, the span that holds up its run, of each run whose time has come."""
+        now = time.monotonic()
+        if self._is_denied or self._not_before > now:
+            return
+        with self._changed:
+            due = [s for s in [*self._live.values(), *self._drained] if s.is_held and s.held_until <= now]
+        for source in due:
+            items = source.take(2)
+            for item in items[:0:-1]:
+                source.put_back(item)
+            if items and self._has_time():
+                self._ask_again_for(items[0], items[1:])
+            elif items:
+                source.put_back(items[0])
+
+    def _ask_again_for(self, item: _Item, following: Sequence[_Item]) -> None:
+        source, delivery = item.source, self._send([item.span])
+        if delivery.outcome == "later":
+            others = [self._witness] if self._witness is not None else [each.span for each in following]
+            is_patient = source.failing_s(item.seq) < self._patience_s or not self._has_time()
+            if is_patient or not others or self._send(others).outcome != "delivered":
+                source.put_back(item)
+                self._hold(item, delivery)
+                return
+            told = f"{delivery.reason}, for {format_duration(round(source.failing_s(item.seq)))}, while others were taken"
+            delivery = attrs.evolve(delivery, reason=told)
+        if delivery.outcome == "delivered":
+            self._accept([item], delivery)
+            source.settle(item)
+        elif delivery.outcome == "denied":
+            source.put_back(item)
+            self._put_off(delivery)
+        else:
+            self._refuse([item], delivery)
+
+    def _has_time(self) -> bool:
+        return self._closing_at is None or time.monotonic() < self._closing_at
+
+    def _send(self, spans: Sequence[SpanRecord]) -> Delivery:
         timeout_s = SEND_S
         if self._closing_at is not None:
             timeout_s = min(timeout_s, self._closing_at - time.monotonic())
         if timeout_s <= 0:
             return Delivery("later", self._reason or "no answer in time")
-        batch = SpanBatch([item.span for item in items], names.SCOPE, __version__, names.SCHEMA_URL)
+        batch = SpanBatch(spans, names.SCOPE, __version__, names.SCHEMA_URL)
         self._is_sending = True
         delivery = self._sender.send(batch, timeout_s)
         self._is_sending = False
         return delivery
 
     def _accept(self, items: Sequence[_Item], delivery: Delivery) -> None:
-        for item in items:
-            item.source.settle(item)
         if delivery.rejected:
             self._reject(items, delivery)
         self._sent += len(items) - delivery.rejected
-        self._reason, self._wait_s, self._has_delivered = "", FIRST_WAIT_S, True
+        self._reason, self._wait_s, self._has_delivered, self._witness = "", FIRST_WAIT_S, True, items[-1].span
 
     def _reject(self, items: Sequence[_Item], delivery: Delivery) -> None:
         """A batch was taken in part; the backend does not say which, so that each run of it may be concerned."""
@@ -452,11 +590,9 @@ class Outbox:
             source.refuse(of_run[0], of_run[-1], min(delivery.rejected, len(of_run)), delivery.reason)
         self._complain(delivery.rejected, delivery.reason)
 
-    def _put_off(self, items: Sequence[_Item], delivery: Delivery) -> None:
-        for item in reversed(items):
-            item.source.put_back(item)
-            item.source.is_noted = False
+    def _put_off(self, delivery: Delivery) -> None:
         self._reason, self._is_denied = delivery.reason, delivery.outcome == "denied"
+        self._is_wary = not self._is_denied
         asked_s = delivery.retry_after_s
         self._is_asked_to_wait = asked_s is not None
         self._not_before = time.monotonic() + (self._wait_s * random.uniform(0.8, 1.2) if asked_s is None else asked_s)

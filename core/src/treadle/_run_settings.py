@@ -9,7 +9,7 @@ import attrs
 
 from treadle._config import Config, suggest
 from treadle._durations import parse_duration
-from treadle._store_records import BEAT_S, LEASE_S
+from treadle._store_records import BEAT_S, LEASE_S, SPAN_PATIENCE_S
 from treadle.errors import ConfigInvalidError, Fault
 
 MAX_CRASHES = 3
@@ -27,6 +27,8 @@ class RunSettings:
         checkpoint_every_s: How often progress of a step is written, at most.
         max_crashes: How often a step may be running when its process goes away, before it is poisoned; 0: as often as it likes,
             and nothing is run alone because of a crash.
+        span_patience_s: How long a span is sent again that a backend answers with "later" while it takes others, before it is
+            set aside.
     """
 
     lease_s: float = LEASE_S
@@ -34,6 +36,7 @@ class RunSettings:
     stall_s: float = 180.0
     checkpoint_every_s: float = 120.0
     max_crashes: int = MAX_CRASHES
+    span_patience_s: float = SPAN_PATIENCE_S
 
 
 PRESETS: Mapping[str, RunSettings] = {
@@ -42,7 +45,13 @@ PRESETS: Mapping[str, RunSettings] = {
 }
 """What ``preset`` takes: ``durable`` has the long beat for runs of many hours (S1-22, S1-80)."""
 
-_DURATIONS = {"lease": "lease_s", "beat": "beat_s", "stall": "stall_s", "checkpoint_every": "checkpoint_every_s"}
+_DURATIONS = {
+    "lease": "lease_s",
+    "beat": "beat_s",
+    "stall": "stall_s",
+    "checkpoint_every": "checkpoint_every_s",
+    "span_patience": "span_patience_s",
+}
 
 
 def run_settings(config: Config) -> RunSettings:

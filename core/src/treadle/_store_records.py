@@ -196,14 +196,15 @@ class SpanRow:
 
 @attrs.frozen
 class SpanLetter:
-    """Spans that the backend refused for good: they are kept in the log, and sent again only when somebody asks.
+    """Spans that the backend did not take: they are kept in the log, and sent again only when somebody asks.
 
     Attributes:
         first: The first entry of the log that finished one of them.
         last: The last.
         spans: How many.
         reason: What the backend said.
-        at: When, seconds since the epoch.
+        at: When, seconds since the epoch; the first time, if it was not final.
+        is_final: False for a span that the backend may still take: it is tried again, and those behind it in the run wait.
     """
 
     first: int
@@ -211,6 +212,7 @@ class SpanLetter:
     spans: int
     reason: str
     at: float
+    is_final: bool = True
 
 
 @attrs.frozen
@@ -222,7 +224,7 @@ class SpanExport:
         seq: The spans that entries up to this one finished have been delivered or refused; 0 for none.
         is_open: Whether there is more to send, or will be.
         sent: Spans that were delivered.
-        letters: Those that were refused.
+        letters: Those that were refused, and the one that holds the others up.
         reason: Why the last attempt did not deliver; empty when it did.
         changed_at: Seconds since the epoch.
         count: Entries of the log; kept by the store.
@@ -241,8 +243,8 @@ class SpanExport:
 
     @property
     def refused(self) -> int:
-        """Spans that were refused."""
-        return sum(letter.spans for letter in self.letters)
+        """Spans that were refused for good."""
+        return sum(letter.spans for letter in self.letters if letter.is_final)
 
 
 Place = tuple[str, int | None]
@@ -713,6 +715,9 @@ class StoreStats:
     checkpoint_bytes: int
     oldest_run_at: float | None
 
+
+SPAN_PATIENCE_S = 3_600.0
+"""How long a span is sent again that a backend answers with "later" while it takes others."""
 
 KEY_KEPT_S = 86_400.0
 """How long after the end of its run a key still stands for it, however short the retention is (C07)."""

@@ -28,6 +28,7 @@ class Ended:
 
 
 Run = Callable[..., Ended]
+Trailers = Iterable[tuple[str, str | bytes]]
 
 
 class Received:
@@ -47,6 +48,7 @@ class Received:
         self.resources: list[dict[str, str]] = []
         self.headers: dict[str, str] = {}
         self.requests = 0
+        self.trailers: Trailers = ()
 
     def take_traces(self, request: traces_pb.ExportTraceServiceRequest) -> None:
         for resource in request.resource_spans:
@@ -139,10 +141,12 @@ class GrpcCollector(Received):
 
     Args:
         status: What it answers; None for the ordinary answer.
+        trailers: What it sends along with a status.
     """
 
-    def __init__(self, status: grpc.StatusCode | None = None) -> None:
+    def __init__(self, status: grpc.StatusCode | None = None, trailers: Trailers = ()) -> None:
         super().__init__()
+        self.trailers = trailers
         self._server = grpc.server(ThreadPoolExecutor(4))
         traces_grpc.add_TraceServiceServicer_to_server(_Traces(self, status), self._server)  # type: ignore[no-untyped-call]  # generated
         metrics_grpc.add_MetricsServiceServicer_to_server(_Metrics(self, status), self._server)  # type: ignore[no-untyped-call]  # generated
@@ -185,4 +189,5 @@ def _meet(received: Received, status: grpc.StatusCode | None, context: grpc.Serv
     metadata: Iterable[tuple[str, str | bytes]] = context.invocation_metadata()
     received.headers = {name: str(value) for name, value in metadata}
     if status is not None:
+        context.set_trailing_metadata(received.trailers)
         context.abort(status, "not today")

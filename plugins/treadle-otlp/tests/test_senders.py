@@ -8,6 +8,8 @@ from email.utils import formatdate
 
 import grpc  # type: ignore[import-untyped]  # ships no types
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # ships no types
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTracePartialSuccess, ExportTraceServiceResponse
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
@@ -20,7 +22,7 @@ from otlp_receivers import GrpcCollector, HttpCollector
 from treadle import Registry, TransientError, Workflow, executor, hookimpl, run
 from treadle.ports import Context, Delivery, SpanBatch, SpanRecord, SpanSender
 from treadle_otlp._encoding import encode
-from treadle_otlp._senders import MOST_BYTES, make_sender
+from treadle_otlp._senders import MOST_BYTES, _failed, _read, make_sender
 from treadle_otlp._settings import Connection, Settings, read_connection, read_settings
 
 RESOURCE = Resource({"service.name": "tests", "n": 1}, "https://schema")
@@ -156,15 +158,17 @@ def test_spans_arrive(collector: HttpCollector | GrpcCollector, protocol: str) -
         (403, "denied"),
         (404, "denied"),
         (302, "denied"),
-        (408, "later"),
+        (408, "refused"),
+        (500, "refused"),
         (429, "later"),
-        (500, "later"),
+        (502, "later"),
         (503, "later"),
+        (504, "later"),
         (413, "too_large"),
     ],
 )
 def test_a_status_says_what_becomes_of_the_batch(status: int, outcome: str) -> None:
-    """Spans are to blame for 400, settings for 401, size for 413; everything else passes."""
+    """Spans are to blame for 400, settings for 401, size for 413; what OTLP's table names passes."""
     with HttpCollector(status=status) as collector:
         delivery = sender_to(collector.endpoint).send(batch(span()), 5)
 
@@ -176,22 +180,68 @@ def test_a_status_says_what_becomes_of_the_batch(status: int, outcome: str) -> N
 @pytest.mark.parametrize(
     ("code", "outcome"),
     [
+        ("CANCELLED", "later"),
+        ("UNKNOWN", "refused"),
         ("INVALID_ARGUMENT", "refused"),
-        ("UNAUTHENTICATED", "denied"),
+        ("DEADLINE_EXCEEDED", "later"),
+        ("NOT_FOUND", "denied"),
+        ("ALREADY_EXISTS", "refused"),
         ("PERMISSION_DENIED", "denied"),
+        ("UNAUTHENTICATED", "denied"),
+        ("RESOURCE_EXHAUSTED", "refused"),
+        ("FAILED_PRECONDITION", "refused"),
+        ("ABORTED", "later"),
+        ("OUT_OF_RANGE", "later"),
         ("UNIMPLEMENTED", "denied"),
+        ("INTERNAL", "refused"),
         ("UNAVAILABLE", "later"),
-        ("RESOURCE_EXHAUSTED", "later"),
-        ("INTERNAL", "later"),
+        ("DATA_LOSS", "later"),
     ],
 )
 def test_a_code_of_grpc_says_what_becomes_of_the_batch(code: str, outcome: str) -> None:
-    """The same over gRPC."""
+    """The same over gRPC, for every code of OTLP's table."""
     with GrpcCollector(grpc.StatusCode[code]) as collector:
-        delivery = sender_to(collector.endpoint, "grpc").send(batch(span()), 5)
+        delivery = sender_to(collector.endpoint, "grpc").send(batch(span()), 30)
 
     assert delivery.outcome == outcome
     assert delivery.reason
+
+
+def test_what_an_exhausted_server_says_decides_over_grpc() -> None:
+    """It recovers when it says how long it takes, and a message that was too large is sent in parts."""
+    retry = RetryInfo(retry_delay=Duration(seconds=2, nanos=500_000_000)).SerializeToString()
+    with GrpcCollector(grpc.StatusCode.RESOURCE_EXHAUSTED, [("google.rpc.retryinfo-bin", retry)]) as collector:
+        recovers = sender_to(collector.endpoint, "grpc").send(batch(span()), 30)
+
+    assert (recovers.outcome, recovers.retry_after_s) == ("later", 2.5)
+    for details, outcome in (
+        ("grpc: received message larger than max (5000000 vs. 4194304)", "too_large"),
+        ("quota", "refused"),
+    ):
+        assert _failed(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, details)).outcome == outcome
+
+
+class Failure(grpc.RpcError):
+    """What gRPC raises."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        self._code, self._details = code, details
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> None:
+        """None was sent."""
+
+
+def test_only_what_otlp_names_is_sent_again() -> None:
+    """Of all statuses four are for later; by the specification no other is sent again as it is."""
+    later = [status for status in range(300, 600) if _read(status, "", None, b"").outcome == "later"]
+
+    assert later == [429, 502, 503, 504]
 
 
 @pytest.mark.parametrize(

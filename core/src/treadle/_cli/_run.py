@@ -158,7 +158,7 @@ class Session:
         """Run, show how it ended, answer the exit code."""
         try:
             self.provider = set_up_tracing(self.registry, is_strict=self.options.strict)
-            self.outbox = make_outbox(self.provider, self.store)
+            self.outbox = make_outbox(self.provider, self.store, self.registry)
             if self.outbox is not None:
                 self.outbox.start()
             with self._watched() as line, Interrupts(line, self._give_up) as interrupts:

@@ -51,7 +51,7 @@ def export(ctx: click.Context, /, *, run: str, again: bool, timeout: str, as_jso
     with kept_runs() as (store, registry):
         provider = _provider(registry)
         assert provider.sender is not None, "_provider sees to it"
-        outbox = make_outbox(provider, store)
+        outbox = make_outbox(provider, store, registry)
         assert outbox is not None, "the store is durable"
         try:
             only = anyio.run(_open, store, run, again)

@@ -11,6 +11,7 @@ from treadle._cli._failures import describe
 from treadle._cli._output import count, say
 from treadle._outbox import Outbox, SpanReport
 from treadle._plugins import Registry
+from treadle._run_settings import run_settings
 from treadle.errors import ConfigError, TreadleError
 from treadle.ports import Store, TracingProvider
 
@@ -71,10 +72,10 @@ def is_wanted(environ: Mapping[str, str]) -> bool:
     return any(name.startswith("OTEL_EXPORTER_OTLP_") and value for name, value in environ.items())
 
 
-def make_outbox(provider: TracingProvider | None, store: Store) -> Outbox | None:
+def make_outbox(provider: TracingProvider | None, store: Store, registry: Registry) -> Outbox | None:
     """What sends the spans of the runs that ``store`` keeps; None when they go through the provider, if anywhere."""
     sender = provider.sender if provider is not None and store.is_durable else None
-    return None if sender is None else Outbox(store, sender)
+    return None if sender is None else Outbox(store, sender, patience_s=run_settings(registry.config).span_patience_s)
 
 
 def shut_down(provider: TracingProvider | None, outbox: Outbox | None = None) -> None:

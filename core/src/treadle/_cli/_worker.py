@@ -73,7 +73,7 @@ class _Process:
 
     def run(self, poll_s: float, concurrency: int, *, once: bool) -> None:
         provider = set_up_tracing(self._registry, is_strict=False)
-        outbox = make_outbox(provider, self._store)
+        outbox = make_outbox(provider, self._store, self._registry)
         if outbox is not None:
             outbox.start()
         sinks = [outbox] if outbox is not None else []

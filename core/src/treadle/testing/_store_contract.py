@@ -1200,9 +1200,12 @@ class StoreContract:
                 await _Writer(store, name).create()
                 await store.open_spans(name)
             await store.put_spans([SpanExport("r2", 9, is_open=False, sent=5, letters=letters, changed_at=_AT)])
+            held = (SpanLetter(1, 1, 1, "503 Service Unavailable", _AT, is_final=False),)
+            await store.put_spans([SpanExport("r1", 0, letters=held, changed_at=_AT)])
             (refused,) = await store.span_exports("refused")
             assert (refused.run_id, refused.letters, refused.refused) == ("r2", letters, 4)
-            assert [export.run_id for export in await store.span_exports()] == ["r1"]
+            (waiting,) = await store.span_exports()
+            assert (waiting.run_id, waiting.letters, waiting.refused) == ("r1", held, 0), "what is still tried is not refused"
 
         async def act_again(store: Store) -> None:
             if not store.is_durable:

@@ -30,9 +30,12 @@ __all__ = ["MOST_BYTES", "make_sender"]
 MOST_BYTES = 1024 * 1024
 """Longest request of more than one span: servers refuse whole batches from 4 MB on."""
 
-_LATER = {408, 425, 429}
+_LATER = {429, 502, 503, 504}
+"""What may be sent again, by OTLP's table; of all else the same request is not."""
 _DENIED = {401, 402, 403, 404, 405, 407}
 """What the settings are to blame for, not the spans."""
+_GRPC_LATER = {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
+_GRPC_DENIED = {"UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED", "NOT_FOUND"}
 
 
 def make_sender(settings: Settings, connection: Connection, resource: Resource) -> SpanSender:
@@ -106,7 +109,7 @@ def _read(status: int, words: str, retry_after: str | None, body: bytes) -> Deli
     reason = " ".join(f"{status} {words}".split())
     if status == 413:
         return Delivery("too_large", reason)
-    if status >= 500 or status in _LATER:
+    if status in _LATER:
         return Delivery("later", reason, _seconds(retry_after))
     if status < 400 or status in _DENIED:
         return Delivery("denied", reason)
@@ -200,15 +203,11 @@ def _failed(error: grpc.RpcError) -> Delivery:
     details = error.details() or ""
     reason = plain(details) or short(f"{name} {details}")
     asked_s = _asked_s(error)
-    match name:
-        case "RESOURCE_EXHAUSTED" if asked_s is None and "larger than max" in details:
-            return Delivery("too_large", reason)
-        case "UNAUTHENTICATED" | "PERMISSION_DENIED" | "UNIMPLEMENTED" | "NOT_FOUND":
-            return Delivery("denied", reason)
-        case "INVALID_ARGUMENT" | "FAILED_PRECONDITION" | "ALREADY_EXISTS":
-            return Delivery("refused", reason)
-        case _:
-            return Delivery("later", reason, asked_s)
+    if name in _GRPC_LATER or (name == "RESOURCE_EXHAUSTED" and asked_s is not None):
+        return Delivery("later", reason, asked_s)
+    if name == "RESOURCE_EXHAUSTED" and "larger than max" in details:
+        return Delivery("too_large", reason)
+    return Delivery("denied" if name in _GRPC_DENIED else "refused", reason)
 
 
 def _asked_s(error: grpc.RpcError) -> float | None:
