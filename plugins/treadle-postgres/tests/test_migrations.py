@@ -59,11 +59,25 @@ def test_the_store_of_a_later_version_is_refused(server: PostgresServer, schema:
     """It is not touched, and the message says what to update."""
     use(server, schema)
     with server.connect(schema) as connection:
-        connection.execute(f"INSERT INTO {VERSIONS} (version) VALUES ({VERSION + 1})")
+        connection.execute(f"INSERT INTO {VERSIONS} (version, digest) VALUES ({VERSION + 1}, '')")
     with pytest.raises(StoreUnavailableError, match="later version") as caught:
         use(server, schema)
 
     assert "Update treadle-postgres" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "make_it_old", [f"UPDATE {VERSIONS} SET digest = 'another'", f"ALTER TABLE {VERSIONS} DROP COLUMN digest"]
+)
+def test_a_format_between_versions_is_refused_in_clear_words(server: PostgresServer, schema: str, make_it_old: str) -> None:
+    """A schema of a development state has the number of a format but not its tables."""
+    use(server, schema)
+    with server.connect(schema) as connection:
+        connection.execute(make_it_old)
+    with pytest.raises(StoreUnavailableError, match="unknown format") as caught:
+        use(server, schema)
+
+    assert "another schema" in caught.value.remedy
 
 
 def test_a_schema_of_somebody_else_is_refused(server: PostgresServer, schema: str) -> None:

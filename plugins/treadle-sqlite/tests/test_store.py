@@ -201,6 +201,32 @@ def test_a_later_format_is_refused(store: SqliteStore) -> None:
         numbers(store.path)
 
 
+@pytest.mark.parametrize(
+    "make_it_old",
+    [
+        "DROP TABLE facts",
+        "DELETE FROM facts WHERE name = 'format'",
+        "UPDATE facts SET value = 'another' WHERE name = 'format'",
+    ],
+)
+def test_a_format_between_versions_is_refused_in_clear_words(store: SqliteStore, make_it_old: str) -> None:
+    """A file of a development state has the number of a format but not its tables: it says so, and is left as it is."""
+    fill(store)
+    store.close()
+    connection = apsw.Connection(str(store.path))
+    connection.execute(make_it_old)
+    connection.close()
+    before = store.path.read_bytes()
+
+    for ask in ("stats", "migrate"):
+        opened = SqliteStore(path=store.path)
+        with pytest.raises(StoreUnavailableError, match="unknown format") as caught:
+            anyio.run(getattr(opened, ask))
+        opened.close()
+        assert "Move the file" in caught.value.remedy
+    assert store.path.read_bytes() == before
+
+
 def test_a_full_disk_loses_nothing(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLITE_FULL is an error that says so; what was acknowledged before is there."""
     opened = SqliteStore._open_writer
@@ -483,6 +509,36 @@ def test_indexes_of_the_spans_serve_their_questions(store: SqliteStore) -> None:
         assert f"INDEX execution_spans{index}" in plan
         assert "TEMP" not in plan
     connection.close()
+
+
+def test_the_log_is_indexed_for_audits_when_asked(tmp_path: Path) -> None:
+    """By run always; by path, phase, kind and time with ``audit_indexes``, also an old store, once and for all (S1-50)."""
+    questions = {
+        "SELECT seq FROM records WHERE run_id = 'r' AND seq > 3": "records_run",
+        "SELECT seq FROM records WHERE path = 'a'": "records_path",
+        "SELECT seq FROM records WHERE phase = 'main'": "records_phase",
+        "SELECT seq FROM records WHERE kind = 'RetryScheduled'": "records_kind",
+        "SELECT seq FROM records WHERE at > 1": "records_at",
+    }
+    path = tmp_path / "runs.db"
+
+    def used() -> set[str]:
+        connection = apsw.Connection(str(path))
+        plans = [str(row[3]) for question in questions for row in connection.execute(f"EXPLAIN QUERY PLAN {question}")]
+        connection.close()
+        return {index for index in questions.values() if any(index in plan for plan in plans)}
+
+    found = []
+    for audit_indexes in (False, True, False):
+        store = SqliteStore(path=path, audit_indexes=audit_indexes)
+        if not found:
+            fill(store)
+        anyio.run(store.migrate)
+        store.close()
+        found.append(used())
+
+    assert found == [{"records_run"}, set(questions.values()), set(questions.values())]
+    assert numbers(path) == [1, 2, 3, 4]
 
 
 # -- being killed

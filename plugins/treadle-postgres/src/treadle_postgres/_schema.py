@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import cast
 
 import psycopg
@@ -283,7 +284,14 @@ _FIND = (
     " JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1 AND relname = $2), EXISTS (SELECT FROM pg_class"
     " JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1)"
 )
-_LATEST = f"SELECT coalesce(max(version), 0) FROM {VERSIONS}"
+# As JSON: the table of a development state may have no digest.
+_LATEST = f"SELECT version, to_jsonb({VERSIONS}) ->> 'digest' FROM {VERSIONS} ORDER BY version DESC LIMIT 1"
+
+
+def digest(version: int) -> str:
+    """What tells the tables of a version from those of a state between versions, which have the same number."""
+    text = " ".join("\n".join(MIGRATIONS[:version]).split())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def migrate(connection: Connection, schema: str, where: str) -> int:
@@ -298,7 +306,7 @@ def migrate(connection: Connection, schema: str, where: str) -> int:
         The version that it had.
 
     Raises:
-        StoreUnavailableError: It is no schema of treadle's, or one of a later version.
+        StoreUnavailableError: It is no schema of treadle's, or one of a later version or of none.
     """
     version = before = version_of(connection, schema, where)
     while version < VERSION:
@@ -313,7 +321,7 @@ def migrate(connection: Connection, schema: str, where: str) -> int:
             connection.execute(MIGRATIONS[version], prepare=False)
             fault_point("in_migration")
             version += 1
-            connection.execute(f"INSERT INTO {VERSIONS} (version) VALUES ($1)", (version,))
+            connection.execute(f"INSERT INTO {VERSIONS} (version, digest) VALUES ($1, $2)", (version, digest(version)))
     return before
 
 
@@ -326,18 +334,26 @@ def _make_schema(connection: Connection, schema: str, where: str) -> None:
             f"Schema {schema} of {where} holds tables that are not treadle's.", "Choose another schema in [store]."
         )
     connection.execute(
-        f"CREATE TABLE IF NOT EXISTS {VERSIONS} (version INTEGER PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
+        f"CREATE TABLE IF NOT EXISTS {VERSIONS} (version INTEGER PRIMARY KEY, digest TEXT NOT NULL,"
+        " applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
     )
 
 
 def version_of(connection: Connection, schema: str, where: str) -> int:
     """The version of a schema; 0 when there is nothing of treadle's in it."""
     _, has_versions, _ = _one(connection, _FIND, (schema, VERSIONS))
-    version = cast("int", _one(connection, _LATEST, ())[0]) if has_versions else 0
+    found = connection.execute(_LATEST).fetchone() if has_versions else None
+    version, known = (0, "") if found is None else cast("tuple[int, str | None]", found)
     if version > VERSION:
         raise StoreUnavailableError(
             f"Store {where} was written by a later version of treadle-postgres (format {version}; this one knows {VERSION}).",
             "Update treadle-postgres, or choose another schema in [store].",
+        )
+    if version and known != digest(version):
+        raise StoreUnavailableError(
+            f"Schema {schema} of {where} has tables of an unknown format: it was written by a development state of"
+            f" treadle-postgres, before format {version} was final.",
+            "Keep it for what wrote it, or drop it, and choose another schema in [store].",
         )
     return version
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import TypeVar
 
 from treadle.ports import EXPORT_TABLE, LINE_TABLE, RUN_TABLE, SPAN_TABLE, STEP_TABLE, TIMER_TABLE, Table
@@ -13,17 +14,30 @@ _RUN_COLUMNS = RUN_TABLE.columns
 _RUN_SHOWN = f"{', '.join(_RUN_COLUMNS)}, owner, heartbeat_at"
 
 
-def _upsert(table: Table[R]) -> str:
+def _upsert(table: Table[R], *, key: Sequence[str] = ()) -> str:
     """Insert a row or change the one of the same key, which keeps its place in the order of insertion."""
-    changed = ", ".join(f"{name} = excluded.{name}" for name in table.columns if name not in table.key)
+    key = key or table.key
+    changed = ", ".join(f"{name} = excluded.{name}" for name in table.columns if name not in key)
     return (
         f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({_marks(table.columns)})"
-        f" ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {changed}"
+        f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
     )
 
 
 def _marks(values: Sequence[object]) -> str:
     return ", ".join("?" for _ in values)
+
+
+ROWS_AT_ONCE = 16
+"""Most rows of one statement: few enough that the texts for all counts stay prepared."""
+
+
+@cache
+def for_rows(statement: str, count: int) -> str:
+    """An insert of one row as an insert of so many, which costs half as much as one statement after the other."""
+    before, _, rest = statement.partition("VALUES (")
+    marks, _, after = rest.partition(")")
+    return f"{before}VALUES {', '.join([f'({marks})'] * count)}{after}"
 
 
 # -- writing
@@ -43,7 +57,7 @@ CHANGE_RUN = (
 )
 PUT_STEP = _upsert(STEP_TABLE)
 PUT_TIMER = _upsert(TIMER_TABLE)
-PUT_SPAN = _upsert(SPAN_TABLE)
+PUT_SPAN = _upsert(SPAN_TABLE, key=("workflow_execution_id", "id"))
 DROP_CHECKPOINTS = "DELETE FROM checkpoints WHERE run_id = ? AND path = ? AND item_index = ?"
 DROP_ALL_CHECKPOINTS = "DELETE FROM checkpoints WHERE run_id = ? AND path = ?"
 DROP_PROCESSES = "DELETE FROM processes WHERE run_id = ? AND path = ? AND item_index = ?"

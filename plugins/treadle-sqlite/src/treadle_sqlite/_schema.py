@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import apsw
@@ -62,10 +63,6 @@ CREATE TABLE records (
     body BLOB NOT NULL
 );
 CREATE UNIQUE INDEX records_run ON records (run_id, seq);
-CREATE INDEX records_path ON records (path, run_id, seq);
-CREATE INDEX records_phase ON records (phase, at);
-CREATE INDEX records_kind ON records (kind, at);
-CREATE INDEX records_at ON records (at);
 CREATE TRIGGER records_are_kept BEFORE UPDATE ON records BEGIN SELECT RAISE(ABORT, 'records are never changed'); END;
 
 CREATE TABLE payloads (
@@ -97,7 +94,7 @@ CREATE TABLE steps (
     reason TEXT NOT NULL
 );
 CREATE UNIQUE INDEX steps_run ON steps (run_id, path, item_index);
-CREATE INDEX steps_status ON steps (status, phase);
+CREATE INDEX steps_active ON steps (status, phase) WHERE ended_at IS NULL;
 
 CREATE TABLE timers (
     run_id TEXT NOT NULL REFERENCES runs (run_id),
@@ -194,7 +191,7 @@ CREATE INDEX lines_run ON lines (run_id, seq);
 CREATE INDEX lines_path ON lines (run_id, path, item_index, seq);
 
 CREATE TABLE execution_spans (
-    id TEXT NOT NULL PRIMARY KEY,
+    id TEXT NOT NULL,
     trace_id TEXT NOT NULL,
     parent_id TEXT NOT NULL,
     executor_type TEXT NOT NULL,
@@ -212,7 +209,7 @@ CREATE TABLE execution_spans (
     created_at REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400)
 );
 CREATE INDEX execution_spans_executor ON execution_spans (executor_type, status, started_at DESC);
-CREATE INDEX execution_spans_workflow ON execution_spans (workflow_execution_id);
+CREATE UNIQUE INDEX execution_spans_workflow ON execution_spans (workflow_execution_id, id);
 
 CREATE TABLE span_exports (
     run_id TEXT NOT NULL PRIMARY KEY REFERENCES runs (run_id) ON DELETE CASCADE,
@@ -240,7 +237,7 @@ SELECT steps.run_id, runs.workflow, steps.path, nullif(steps.item_index, -1) AS 
     CASE WHEN runs.owner = '' THEN 'orphaned'
          WHEN runs.heartbeat_at < (julianday('now') - 2440587.5) * 86400 - 30 THEN 'stale' ELSE 'alive' END AS heartbeat_status
 FROM steps JOIN runs ON runs.run_id = steps.run_id
-WHERE steps.status IN ('pending', 'running', 'retrying');
+WHERE steps.ended_at IS NULL AND steps.status IN ('pending', 'running', 'retrying');
 
 CREATE VIEW task_stats_by_phase AS
 SELECT run_id, phase, status, count(*) AS tasks, sum(attempt) AS attempts, avg(duration_ms) AS avg_duration_ms,
@@ -259,6 +256,23 @@ MIGRATIONS: tuple[str, ...] = (_FIRST,)
 
 VERSION = len(MIGRATIONS)
 
+AUDIT_INDEXES = """
+CREATE INDEX IF NOT EXISTS records_path ON records (path, run_id, seq);
+CREATE INDEX IF NOT EXISTS records_phase ON records (phase, at);
+CREATE INDEX IF NOT EXISTS records_kind ON records (kind, at);
+CREATE INDEX IF NOT EXISTS records_at ON records (at);
+"""
+"""For questions to the log across runs, which only people ask: every commit would pay for them."""
+
+_FIND_DIGEST = "SELECT value FROM facts WHERE name = 'format'"
+_SET_DIGEST = "INSERT INTO facts (name, value) VALUES ('format', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+
+
+def digest(version: int) -> str:
+    """What tells the tables of a version from those of a state between versions, which have the same number."""
+    text = " ".join("\n".join(MIGRATIONS[:version]).split())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
 
 def migrate(connection: apsw.Connection, path: str, begin: Callable[[], None]) -> int:
     """Bring a store to this version, each step whole or not at all: one that is killed in between goes on the next time.
@@ -272,7 +286,7 @@ def migrate(connection: apsw.Connection, path: str, begin: Callable[[], None]) -
         The version that it had.
 
     Raises:
-        StoreUnavailableError: It is no store of treadle's, or one of a later version.
+        StoreUnavailableError: It is no store of treadle's, or one of a later version or of none.
     """
     before = version_of(connection, path)
     if before == VERSION:
@@ -285,6 +299,7 @@ def migrate(connection: apsw.Connection, path: str, begin: Callable[[], None]) -
                 connection.execute("ROLLBACK")
                 return before
             connection.execute(MIGRATIONS[version])
+            connection.execute(_SET_DIGEST, (digest(version + 1),))
             fault_point("in_migration")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version + 1}")
             connection.execute("COMMIT")
@@ -305,4 +320,18 @@ def version_of(connection: apsw.Connection, path: str) -> int:
             f"Store {path} was written by a later version of treadle-sqlite (format {version}; this one knows {VERSION}).",
             "Update treadle-sqlite, or choose another path in [store].",
         )
+    if version and _digest_of(connection) != digest(version):
+        raise StoreUnavailableError(
+            f"Store {path} has tables of an unknown format: it was written by a development state of treadle-sqlite,"
+            f" before format {version} was final.",
+            "Move the file (and -wal, -shm) away, to be read by what wrote it, or choose another path in [store].",
+        )
     return version
+
+
+def _digest_of(connection: apsw.Connection) -> str:
+    try:
+        found = connection.execute(_FIND_DIGEST).fetchone()
+    except apsw.SQLError:  # there is not even that table
+        return ""
+    return "" if found is None else str(found[0])

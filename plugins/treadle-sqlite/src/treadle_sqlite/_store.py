@@ -64,7 +64,7 @@ from treadle.ports import (
 from treadle_sqlite import _queries as sql
 from treadle_sqlite import _upkeep as upkeep
 from treadle_sqlite._files import Guard, copy_to_read, default_path, prepare, watch, why_read_only
-from treadle_sqlite._schema import VERSION, migrate, version_of
+from treadle_sqlite._schema import AUDIT_INDEXES, VERSION, migrate, version_of
 from treadle_sqlite._worker import Worker, Writer, begin, retrying
 
 T = TypeVar("T")
@@ -103,6 +103,8 @@ class SqliteStore:
         timeout_s: How long to wait while another process holds the file.
         allow_network: Also use a file on a network file system, where SQLite may lose data.
         keep_days: Remove runs that ended longer ago, by and by, when nothing else is to be done; 0 keeps them for ever.
+        audit_indexes: Also index the log by path, phase, kind and time, for whoever asks it across runs with SQL; every commit
+            waits for them. Once made they stay.
     """
 
     name = "sqlite"
@@ -116,6 +118,7 @@ class SqliteStore:
         timeout_s: float = 30.0,
         allow_network: bool = False,
         keep_days: float = 0,
+        audit_indexes: bool = False,
     ) -> None:
         if durability not in ("full", "normal"):
             raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
@@ -123,7 +126,7 @@ class SqliteStore:
             raise ValueError(f"keep_days is 0 or more, not {keep_days!r}")
         self.path = Path(path).expanduser().absolute() if str(path) else default_path()
         self._durability, self._timeout_s, self._allow_network = durability, timeout_s, allow_network
-        self._keep_days = keep_days
+        self._keep_days, self._audit_indexes = keep_days, audit_indexes
         self._guard = Guard(self.path)
         self._lock = threading.Lock()
         self._writer: Writer | None = None
@@ -623,6 +626,10 @@ class SqliteStore:
         for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}", *_PRAGMAS):
             worker.retrying(lambda pragma=pragma: list(connection.execute(f"PRAGMA {pragma}")))  # type: ignore[misc]  # bound now
         self._format_before = migrate(connection, str(self.path), lambda: writer.begin(connection))
+        if self._audit_indexes:
+            writer.begin(connection)
+            connection.execute(AUDIT_INDEXES)
+            connection.execute("COMMIT")
         if told := upkeep.warning(upkeep.facts(connection)):
             _log.warning("%s: %s", self.path, told)
             writer.begin(connection)
@@ -680,26 +687,23 @@ def _boot_id() -> str:
 
 
 def _add_entries(connection: apsw.Connection, run_id: str, entries: Sequence[EntryColumns]) -> None:
+    rows = []
     for seq, at, kind, phase, path, packed in entries:
         encoding, body, _ = packed
         if packed.is_long:
             connection.execute(sql.ADD_PAYLOAD, (run_id, seq, body))
             encoding, body = encoding + _APART, b""
-        _put(connection, sql.ADD_RECORD, (run_id, seq, at, kind, phase, path, encoding, body))
+        rows.append((run_id, seq, at, kind, phase, path, encoding, body))
+    _put_all(connection, sql.ADD_RECORD, rows)
 
 
 def _put_rows(connection: apsw.Connection, run_id: str, rows: Rows, *, has_run: bool = True) -> None:
     if rows.run is not None and has_run:
         has_ended = rows.run.ended_at is not None
         _put(connection, sql.CHANGE_RUN, (*RUN_TABLE.values(rows.run)[1:], has_ended, has_ended, has_ended, run_id))
-    for step in rows.steps:
-        _put(connection, sql.PUT_STEP, STEP_TABLE.values(step))
-    for timer in rows.timers:
-        _put(connection, sql.PUT_TIMER, TIMER_TABLE.values(timer))
-    for span in rows.spans:
-        values = list(SPAN_TABLE.values(span))
-        values[_KEYS], values[_ISSUES] = dump_value(span.output_keys), dump_value(span.validation_issues)
-        _put(connection, sql.PUT_SPAN, values)
+    _put_all(connection, sql.PUT_STEP, [STEP_TABLE.values(step) for step in rows.steps])
+    _put_all(connection, sql.PUT_TIMER, [TIMER_TABLE.values(timer) for timer in rows.timers])
+    _put_all(connection, sql.PUT_SPAN, [_span_values(span) for span in rows.spans])
     for path, index in rows.ended:
         if index is None:
             connection.execute(sql.DROP_ALL_CHECKPOINTS, (run_id, path))
@@ -707,6 +711,13 @@ def _put_rows(connection: apsw.Connection, run_id: str, rows: Rows, *, has_run: 
         else:
             connection.execute(sql.DROP_CHECKPOINTS, (run_id, path, index))
             connection.execute(sql.DROP_PROCESSES, (run_id, path, index))
+
+
+def _put_all(connection: apsw.Connection, statement: str, rows: Sequence[Sequence[object]]) -> None:
+    """Write rows, in their order."""
+    for first in range(0, len(rows), sql.ROWS_AT_ONCE):
+        part = rows[first : first + sql.ROWS_AT_ONCE]
+        _put(connection, sql.for_rows(statement, len(part)), tuple(chain.from_iterable(part)))
 
 
 def _put(connection: apsw.Connection, statement: str, values: Sequence[object]) -> None:
@@ -721,6 +732,12 @@ def _put(connection: apsw.Connection, statement: str, values: Sequence[object]) 
 
 def _signal(name: str, encoding: int, payload: bytes, signal_id: str, sent_at: float, due: float | None, number: int) -> Signal:
     return Signal(name, json.loads(unpack(encoding, payload)), signal_id, sent_at, due, number)
+
+
+def _span_values(span: SpanRow) -> Sequence[object]:
+    values = list(SPAN_TABLE.values(span))
+    values[_KEYS], values[_ISSUES] = dump_value(span.output_keys), dump_value(span.validation_issues)
+    return values
 
 
 def _span_row(row: tuple[object, ...]) -> SpanRow:

@@ -201,7 +201,7 @@ def _say_how_far(connection: apsw.Connection, point: str) -> None:
         fault_point(point)
         return False
 
-    connection.set_progress_handler(passing, 1_000)
+    connection.set_progress_handler(passing, 100)
 
 
 def warning(known: Mapping[str, str]) -> str:
