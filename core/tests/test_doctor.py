@@ -518,6 +518,7 @@ RELEASED = {
     "validate_output": ("call", "output"),
     "retry_policy": ("call", "error"),
     "end_attempt": ("call", "outcome"),
+    "wrap_work": ("call", "ctx", "work"),
     "open_run": ("run",),
     "close_run": ("run",),
     "make_redactor": ("run",),

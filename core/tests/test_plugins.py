@@ -982,7 +982,7 @@ def test_a_policy_from_python_is_checked_too() -> None:
 
 def test_the_hooks_of_core_are_what_policies_are_held_against() -> None:
     """The list in this file would go stale silently."""
-    hooks = {"execute", "validate_output", "retry_policy", "end_attempt"}
+    hooks = {"execute", "wrap_work", "validate_output", "retry_policy", "end_attempt"}
     assert {name for name in vars(ExecutorHooks) if name[0] != "_"} == hooks
 
 

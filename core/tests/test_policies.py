@@ -10,16 +10,16 @@ import anyio
 import attrs
 import pluggy
 import pytest
-from treadle import Context, RetryAfter, Secret, TransientError, Workflow, client, executor
+from treadle import Context, PermanentError, RetryAfter, Secret, TransientError, Workflow, client, executor
 from treadle._clock import SteadySeconds
 from treadle._error_info import MAX_INPUT_TEXT
 from treadle._hook_calls import first_answer
 from treadle._plugins import Registry
 from treadle._redaction import Redaction
 from treadle._results import RunResult
-from treadle.errors import PolicyFailedError, TreadleError
+from treadle.errors import BindError, PolicyFailedError, TreadleError
 from treadle.hookspecs import PROJECT, hookimpl
-from treadle.ports import ErrorInfo, Issue, Outcome, RunSurroundings, SpanRecord, dump_line
+from treadle.ports import Call, ErrorInfo, Issue, Outcome, RunSurroundings, SpanRecord, Work, dump_line
 from treadle.testing import Recorder, VirtualClock, virtual_run
 
 WORD = "the-hidden-word"
@@ -400,7 +400,9 @@ def test_hooks_are_called_as_pluggy_calls_them(arrangement: str) -> None:
             manager.register(one)
         hook = cast("pluggy.HookCaller", manager.hook.ask)
         try:
-            answer: object = first_answer(hook, ("who", "what"))("me", 7) if is_ours else hook(who="me", what=7)
+            answer: object = (
+                first_answer(hook.get_hookimpls(), ("who", "what"), hook)("me", 7) if is_ours else hook(who="me", what=7)
+            )
         except Exception as error:
             answer = repr(error)
         seen.append((answer, log))
@@ -422,7 +424,7 @@ def test_a_wrapper_must_yield_once(yields: int) -> None:
         manager.register(one)
 
     with pytest.raises(RuntimeError, match=r"ask did not yield|ask yielded twice"):
-        first_answer(cast("pluggy.HookCaller", manager.hook.ask), ("who", "what"))("me", 7)
+        first_answer(manager.hook.ask.get_hookimpls(), ("who", "what"), manager.hook.ask)("me", 7)
 
 
 def test_errors_of_treadle_are_told_as_well() -> None:
@@ -435,3 +437,114 @@ def test_errors_of_treadle_are_told_as_well() -> None:
 
     with pytest.raises(PolicyFailedError, match=r"There is no key\."):
         run(saying(), Refuses())
+
+
+# -- wrap_work -----------------------------------------------------------------------------------------------------------
+
+
+def around(name: str, log: list[str], *, is_function: bool, **options: bool) -> object:
+    """A policy that notes when its work begins, by a plain function or as a wrapper of ``execute``."""
+
+    def noting(work: Work) -> Work:
+        async def noted() -> object:
+            log.append(name)
+            return await work()
+
+        return noted
+
+    if is_function:
+
+        class Plain:
+            @hookimpl(**options)
+            def wrap_work(self, work: Work) -> Work:
+                return noting(work)
+
+        return Plain()
+
+    class Wraps:
+        @hookimpl(wrapper=True, **options)
+        def execute(self) -> Generator[None, Work, Work]:
+            return noting((yield))
+
+    return Wraps()
+
+
+@pytest.mark.parametrize("functions", ["", "a", "bd", "ace", "abcdef"])
+def test_plain_functions_and_wrappers_stand_in_one_order(functions: str) -> None:
+    """However a policy puts something around the work: the last is outermost, unless ``tryfirst`` or ``trylast`` says else."""
+    log: list[str] = []
+    options: dict[str, dict[str, bool]] = {"b": {"tryfirst": True}, "c": {"trylast": True}, "e": {"trylast": True}}
+    policies = [around(name, log, is_function=name in functions, **options.get(name, {})) for name in "abcdef"]
+
+    run(saying("hi"), *policies)
+
+    assert log == ["b", "f", "d", "a", "c", "e"]
+
+
+def test_what_wraps_no_work_leaves_it_as_it_is() -> None:
+    """None stands for no opinion; an error is that of the attempt; it is not asked where there is no work."""
+
+    class Silent:
+        asked = 0
+
+        @hookimpl
+        def wrap_work(self, call: Call, work: Work) -> Work | None:
+            self.asked += 1
+            if call.inputs["text"] == "no":
+                raise PermanentError("Nobody says that.", "Say something else.")
+            return None
+
+    class Removes:
+        @hookimpl(wrapper=True)
+        def execute(self) -> Generator[None, Work, None]:
+            yield
+
+    silent = Silent()
+
+    said = run(saying("yes"), silent)
+    refused = run(saying("no"), silent)
+    nothing = run(saying("yes"), Removes(), silent)
+
+    assert said.steps["one"].output == "yes"
+    assert refused.steps["one"].error is not None
+    assert refused.steps["one"].error.type == "PermanentError"
+    assert nothing.steps["one"].error is not None
+    assert nothing.steps["one"].error.type == "BindError"
+    assert silent.asked == 2
+
+
+@pytest.mark.parametrize("kind", ["wrapper", "hookwrapper"])
+def test_what_wraps_work_cannot_be_wrapped(kind: str) -> None:
+    """It is a function that is given the answer already; a wrapper of it is refused with what to do instead."""
+
+    class Wrong:
+        @hookimpl(**{kind: True})  # type: ignore[call-overload]  # one of its options
+        def wrap_work(self) -> Generator[None]:
+            yield
+
+    with pytest.raises(BindError, match=r"wraps 'wrap_work', which cannot be wrapped"):
+        run(saying(), Wrong())
+
+
+def test_policies_of_one_class_are_each_asked_for_themselves() -> None:
+    """In which order pluggy calls their hooks is known after the first run; whose they are is not mixed up."""
+
+    class Counts:
+        def __init__(self) -> None:
+            self.calls: list[str] = []
+
+        @hookimpl
+        def execute(self, call: Call) -> None:
+            self.calls.append(call.executor)
+
+        @hookimpl
+        def end_attempt(self, outcome: Outcome) -> None:
+            self.calls.append(outcome.status)
+
+    policies = [Counts() for _ in range(3)]
+
+    for one in policies:
+        run(saying("hi"), one)
+    run(saying("hi"), *policies)
+
+    assert [one.calls for one in policies] == [["acme.say", "completed"] * 2] * 3

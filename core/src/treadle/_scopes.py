@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 from weakref import WeakSet
@@ -13,7 +13,7 @@ import attrs
 import pluggy
 
 from treadle._bind import BoundExecutor
-from treadle._hook_calls import each, first_answer
+from treadle._hook_calls import all_answers, each, first_answer, work_of
 from treadle._models import Call, GiveUp, Issue, Outcome, Record, RetryAfter, SpanRecord, Work
 from treadle._redaction import Redaction
 from treadle.errors import BindError, PolicyFailedError
@@ -24,7 +24,7 @@ _log = logging.getLogger("treadle.hooks")
 
 _GUARDED = {"validate_output", "emit_span", "record_event", "close_run", "end_attempt"}
 _OPENING = {"open_run", "make_redactor"}
-_EXECUTOR_HOOKS = ("execute", "validate_output", "retry_policy", "end_attempt")
+_EXECUTOR_HOOKS = ("execute", "wrap_work", "validate_output", "retry_policy", "end_attempt")
 _RUN_HOOKS = ("open_run", "close_run", "make_redactor", "emit_span", "record_event")
 
 
@@ -80,30 +80,27 @@ class ExecutorScope:
         self.end_attempt: Callable[[Call, Outcome], object] | None = None
         self.validate_output: Callable[[Call, object], list[Issue]] = bound.validate_output
         asked = [name for name in _EXECUTOR_HOOKS if any(_implements(policy, name) for policy in policies)]
-        if policies:
-            hooks = _managed(bound, policies, trouble)
-            if "execute" in asked:
-                self.execute = cast("Callable[[Call, Context], Work | None]", first_answer(hooks.execute, ("call", "ctx")))
+        if asked:
+            hooks = _Hooks(ExecutorHooks, _EXECUTOR_HOOKS, policies, trouble, bound)
+            if "execute" in asked or "wrap_work" in asked:
+                work = work_of(hooks.of("execute"), hooks.of("wrap_work"), hooks.by_pluggy("execute"))
+                self.execute = cast("Callable[[Call, Context], Work | None]", work)
             if "retry_policy" in asked:
-                answer = first_answer(hooks.retry_policy, ("call", "error"))
+                answer = first_answer(hooks.of("retry_policy"), ("call", "error"), hooks.by_pluggy("retry_policy"))
                 self.retry_policy = cast("Callable[[Call, Exception], RetryAfter | GiveUp | None]", answer)
             if "end_attempt" in asked:
-                self.end_attempt = each(hooks.end_attempt, ("call", "outcome"))
+                self.end_attempt = each(hooks.of("end_attempt"), ("call", "outcome"), hooks.by_pluggy("end_attempt"))
             if "validate_output" in asked:
-                self.validate_output = _all_issues(cast("_Answers", hooks.validate_output))
+                answers = all_answers(
+                    hooks.of("validate_output"), ("call", "output"), cast("_Answers", hooks.by_pluggy("validate_output"))
+                )
+                self.validate_output = _all_issues(cast("_Answers", answers))
+        else:
+            for policy in policies:
+                check_policy(policy)
 
 
 _Answers = Callable[..., Sequence[Iterable[Issue | str] | None]]
-
-
-def _managed(bound: BoundExecutor, policies: Sequence[object], trouble: TroubleLog) -> pluggy.HookRelay:
-    """The hooks of a scope with policies, as pluggy calls them."""
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(ExecutorHooks)
-    manager.register(_Proxy(bound, _EXECUTOR_HOOKS, None), name=bound.name)
-    for policy in policies:
-        _register(manager, policy, _EXECUTOR_HOOKS, trouble)
-    return manager.hook
 
 
 def _all_issues(validate: _Answers) -> Callable[[Call, object], list[Issue]]:
@@ -111,7 +108,7 @@ def _all_issues(validate: _Answers) -> Callable[[Call, object], list[Issue]]:
 
     def ask(call: Call, output: object) -> list[Issue]:
         issues: list[Issue] = []
-        for answer in validate(call=call, output=output):
+        for answer in validate(call, output):
             if isinstance(answer, str):
                 issues.append(Issue(answer))
             elif answer:
@@ -130,18 +127,13 @@ class RunScope:
     """
 
     def __init__(self, plugins: Sequence[object], trouble: TroubleLog) -> None:
-        self.emit_span: Callable[..., object] | None = None
-        self.record_event: Callable[..., object] | None = None
         self.troubles = trouble
-        self._hooks: RunHooks | None = None
-        if plugins:
-            manager = pluggy.PluginManager(PROJECT)
-            manager.add_hookspecs(RunHooks)
-            for plugin in plugins:
-                _register(manager, plugin, _RUN_HOOKS, trouble)
-            self._hooks = hooks = cast("RunHooks", manager.hook)
-            self.emit_span = hooks.emit_span if _has_impls(manager, "emit_span") else None
-            self.record_event = hooks.record_event if _has_impls(manager, "record_event") else None
+        self._hooks = _Hooks(RunHooks, _RUN_HOOKS, plugins, trouble) if plugins else None
+        self.emit_span = self._each("emit_span", "span")
+        self.record_event = self._each("record_event", "record")
+
+    def _each(self, hook: str, argument: str) -> Callable[..., object] | None:
+        return None if self._hooks is None else each(self._hooks.of(hook), (argument,), self._hooks.by_pluggy(hook))
 
     @contextmanager
     def opened(self, run: RunSurroundings) -> Iterator[Redaction | None]:
@@ -156,11 +148,14 @@ class RunScope:
         try:
             yield self._open(self._hooks, run)
         finally:
-            self._hooks.close_run(run=run)
+            if (close := self._each("close_run", "run")) is not None:
+                close(run)
 
-    def _open(self, hooks: RunHooks, run: RunSurroundings) -> Redaction | None:
-        hooks.open_run(run=run)
-        answers = cast("Sequence[Redactor]", hooks.make_redactor(run=run))
+    def _open(self, hooks: _Hooks, run: RunSurroundings) -> Redaction | None:
+        if (tell := self._each("open_run", "run")) is not None:
+            tell(run)
+        ask = all_answers(hooks.of("make_redactor"), ("run",), cast("_Answers", hooks.by_pluggy("make_redactor")))
+        answers = cast("Sequence[Redactor]", ask(run))
         # pluggy asks the last one first.
         redactors = [(plugin_name(redactor), redactor) for redactor in reversed(answers)]
         return Redaction(redactors, self.troubles) if redactors else None
@@ -168,16 +163,131 @@ class RunScope:
     def span(self, span: SpanRecord) -> None:
         """Hand a finished span to whoever listens."""
         if self.emit_span is not None:
-            self.emit_span(span=span)
+            self.emit_span(span)
 
     def event(self, record: Record) -> None:
         """Hand a durable record to whoever listens."""
         if self.record_event is not None:
-            self.record_event(record=record)
+            self.record_event(record)
 
 
-def _has_impls(manager: pluggy.PluginManager, hook: str) -> bool:
-    return bool(getattr(manager.hook, hook).get_hookimpls())
+@attrs.frozen
+class _Place:
+    """Where an implementation stands among those of its hook.
+
+    Attributes:
+        plugin: Whose it is.
+        argnames: Which of the hook's arguments it takes.
+        wrapper: Whether it is a generator around the others.
+        hookwrapper: Whether it is one of the kind that pluggy had before.
+        rank: Where it stands when it is put in order with those of another hook: the order of pluggy, as numbers.
+    """
+
+    plugin: int
+    argnames: tuple[str, ...]
+    wrapper: bool
+    hookwrapper: bool
+    rank: tuple[int, int]
+
+    @classmethod
+    def of(cls, one: pluggy.HookImpl, plugin: int) -> _Place:
+        """What pluggy knows of an implementation."""
+        rank = (-1, -plugin) if one.trylast else (int(one.tryfirst), plugin)
+        return cls(plugin, tuple(one.argnames), one.wrapper, one.hookwrapper, rank)
+
+
+@attrs.frozen
+class _Placed:
+    """The same with what is called."""
+
+    function: Callable[..., object]
+    argnames: tuple[str, ...]
+    wrapper: bool
+    hookwrapper: bool
+    rank: tuple[int, int]
+
+
+_Order = Mapping[str, Sequence[_Place]]
+
+MOST_ORDERS = 256
+_orders: dict[tuple[object, ...], _Order] = {}
+"""What pluggy has answered: it takes 100 us to ask it, for each executor of each run, and the answer is always the same."""
+
+
+class _Hooks:
+    """The hooks of some plugins in the order in which pluggy calls them, each shown the hooks of one specification.
+
+    Args:
+        specification: The hooks.
+        names: Their names.
+        plugins: Policies and sinks, in order.
+        trouble: Where errors of guarded hooks go.
+        first: Registered before them, and trusted.
+
+    Raises:
+        BindError: A plugin misspells a hook or asks for an argument that there is not.
+    """
+
+    def __init__(
+        self,
+        specification: type,
+        names: tuple[str, ...],
+        plugins: Sequence[object],
+        trouble: TroubleLog,
+        first: BoundExecutor | None = None,
+    ) -> None:
+        for plugin in plugins:
+            check_policy(plugin)
+        self._specification, self._manager = specification, cast("pluggy.PluginManager | None", None)
+        self._shown = [_Proxy(plugin, names, trouble) for plugin in plugins]
+        if first is not None:
+            self._shown.insert(0, _Proxy(first, names, None))
+        # Which function it is decides its options and arguments; whose it is does not matter.
+        key = (specification, *[(name, _function(one, name)) for one in (first, *plugins) for name in names])
+        order = _orders.get(key)
+        if order is None:
+            if len(_orders) >= MOST_ORDERS:
+                _orders.clear()
+            order = _orders[key] = self._asked(names)
+        self._order = order
+
+    def of(self, hook: str) -> list[_Placed]:
+        """All implementations of a hook; the last one is called first."""
+        return [
+            _Placed(getattr(self._shown[place.plugin], hook), place.argnames, place.wrapper, place.hookwrapper, place.rank)
+            for place in self._order[hook]
+        ]
+
+    def by_pluggy(self, hook: str) -> Callable[..., object]:
+        """What has pluggy call a hook."""
+
+        def ask(**given: object) -> object:
+            if self._manager is None:
+                self._manager = self._managed()
+            return getattr(self._manager.hook, hook)(**given)
+
+        return ask
+
+    def _asked(self, names: Sequence[str]) -> _Order:
+        manager = self._managed()
+        owners = {id(shown): number for number, shown in enumerate(self._shown)}
+        return {
+            name: tuple([_Place.of(one, owners[id(one.plugin)]) for one in getattr(manager.hook, name).get_hookimpls()])
+            for name in names
+        }
+
+    def _managed(self) -> pluggy.PluginManager:
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(self._specification)
+        for shown in self._shown:
+            manager.register(shown)
+        manager.check_pending()
+        return manager
+
+
+def _function(plugin: object, hook: str) -> object:
+    method = getattr(plugin, hook, None) if _implements(plugin, hook) else None
+    return getattr(method, "__func__", method)
 
 
 _checked: WeakSet[type] = WeakSet()
@@ -200,6 +310,9 @@ def _check_hooks(plugin: object) -> None:
     for attribute in _impl_names(plugin):
         if attribute not in known:
             raise BindError(f"{name} implements {attribute!r}, which is no hook.", f"Hooks are: {', '.join(sorted(known))}.")
+    options = getattr(getattr(plugin, "wrap_work", None), f"{PROJECT}_impl", {})
+    if options.get("wrapper") or options.get("hookwrapper"):
+        raise BindError(f"{name} wraps 'wrap_work', which cannot be wrapped.", "Make it a plain function, or wrap 'execute'.")
     for specification, hooks in ((ExecutorHooks, _EXECUTOR_HOOKS), (RunHooks, _RUN_HOOKS)):
         manager = pluggy.PluginManager(PROJECT)
         manager.add_hookspecs(specification)
@@ -217,12 +330,6 @@ def plugin_name(plugin: object) -> str:
 
 def _implements(plugin: object, hook: str) -> bool:
     return hasattr(getattr(plugin, hook, None), f"{PROJECT}_impl")
-
-
-def _register(manager: pluggy.PluginManager, plugin: object, hooks: Iterable[str], trouble: TroubleLog) -> None:
-    check_policy(plugin)
-    manager.register(_Proxy(plugin, hooks, trouble))
-    manager.check_pending()
 
 
 def _impl_names(plugin: object) -> list[str]:

@@ -55,6 +55,18 @@ class ExecutorHooks:
         """
 
     @hookspec
+    def wrap_work(self, call: Call, ctx: Context, work: Work) -> Work | None:
+        """Answer what is done in the place of the work, like something that does the work in its turn; do not start either.
+
+        What a wrapper of ``execute`` may do to an answer, for less: a plain function that is given the answer.
+
+        *When:* after ``execute`` was answered with work. *Who wins:* nobody: each is given what the one before it answered, in
+        the order of the wrappers of ``execute`` and among them: the last policy is outermost, unless ``tryfirst`` or
+        ``trylast`` says otherwise. It cannot be wrapped itself. *None:* the work stays as it is. *Raising:* the attempt
+        fails with that exception.
+        """
+
+    @hookspec
     def validate_output(self, call: Call, output: object) -> Iterable[Issue] | None:
         """Say what is wrong with an output.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from http import HTTPStatus
@@ -16,7 +16,7 @@ import attrs
 from interlock import CircuitBreaker, CircuitOpenError, Config, CoreEventListener, State
 from treadle import PermanentError, TransientError, hookimpl
 from treadle.errors import CallCancelledError, InputsInvalidError, NotSupportedError, PluginError
-from treadle.ports import Call, RunSurroundings, Work
+from treadle.ports import Call, Context, RunSurroundings, Work
 
 __all__ = ["Breaker", "BreakerOpenError"]
 
@@ -123,24 +123,22 @@ class Breaker:
         """Its time is no longer asked for."""
         self._seconds.pop(run.run_id, None)
 
-    @hookimpl(wrapper=True)
-    def execute(self, call: Call) -> Generator[None, Work | None, Work | None]:
+    @hookimpl
+    def wrap_work(self, call: Call, ctx: Context, work: Work) -> Work | None:
         """Put the circuit around the work."""
-        work = yield
         is_watched = self._watched.get(call.executor)
         if is_watched is None:
             is_watched = any(fnmatchcase(call.executor, pattern) for pattern in self.executors)
             self._watched[call.executor] = is_watched
-        if work is None or not is_watched:
-            return work
-        return partial(self._guarded, call, work)
+        return partial(self._guarded, call, work) if is_watched else None
 
     async def _guarded(self, call: Call, work: Work) -> object:
         name = self._name(call) if self.keys else call.executor
         circuit = self._circuits.get(name) or self._circuit(name)
         seconds = self._seconds[call.run_id]
-        began = seconds()
         is_entered = not circuit.is_calm
+        # How long a call took is only asked where it has a deadline that may have ended it.
+        began = seconds() if is_entered or call.timeout_s is not None else 0.0
         if is_entered:
             await self._enter(circuit, call, name, began)
         try:

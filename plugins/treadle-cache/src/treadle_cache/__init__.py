@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +12,7 @@ from typing import ClassVar
 import anyio.to_thread
 import attrs
 from treadle import hookimpl
-from treadle.ports import Cached, Call, Json, Outcome, RunSurroundings, Work
+from treadle.ports import Cached, Call, Context, Json, Outcome, RunSurroundings, Work
 
 from treadle_cache._file import Kept, OutputFile, default_path
 from treadle_cache._flight import Flight
@@ -66,11 +65,10 @@ class Cache:
             del self._given[key]
         self._file.flush()
 
-    @hookimpl(wrapper=True, tryfirst=True)
-    def execute(self, call: Call) -> Generator[None, Work | None, Work | None]:
+    @hookimpl(tryfirst=True)
+    def wrap_work(self, call: Call, ctx: Context, work: Work) -> Work | None:
         """Look before the work is done: outermost, so that a kept output needs no other policy's leave."""
-        work = yield
-        return work if call.cache is None or work is None else partial(self._answer, call, work)
+        return None if call.cache is None else partial(self._answer, call, work)
 
     @hookimpl
     def end_attempt(self, call: Call, outcome: Outcome) -> None:

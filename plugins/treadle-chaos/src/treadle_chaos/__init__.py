@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Literal
@@ -15,7 +15,7 @@ from typing import Literal
 import anyio
 import attrs
 from treadle import PermanentError, TransientError, hookimpl
-from treadle.ports import Call, RunSurroundings, Work, watch_fault_points
+from treadle.ports import Call, Context, RunSurroundings, Work, watch_fault_points
 
 __all__ = ["CRASH_CODE", "Chaos", "ChaosPermanentError", "ChaosTransientError", "Fault"]
 
@@ -77,11 +77,22 @@ class Fault:
         """Whether the fault is asked about this attempt."""
         if self.point:
             return False
+        return fnmatchcase(call.executor, self.executor) and (self._is_anywhere or self._is_here(call))
+
+    @property
+    def _is_anywhere(self) -> bool:
+        """Whether the executor is all that it depends on."""
+        return self.step == "*" and not self.attempts and self.kind != "crash"
+
+    def _is_here(self, call: Call) -> bool:
         if self.attempts and call.attempt > self.attempts:
             return False
         if self.kind == "crash" and self.stints and call.stint > self.stints:
             return False
-        return fnmatchcase(call.executor, self.executor) and fnmatchcase(call.path, self.step)
+        return fnmatchcase(call.path, self.step)
+
+
+_Asked = tuple[Fault, bool, hashlib.blake2b]  # whether the executor is all that it depends on, and its draws begun
 
 
 class _Invalid:
@@ -102,9 +113,15 @@ class Chaos:
 
     seed: int
     faults: list[Fault] = attrs.field(factory=list)
+    _begun: list[hashlib.blake2b] = attrs.field(init=False)
+    _of_executor: dict[str, list[_Asked]] = attrs.field(init=False, factory=dict)
     _watches: dict[str, Callable[[], None]] = attrs.field(init=False, factory=dict)
     _passed: Counter[str] = attrs.field(init=False, factory=Counter)
     _lock: threading.Lock = attrs.field(init=False, factory=threading.Lock)
+
+    def __attrs_post_init__(self) -> None:
+        begun = [f"({self.seed!r}, {number!r}, ".encode() for number in range(len(self.faults))]
+        self._begun = [hashlib.blake2b(text, digest_size=8) for text in begun]
 
     @hookimpl
     def open_run(self, run: RunSurroundings) -> None:
@@ -136,14 +153,19 @@ class Chaos:
             return False
         return fault.probability >= 1 or _number((self.seed, number, point, passing)) < fault.probability
 
-    @hookimpl(wrapper=True, trylast=True)
-    def execute(self, call: Call) -> Generator[None, Work | None, Work | None]:
+    @hookimpl(trylast=True)
+    def wrap_work(self, call: Call, ctx: Context, work: Work) -> Work | None:
         """Put the faults around the work: innermost, so that other policies see them as they would see the service's."""
-        work = yield
-        if work is None:
-            return None
-        faults = [fault for number, fault in enumerate(self.faults) if self.decides(number, call)]
-        return partial(_struck, faults, call, work) if faults else work
+        asked = self._of_executor.get(call.executor)
+        if asked is None:
+            matching = [fault for fault in self.faults if not fault.point and fnmatchcase(call.executor, fault.executor)]
+            asked = [(fault, fault._is_anywhere, self._begun[self.faults.index(fault)]) for fault in matching]
+            self._of_executor[call.executor] = asked
+        faults: list[Fault] = []
+        for fault, is_anywhere, begun in asked:
+            if (is_anywhere or fault._is_here(call)) and _draw(begun, fault, call) < fault.probability:
+                faults.append(fault)
+        return partial(_struck, faults, call, work) if faults else None
 
     def decides(self, number: int, call: Call) -> bool:
         """Whether fault ``number`` strikes this attempt.
@@ -151,20 +173,22 @@ class Chaos:
         Depends on the seed and on which attempt of what it is, not on the run, the time or what else goes on.
         """
         fault = self.faults[number]
-        return fault.matches(call) and (fault.probability >= 1 or self._draw(number, call) < fault.probability)
+        return fault.matches(call) and _draw(self._begun[number], fault, call) < fault.probability
 
-    def _draw(self, number: int, call: Call) -> float:
-        """A number from 0 up to 1."""
-        where = (self.seed, number, call.path, call.index, call.variant, call.generation, call.attempt)
-        # A call that a crash interrupted is made again under the same number.
-        parts = (*where, call.stint) if self.faults[number].kind == "crash" else where
-        return _number(parts)
+
+def _draw(begun: hashlib.blake2b, fault: Fault, call: Call) -> float:
+    """A number from 0 up to 1, which only the seed, the fault and which attempt of what it is decide."""
+    digest = begun.copy()
+    # A call that a crash interrupted is made again under the same number.
+    stint = f", {call.stint}" if fault.kind == "crash" else ""
+    digest.update(f"{call.path!r}, {call.index}, {call.variant!r}, {call.generation}, {call.attempt}{stint})".encode())
+    return (int.from_bytes(digest.digest()) >> 11) / 2**53  # never rounded up to 1
 
 
 def _number(parts: tuple[object, ...]) -> float:
     """A number from 0 up to 1 that only what it is made of decides."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return (int.from_bytes(digest) >> 11) / 2**53  # never rounded up to 1
+    return (int.from_bytes(digest) >> 11) / 2**53
 
 
 async def _struck(faults: Sequence[Fault], call: Call, work: Work) -> object:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
@@ -16,7 +16,6 @@ import anyio
 import attrs
 from anyio.lowlevel import RunVar
 from limits import (
-    RateLimitItem,
     RateLimitItemPerDay,
     RateLimitItemPerHour,
     RateLimitItemPerMinute,
@@ -27,13 +26,14 @@ from limits.strategies import MovingWindowRateLimiter
 from treadle import TransientError, hookimpl
 from treadle.ports import Call, CallRate, Context, RunSurroundings, Work
 
-from treadle_limits._windows import LoopStorage
+from treadle_limits._windows import LoopStorage, NamedRate
 
 __all__ = ["Limits", "RateLimitedError"]
 
 _MOST_KEYS = 10_000
 """Rates of steps that are kept; of more, the one that was not used for the longest time is forgotten."""
 
+_Begin = Callable[[Call, Context, Work], Awaitable[object]]
 _Rate = tuple[str, int, float]  # whom it is for, calls, seconds
 
 _SHORTEST_S = 0.001  # a wait of less may be lost in the rounding of a loop's clock
@@ -69,7 +69,7 @@ class _Rule:
     """One pattern with its rates: all executors that it matches share them."""
 
     pattern: str
-    rates: tuple[RateLimitItem, ...]
+    rates: tuple[NamedRate, ...]
     where: str = "[policies.limits.rules]"
     waiting: int = 0
 
@@ -88,7 +88,7 @@ def _parse(rules: dict[str, str]) -> tuple[_Rule, ...]:
             continue
         if not all(rate.amount > 0 for rate in rates):
             faults.append(f"{pattern!r}: {text!r} would never let a call through")
-        parsed.append(_Rule(pattern, rates))
+        parsed.append(_Rule(pattern, tuple([NamedRate(rate, pattern) for rate in rates])))
     if faults:
         raise ValueError("; ".join(faults))
     return tuple(parsed)
@@ -102,11 +102,11 @@ _PERIODS = (
 )
 
 
-def _rule_of(executor: str, said: CallRate) -> _Rule:
+def _rule_of(name: str, said: CallRate) -> _Rule:
     """What a step says of its own calls."""
-    name = executor if said.key is None else said.key if isinstance(said.key, str) else json.dumps(said.key, sort_keys=True)
     seconds, kind = next((seconds, kind) for seconds, kind in _PERIODS if said.per_s % seconds == 0)
-    return _Rule(name, (kind(said.limit, int(said.per_s // seconds), "rate_limit"),), "the step's 'rate_limit'")
+    rate = kind(said.limit, int(said.per_s // seconds), "rate_limit")
+    return _Rule(name, (NamedRate(rate, name),), "the step's 'rate_limit'")
 
 
 @attrs.define(eq=False)
@@ -124,6 +124,7 @@ class Limits:
     on_limit: Literal["wait", "fail"] = "wait"
     _parsed: tuple[_Rule, ...] = attrs.field(init=False)
     _matching: dict[str, tuple[_Rule, ...]] = attrs.field(init=False, factory=dict)
+    _beginning: dict[str, _Begin] = attrs.field(init=False, factory=dict)
     _of_steps: dict[_Rate, _Rule] = attrs.field(init=False, factory=dict)
     _seconds: dict[str, Callable[[], float]] = attrs.field(init=False, factory=dict)
     _windows: LoopStorage = attrs.field(init=False, factory=LoopStorage)
@@ -144,61 +145,79 @@ class Limits:
         """Its time is no longer asked for."""
         self._seconds.pop(run.run_id, None)
 
-    @hookimpl(wrapper=True)
-    def execute(self, call: Call, ctx: Context) -> Generator[None, Work | None, Work | None]:
+    @hookimpl
+    def wrap_work(self, call: Call, ctx: Context, work: Work) -> Work | None:
         """Put the wait before the work; a call that no rule matches stays as it is."""
-        work = yield
+        begin = self._beginning.get(call.executor) if call.rate is None else None
+        if begin is not None:
+            return partial(begin, call, ctx, work)
         rules = self._matching.get(call.executor)
         if rules is None:
             rules = tuple(rule for rule in self._parsed if fnmatchcase(call.executor, rule.pattern))
             self._matching[call.executor] = rules
+            if len(rules) == 1 and len(rules[0].rates) == 1:
+                self._beginning[call.executor] = self._beginning_of(rules[0])
         if call.rate is not None:
             rules = (*rules, self._of_step(call.executor, call.rate))
-        if work is None or not rules:
-            return work
-        return partial(self._in_turn, rules, call, ctx, work)
+        return partial(self._in_turn, rules, call, ctx, work) if rules else None
+
+    def _beginning_of(self, rule: _Rule) -> _Begin:
+        """``_in_turn`` for a single rate, with all that does not change between calls looked up."""
+        rules, [rate] = (rule,), rule.rates
+        seconds, lock, windows, wait = self._seconds, self._lock, self._windows, self._after_waiting
+
+        def begin(call: Call, ctx: Context, work: Work) -> Awaitable[object]:
+            if not rule.waiting:
+                at = seconds[call.run_id]()
+                with lock:
+                    has_room = windows.take(rate, at)
+                if has_room:
+                    return work()
+            return wait(rules, call, ctx, work)
+
+        return begin
 
     def _of_step(self, executor: str, said: CallRate) -> _Rule:
         """The rule that all steps share which say the same; what has not been used for long is forgotten."""
-        made = _rule_of(executor, said)
-        rate = (made.pattern, said.limit, said.per_s)
+        name = executor if said.key is None else said.key if isinstance(said.key, str) else json.dumps(said.key, sort_keys=True)
+        rate = (name, said.limit, said.per_s)
         with self._lock:
             rule = self._of_steps.pop(rate, None)
             if rule is None and len(self._of_steps) >= _MOST_KEYS:
                 calm = next((key for key, one in self._of_steps.items() if not one.waiting), None)
                 if calm is not None:
-                    forgotten = self._of_steps.pop(calm)
-                    self._windows.clear(forgotten.rates[0].key_for(forgotten.pattern))
-            rule = self._of_steps[rate] = rule or made  # the last one was used last
+                    self._windows.clear(self._of_steps.pop(calm).rates[0].key_for())
+            rule = self._of_steps[rate] = rule or _rule_of(name, said)  # the last one was used last
         return rule
 
-    async def _in_turn(self, rules: Sequence[_Rule], call: Call, ctx: Context, work: Work) -> object:
+    def _in_turn(self, rules: Sequence[_Rule], call: Call, ctx: Context, work: Work) -> Awaitable[object]:
+        """Begin the work when there is room at once, so that nothing stands between it and who awaits it."""
+        # Nobody overtakes those who wait already.
         for rule in rules:
-            if rule.waiting:  # nobody overtakes those who wait already
-                await self._wait(rules, call, ctx)
-                return await work()
-        if not self._take(rules, call):
-            await self._wait(rules, call, ctx)
+            if rule.waiting:
+                return self._after_waiting(rules, call, ctx, work)
+        return work() if self._take(rules, call) else self._after_waiting(rules, call, ctx, work)
+
+    async def _after_waiting(self, rules: Sequence[_Rule], call: Call, ctx: Context, work: Work) -> object:
+        await self._wait(rules, call, ctx)
         return await work()
 
     def _take(self, rules: Sequence[_Rule], call: Call) -> bool:
         """Count the call against every rate of every rule; against none, when one has no room."""
         at = self._seconds[call.run_id]()
         with self._lock:
-            self._windows.at = at
             if len(rules) == 1 and len(rules[0].rates) == 1:
-                return self._limiter.hit(rules[0].rates[0], rules[0].pattern)
-            wanted = [(rate, rule.pattern) for rule in rules for rate in rule.rates]
-            return all(self._limiter.test(*one) for one in wanted) and all(self._limiter.hit(*one) for one in wanted)
+                return self._windows.take(rules[0].rates[0], at)
+            self._windows.at = at
+            wanted = [rate for rule in rules for rate in rule.rates]
+            return all(self._limiter.test(rate) for rate in wanted) and all(self._limiter.hit(rate) for rate in wanted)
 
     def _longest(self, rules: Sequence[_Rule], call: Call, *, is_queued: bool) -> tuple[float, _Rule]:
         """Seconds until there is room, and the rule that it takes longest for."""
         with self._lock:
             self._windows.at = self._seconds[call.run_id]()
             waits = [
-                (self._windows.wait_s(rate, rule.pattern, 0 if is_queued else rule.waiting), rule)
-                for rule in rules
-                for rate in rule.rates
+                (self._windows.wait_s(rate, 0 if is_queued else rule.waiting), rule) for rule in rules for rate in rule.rates
             ]
         return max(waits, key=lambda wait: wait[0])
 
