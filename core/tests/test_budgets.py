@@ -140,17 +140,19 @@ def test_what_would_exceed_is_refused_and_not_counted() -> None:
     assert spending.usage == StepUsage(60, 10, 1)
     assert spending.refusal == BudgetRefusal("cost", 41, "run")
     spending.spend(40, 40, 1)
-    with pytest.raises(BudgetExceededError, match="tokens budget of the step s"):
+    with pytest.raises(BudgetExceededError, match="asks for 1 token, and 0 tokens are left of its own tokens budget"):
         spending.spend(0, 1, 0)
     spending.spend(0, 0, 5)
 
     assert spending.usage == StepUsage(100, 50, 7)
     first, remedy = str(raised.value).splitlines()
     assert first == (
-        "It would exceed the cost budget of the run: "
-        "0.0000006 USD of 0.000001 USD that it may use are used, and 0.00000041 USD more asked for."
+        "Step 's' asks for 0.00000041 USD, and 0.0000004 USD are left of its even share of the cost budget of the run."
     )
-    assert remedy.startswith("Raise the 'budget'")
+    assert remedy == (
+        "Give the step a budget of its own, which takes what it says: budget: {cost: '0.00000101'}. "
+        "When that is not left, raise the budget of the run."
+    )
     assert raised.value.retryable is False
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
@@ -160,7 +162,7 @@ def test_after_counts_first_and_refuses_then() -> None:
     spending = meter(cost(100, "after"))
 
     spending.spend(90, 0, 0)
-    with pytest.raises(BudgetExceededError, match="has exceeded the cost budget"):
+    with pytest.raises(BudgetExceededError, match=r"used 0\.0000002 USD, and 0\.0000001 USD were left of its even share"):
         spending.spend(20, 0, 0)
 
     assert spending.usage.cost == 110

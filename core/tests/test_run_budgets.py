@@ -74,8 +74,7 @@ def test_a_cost_budget_is_enforced_by_what_the_context_is_told() -> None:
     assert result.error is not None
     assert (result.error.type, result.error.message) == (
         "BudgetExceededError",
-        "It would exceed the cost budget of the run: "
-        "0.00 USD of 0.00 USD that it may use are used, and 0.00000001 USD more asked for.",
+        "Step 'c' asks for 0.00000001 USD, and 0.00 USD are left of its even share of the cost budget of the run.",
     )
 
 
@@ -206,7 +205,7 @@ def test_a_process_of_its_own_keeps_to_the_budget() -> None:
     assert (result.status, result.usage.total_tokens) == ("failed", 8)
     assert result.error is not None
     assert result.error.type == "BudgetExceededError"
-    assert "8 tokens of 10 tokens that it may use are used, and 4 tokens more asked for" in result.error.message
+    assert "Step 'a' asks for 4 tokens, and 2 tokens are left of its even share" in result.error.message
 
 
 def test_a_runs_time_is_a_budget_too() -> None:

@@ -600,3 +600,16 @@ def test_one_expression_may_give_all_inputs() -> None:
     assert Workflow.from_dict(workflow.to_dict()) == workflow
     with pytest.raises(TypeError, match="so n cannot be given"):
         workflow.step("c", "x", with_=inputs, n=1)
+
+
+def test_the_keys_of_a_table_are_listed_once() -> None:
+    """What is unknown at several places is told the keys at the first; a close name gets its suggestion everywhere."""
+    steps = {name: {"uses": "x", "zzzz": 1, "need": []} for name in "ab"}
+
+    with pytest.raises(WorkflowInvalidError) as raised:
+        Workflow.from_dict({"name": "w", "steps": steps})
+
+    remedies = {fault.path: fault.remedy for fault in raised.value.faults}
+    assert remedies["steps.a.zzzz"].startswith("keys: parallel, choose, ")
+    assert remedies["steps.b.zzzz"] == "its keys: see steps.a.zzzz"
+    assert remedies["steps.a.need"] == remedies["steps.b.need"] == "did you mean 'needs'?"

@@ -144,7 +144,9 @@ class Meter:
         # Of what is over, nothing more was asked for.
         self.refusal = BudgetRefusal(limit.resource, 0 if is_over else asked, limit.scope)
         self._on_change(self)
-        raise BudgetExceededError(limit.resource, limit.scope, most=limit.most, spent=spent, asked=asked, is_over=is_over)
+        raise BudgetExceededError(
+            limit.resource, limit.scope, most=limit.most, spent=spent, asked=asked, is_over=is_over, step=self._item
+        )
 
     def _warn(self, of: SpendLimit | None, text: str, *arguments: object) -> None:
         if of not in self._warned:

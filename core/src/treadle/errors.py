@@ -306,23 +306,43 @@ class BudgetExceededError(PermanentError):
         spent: What it had spent before.
         asked: What it asked for.
         is_over: Whether it was spent already, so that nothing could be refused.
+        step: Whose attempt it is, with its item: ``each[3]``.
     """
 
     def __init__(
-        self, resource: str, scope: str, *, most: int = 0, spent: int = 0, asked: int = 0, is_over: bool = False
+        self,
+        resource: str,
+        scope: str,
+        *,
+        most: int = 0,
+        spent: int = 0,
+        asked: int = 0,
+        is_over: bool = False,
+        step: str = "",
     ) -> None:
         self.resource, self.scope, self.most = resource, scope, most
-        self.spent, self.asked, self.is_over = spent, asked, is_over
+        self.spent, self.asked, self.is_over, self.step = spent, asked, is_over, step
         if resource == "wall_time":
             remedy = "Raise 'wall_time' in its budget, or make the work shorter."
             super().__init__(f"The wall_time budget of the {scope} is used up.", remedy)
             return
-        did, were = ("has exceeded", "used") if is_over else ("would exceed", "asked for")
-        of = f"{_amount(resource, spent)} of {_amount(resource, most)} that it may use are used"
+        is_own = scope == f"step {step.partition('[')[0] if step.endswith(']') else step}"
+        wanted, left = _amount(resource, asked), _amount(resource, max(0, most - spent))
+        whose = f"its own {resource} budget" if is_own else f"its even share of the {resource} budget of the {scope}"
+        who = f"Step {step!r}" if step else "It"
+        did, were = ("used", "were") if is_over else ("asks for", "are")
         super().__init__(
-            f"It {did} the {resource} budget of the {scope}: {of}, and {_amount(resource, asked)} more {were}.",
-            "Raise the 'budget', or make the work cheaper. A budget of its own gives a step more than an even share.",
+            f"{who} {did} {wanted}, and {left} {were} left of {whose}.",
+            _budget_remedy(resource, scope, asked + spent, is_own=is_own),
         )
+
+
+def _budget_remedy(resource: str, scope: str, needed: int, *, is_own: bool) -> str:
+    if is_own:
+        return "Raise the step's 'budget', or make its work cheaper."
+    enough = f"'{format_money(needed)}'" if resource == "cost" else str(needed)
+    own = f"Give the step a budget of its own, which takes what it says: budget: {{{resource}: {enough}}}"
+    return f"{own}. When that is not left, raise the budget of the {scope}."
 
 
 def _amount(resource: str, number: int) -> str:

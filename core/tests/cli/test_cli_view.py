@@ -22,6 +22,7 @@ from treadle.ports import (
     StepEnded,
     StepStatus,
     TimerFired,
+    WaitStarted,
 )
 
 REFUSED = ErrorInfo("ConnectionError", "refused\nby the host")
@@ -160,6 +161,20 @@ def test_a_stop_says_its_reason_and_cancelled_steps_theirs() -> None:
         "page: cancelled (0.00s, 4 attempts): step 'bad' failed",
         "report: cancelled",
     ]
+
+
+def test_an_approval_is_asked_for_wherever_it_stands() -> None:
+    """Within items of a group and within a subflow the line says ``approve``; for any other signal it says ``signal``."""
+    ask = {"wait": {"signal": "ok", "schema": "approval"}}
+    inner = {"name": "inner", "steps": {"ok": ask, "data": {"wait": {"signal": "data"}}}, "finally": {"last": ask}}
+    group = {"foreach": [1, 2], "parallel": {"steps": {"ok": ask, "pick": {"choose": {"ok": {**ask, "else": True}}}}}}
+    workflow = {"name": "w", "steps": {"each": group, "sub": {"workflow": "inner"}}, "workflows": {"inner": inner}}
+    view = RunView(is_kept=True)
+    paths = ["each[1]/ok", "each[1]/pick/ok", "sub/ok", "sub/finally/last", "sub/data"]
+
+    said = lines(view, RunCreated(100.0, "r1", workflow, "", {}), *[WaitStarted(100.0, path, "ok") for path in paths])
+
+    assert [line.partition(": treadle ")[2] for line in said[1:]] == [*["approve r1 ok"] * 4, "signal r1 ok"]
 
 
 def test_control_characters_of_foreign_text_do_not_reach_the_terminal() -> None:

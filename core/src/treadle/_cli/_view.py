@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import attrs
 
 from treadle._budgets import Budget, parse_budget
 from treadle._cli._output import count, first_line, spell
-from treadle._paths import item_path, outermost
+from treadle._paths import item_path, outermost, written_step
 from treadle._waits import Wait as DeclaredWait
 from treadle.ports import (
     AttemptEnded,
@@ -123,7 +123,7 @@ class RunView:
     usage: StepUsage = attrs.field(factory=StepUsage)
     budget: Budget | None = None
     _needs_slot: bool = False
-    _approvals: set[str] = attrs.field(factory=set)
+    _document: Mapping[str, object] = attrs.field(factory=dict)
     _errors: dict[tuple[str, int | None], str] = attrs.field(factory=dict)
 
     def apply(self, record: Record) -> list[Change]:
@@ -210,7 +210,7 @@ class RunView:
         self.started_at, self.trace_id, self.run_id = entry.at, entry.trace_id, entry.run_id
         self.workflow = str(entry.workflow.get("name") or "")
         self._needs_slot = bool(entry.workflow.get("concurrency"))
-        self._approvals = set(_approvals(entry.workflow))
+        self._document = entry.workflow
         self.steps_total = sum(_size(entry.workflow.get(part)) for part in ("steps", "finally"))
         self.budget = parse_budget(entry.workflow["budget"]) if entry.workflow.get("budget") else None
         trace = f", trace {entry.trace_id}" if entry.trace_id else ""
@@ -222,8 +222,13 @@ class RunView:
         step.signal, step.due = entry.signal, entry.due
         text = f"{entry.path}: waits for {wait_text(step, entry.at)}"
         if self.is_kept and entry.signal:
-            text += f": treadle {'approve' if entry.path in self._approvals else 'signal'} {self.run_id} {entry.signal}"
+            text += f": treadle {'approve' if self._is_approval(entry) else 'signal'} {self.run_id} {entry.signal}"
         return [Change(entry.at, "wait_started", "running", text, entry.path, scrolls=bool(entry.signal))]
+
+    def _is_approval(self, entry: WaitStarted) -> bool:
+        """Whether it is a yes or no that a step waits for."""
+        wait = written_step(self._document, entry.path).get("wait")
+        return wait is not None and DeclaredWait.read(wait).is_approval
 
     def _attempt_started(self, entry: AttemptStarted) -> list[Change]:
         outer = self._outer(entry.path, entry.at)
@@ -394,16 +399,6 @@ def _item(path: str, index: int | None) -> str:
 
 def _attempt(attempt: int, most: int) -> str:
     return f"attempt {attempt}/{most}" if most else f"attempt {attempt}"
-
-
-def _approvals(workflow: Mapping[str, object]) -> Iterator[str]:
-    """The steps that wait for a yes or no."""
-    for section, prefix in (("steps", ""), ("finally", "finally/")):
-        steps = workflow.get(section)
-        for name, step in steps.items() if isinstance(steps, Mapping) else ():
-            wait = step.get("wait") if isinstance(step, Mapping) else None
-            if wait is not None and DeclaredWait.read(wait).is_approval:
-                yield f"{prefix}{name}"
 
 
 def _size(part: object) -> int:

@@ -134,6 +134,7 @@ class Reader:
         self.secret_names = tuple(secrets)
         self._file, self._position = file, position
         self._depth = 0
+        self._listed: dict[str, str] = {}  # kind of table -> where its keys were listed
 
     def fault(self, path: str, message: str, remedy: str = "") -> None:
         """Keep a fault; its place is looked up by its path, or by the nearest path above that is in the file."""
@@ -174,7 +175,11 @@ class Reader:
     def _unknown(self, place: str, key: object, table: Table) -> None:
         supported = [name for name, known in table.keys.items() if known.kind]
         remedy = suggestion(key, supported, table.aliases)
-        self.fault(place[:200], f"{shown(key)} is not a key of {table.what}", remedy or f"keys: {', '.join(supported)}")
+        if not remedy:
+            # Said once: what is wrong at many places of a kind need not be told its keys at each.
+            listed = self._listed.setdefault(table.what, place[:80])
+            remedy = f"keys: {', '.join(supported)}" if listed == place[:80] else f"its keys: see {listed}"
+        self.fault(place[:200], f"{shown(key)} is not a key of {table.what}", remedy)
 
     # scalars
 
