@@ -43,8 +43,10 @@ from treadle._models import (
     SpanRecord,
     StepEnded,
     StepStatus,
+    StepUsage,
     StintOpened,
     TimerFired,
+    UsageNoted,
     WaitEnded,
     WaitStarted,
 )
@@ -111,6 +113,7 @@ BY_KIND: dict[type, st.SearchStrategy[Entry]] = {
     TimerFired: st.builds(TimerFired, number, text),
     RetryRequested: st.builds(RetryRequested, number, count, text, text),
     SlotTaken: st.builds(SlotTaken, number, text, index),
+    UsageNoted: st.builds(UsageNoted, number, text, index, count, st.builds(StepUsage, count, count, count), text),
     SignalReceived: st.builds(SignalReceived, number, text, values, text, count, st.none() | number),
     CancelRequested: st.builds(CancelRequested, number, text, st.booleans()),
     AttemptStarted: st.builds(AttemptStarted, number, text, index, count, text, count),

@@ -176,7 +176,7 @@ def crash_and_resume(name: str, backend: str) -> RunResult:
         await anyio.sleep(after)
         store.is_crashed = True
 
-    registry = Registry.of(echo, nap, crash, config=Config(run={"lease": 0.05, "beat": 0.02}))
+    registry = Registry.of(echo, nap, buy, crash, config=Config(run={"lease": 0.05, "beat": 0.02}))
     main = partial(arun, load_workflow(GOLDEN / f"{name}.yaml"))
     while True:
         try:
@@ -197,7 +197,7 @@ def read_log(name: str) -> list[Entry]:
 def run_again(name: str, backend: str) -> RunResult:
     handles: list[RunHandle] = []
     executors = [echo, nap, pair, flaky, buy, measure, leak, stopper(handles), sender(handles)]
-    if name == "crash":
+    if name in ("crash", "spending"):
         return crash_and_resume(name, backend)
     inputs = {"n": 35} if name == "outputs" else {}
     registry = Registry.of(*executors, policies=[Remembering()] if name == "cached" else [])
@@ -398,4 +398,5 @@ def test_the_cases_hold_every_kind_of_record() -> None:
         "SlotTaken",
         "CancelRequested",
         "InterruptAnswered",
+        "UsageNoted",
     }

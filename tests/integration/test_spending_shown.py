@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
 from kept_project import fitting
 
 SPENDER = '''
@@ -21,6 +24,19 @@ async def ask(ctx: Context, /, crash: str = "") -> None:
     if crash and not os.path.exists(crash):
         open(crash, "w").close()
         os._exit(9)
+'''
+
+
+LONG_SPENDER = '''
+import os, time
+from treadle import SyncContext, executor
+
+@executor("demo.ask", effects="idempotent")
+def ask(ctx: SyncContext, /) -> None:
+    """Ask a model, and wait for an answer that never comes until the process was killed."""
+    ctx.spend(cost="0.25", tokens=1200, requests=1)
+    while not os.path.exists("killed"):
+        time.sleep(0.1)
 '''
 
 
@@ -54,6 +70,39 @@ def test_a_kept_run_shows_what_it_used(tmp_path: Path) -> None:
         ("b", 25_000_000, 1200, 1),
     ]
     assert (told["usage"]["requests"], told["budgets"]) == (2, [])
+
+
+@pytest.mark.parametrize("isolation", ["inline", "process"])
+def test_a_killed_process_does_not_hide_what_it_used(tmp_path: Path, isolation: str) -> None:
+    """What was noted shows before anybody resumes the run, and counts afterwards; also of a step in a process of its own."""
+    (tmp_path / "treadle.toml").write_text('[plugins]\nfolder = "executors"\n')
+    (tmp_path / "executors").mkdir()
+    (tmp_path / "executors" / "demo.py").write_text(LONG_SPENDER)
+    (tmp_path / "w.yaml").write_text(f"name: w\nsteps:\n  a: {{uses: demo.ask, isolation: {isolation}}}\n")
+    command = [sys.executable, "-m", "treadle._cli", "run", "w.yaml"]
+    environ = os.environ | {"TREADLE_STORE__USE": "sqlite", "XDG_STATE_HOME": str(tmp_path / "state")}
+    running = subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        while not (used := used_so_far(tmp_path)):
+            assert running.poll() is None
+            time.sleep(0.5)
+    finally:
+        running.kill()
+        running.wait()
+    (tmp_path / "killed").touch()
+
+    resumed = treadle(tmp_path, "resume", "last")
+
+    assert used == (25_000_000, 1200, 1)
+    assert resumed.returncode == 0, resumed.stderr
+    assert used_so_far(tmp_path) == (50_000_000, 2400, 2)
+
+
+def used_so_far(folder: Path) -> tuple[int, int, int] | None:
+    """Of the last run: cost, tokens and requests."""
+    shown = treadle(folder, "show", "last", "--json")
+    usage = json.loads(shown.stdout).get("usage") if shown.returncode == 0 else None
+    return (usage["cost_microcents"], usage["tokens"], usage["requests"]) if usage and usage["tokens"] else None
 
 
 def test_a_retried_run_shows_what_all_its_generations_used(tmp_path: Path) -> None:

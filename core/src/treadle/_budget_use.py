@@ -23,6 +23,7 @@ from treadle._models import (
     StepEnded,
     StepUsage,
     StintOpened,
+    UsageNoted,
 )
 from treadle._money import format_money
 from treadle._paths import plan_path, scope_path, split_item
@@ -122,6 +123,8 @@ class _Books:
                 self._begin(entry.path, entry.at)
             case AttemptEnded():
                 self._settle(entry)
+            case UsageNoted():
+                self._note(entry)
             case Evaluated(what="inputs", error=error) if error is not None:
                 self._running.pop((entry.path, entry.index), None)
             case ItemEnded():
@@ -163,14 +166,35 @@ class _Books:
         if path in self.uses:
             self.uses[path] = attrs.evolve(self.uses[path], ended_at=at)
 
-    def _settle(self, entry: AttemptEnded) -> None:
+    def _is_running(self, entry: AttemptEnded | UsageNoted) -> bool:
+        """Whether an entry is about what runs; else it came too late and is evidence only."""
         started = self._running.get((entry.path, entry.index))
-        if started is None or (started.attempt, started.variant) != (entry.attempt, entry.variant):
-            return  # it came too late and is evidence only
-        del self._running[entry.path, entry.index]
-        if entry.outcome.usage is not None:
-            for use in list(self._of(entry.path)):
-                self.uses[use.path] = attrs.evolve(use, used=use.used + entry.outcome.usage)
+        return started is not None and (started.attempt, started.variant) == (entry.attempt, entry.variant)
+
+    def _settle(self, entry: AttemptEnded) -> None:
+        if self._is_running(entry):
+            del self._running[entry.path, entry.index]
+            if entry.outcome.usage is not None:
+                self._use(entry.path, entry.outcome.usage)
+
+    def _note(self, entry: UsageNoted) -> None:
+        if not self._is_running(entry):
+            return
+        place = entry.path, entry.index
+        started = self._running[place]
+        # What was set aside for it and is not used yet; the rest counts as used from now on.
+        left = [
+            attrs.evolve(limit, most=max(0, limit.most - getattr(entry.usage, limit.resource)))
+            if limit.resource != "wall_time"
+            else limit
+            for limit in started.allowance
+        ]
+        self._running[place] = attrs.evolve(started, allowance=tuple(left))
+        self._use(entry.path, entry.usage)
+
+    def _use(self, path: str, usage: StepUsage) -> None:
+        for use in list(self._of(path)):
+            self.uses[use.path] = attrs.evolve(use, used=use.used + usage)
 
     def _lose(self) -> None:
         """What was set aside for calls whose process went away counts as used, unless its budget says otherwise."""

@@ -40,6 +40,7 @@ from treadle._models import (
     Start,
     TakeSlot,
     TimerFired,
+    UsageNoted,
 )
 from treadle._run_log import RunLog
 from treadle._runner import Key, Runner, key_of
@@ -105,6 +106,7 @@ class Driver:
         slots: Takes the slots that the run's calls need; None: they need none.
         hide: Takes out of a text what must not be recorded.
         is_over: Says of a timer that it is due at once, whatever time it is.
+        is_kept: Whether the log outlives the process.
     """
 
     def __init__(
@@ -123,7 +125,9 @@ class Driver:
         hide: Callable[[str], str] = str,
         is_over: Callable[[str], bool] = lambda timer_id: False,
         slots: SlotKeeper | None = None,
+        is_kept: bool = False,
     ) -> None:
+        self._is_kept = is_kept
         self._run_id, self._conductor, self._engine = run_id, conductor, engine
         self._pack, self._commit = log.pack, log.commit
         self._runner, self._clock, self._on_commit, self._seq = runner, clock, on_commit, seq
@@ -143,6 +147,7 @@ class Driver:
         self._is_draining = False
         self._is_finished = False
         self._suspension: RunSuspendedError | None = None
+        self._is_let_go = False  # it is suspended, and what still runs is waited for no longer
         self._failure: TreadleError | None = None
         self._finished = anyio.Event()
         self._grace_s = GRACE_S
@@ -210,6 +215,20 @@ class Driver:
         if self._timer_scope is not None:
             self._timer_scope.cancel()
 
+    def note_usage(self, key: Key) -> None:
+        """Record what a call that goes on has used up so far; from the event loop's thread."""
+        if not self._is_finished and self._note_usage(key) and self._timer_scope is not None:
+            self._timer_scope.cancel()
+
+    def _note_usage(self, key: Key) -> bool:
+        meter, active = self._runner.meters.get(key), self._active.get(key)
+        used = meter.note() if meter is not None and active is not None else None
+        if active is None or not used:
+            return False
+        call = active.call
+        self._inbox.append(UsageNoted(self._stamp(), call.path, call.index, call.attempt, used, call.variant))
+        return True
+
     def _taken(self, command: TakeSlot) -> None:
         """A slot was given to a call, or to the run."""
         self._inbox.append(SlotTaken(self._stamp(), command.path, command.index))
@@ -272,7 +291,9 @@ class Driver:
         return self._group is None
 
     def _watch_for_drained(self) -> None:
-        if self._suspension is not None and not (self._active or self._inbox or self._is_draining):
+        if self._suspension is None or self._inbox or self._is_draining:
+            return
+        if self._is_let_go or not self._active:
             self.fail(self._suspension)
 
     # -- turns
@@ -473,8 +494,9 @@ class Driver:
 
     def _fire(self, kind: _TimerKind, what: str | Key, now: float) -> None:
         if kind == "drain":
-            if self._suspension is not None:
-                self.fail(self._suspension)
+            self._is_let_go = True
+            for key in list(self._active) if self._is_kept else ():
+                self._note_usage(key)
             return
         if isinstance(what, str):
             if self._suspension is None:  # else the next stint finds it overdue

@@ -17,6 +17,7 @@ from treadle._models import (
     SignalReceived,
     StintOpened,
     TimerFired,
+    UsageNoted,
     WaitEnded,
 )
 from treadle._paths import plan_path, scope_path, split_item
@@ -127,7 +128,8 @@ def _still_counts(fact: Fact, places: Collection[Place], used: list[tuple[str, o
                 used.remove(key)
                 return False
         return True
-    return not isinstance(fact, CancelRequested | InterruptAnswered)
+    # What was used up is carried as a whole.
+    return not isinstance(fact, CancelRequested | InterruptAnswered | UsageNoted)
 
 
 def _used_up(ended: Sequence[WaitEnded]) -> list[tuple[str, object]]:

@@ -53,6 +53,9 @@ _FLUSH_S = 5.0
 _AGAIN_S = 5.0
 """When progress that the store did not take is tried again."""
 
+USAGE_EVERY_S, USAGE_SELDOM_S = 5.0, 120.0
+"""How often what an attempt uses up is noted: after a tenth of the time that it has gone on, between these."""
+
 Key = tuple[str, int | None, int, str]
 """A call within its run: path, index, attempt, variant."""
 
@@ -67,11 +70,34 @@ class User(Protocol):
         call: The call.
         is_kept: Whether it has turned to the keeper.
         is_over: Whether the attempt has ended, whatever of it may still run.
+        is_usage_due: Whether it has used up something that is to be noted.
     """
 
     call: Call
     is_kept: bool
     is_over: bool
+    is_usage_due: bool
+
+
+@attrs.define
+class _Spending:
+    """An attempt that uses something up.
+
+    Attributes:
+        user: The attempt.
+        began_at: When it did so first.
+        noted_at: When that was noted last.
+        due: When it is to be noted next; infinite while there is nothing new.
+    """
+
+    user: User
+    began_at: float
+    noted_at: float
+    due: float = math.inf
+
+    def expect(self, now: float) -> None:
+        """There is something to note."""
+        self.due = max(now, self.noted_at + min(USAGE_SELDOM_S, max(USAGE_EVERY_S, (now - self.began_at) / 10)))
 
 
 @attrs.define
@@ -103,6 +129,9 @@ class Keeper:
         self._store, self._claim, self._clock, self._every_s, self._stall_s = store, claim, clock, every_s, stall_s
         self.fencing_token = claim.epoch
         self.on_stalled: Callable[[Key, TreadleError], object] = lambda key, error: None
+        self.on_used: Callable[[Key], object] = lambda key: None
+        self.notes_usage = store.is_durable
+        self._spending: dict[Key, _Spending] = {}
         self._seqs: dict[_Slot, int] = {}
         self._written: dict[_Slot, float] = {}
         self._pending: dict[_Slot, _Pending] = {}
@@ -225,6 +254,26 @@ class Keeper:
                 pending.due = self._clock.now() + _AGAIN_S
                 self._pending.setdefault(slot, pending)
                 self._wake()
+
+    # -- what is used up
+
+    def note_usage(self, user: User) -> None:
+        """Have noted, when it is time, what an attempt has used up; from any thread."""
+        with suppress(CallCancelledError):  # it is over: its end tells all
+            self._on_loop(partial(self._expect_usage, user), user)
+
+    def _expect_usage(self, user: User) -> None:
+        now = self._clock.now()
+        self._spending.setdefault(_key(user.call), _Spending(user, now, now)).expect(now)
+        self._wake()
+
+    def _note_used(self, now: float) -> None:
+        for key, spending in list(self._spending.items()):
+            if spending.user.is_over:
+                del self._spending[key]
+            elif spending.due <= now:
+                spending.noted_at, spending.due, spending.user.is_usage_due = now, math.inf, False
+                self.on_used(key)
 
     # -- processes
 
@@ -349,6 +398,9 @@ class Keeper:
                     self._lives.pop(key, None)
                     self.on_stalled(key, StepStalledError(_item(key), self._stall_s))
             ends = [pending.due for pending in self._pending.values()] + [at + self._stall_s for at in self._lives.values()]
+            if self._spending:
+                self._note_used(now)
+                ends += [spending.due for spending in self._spending.values() if spending.due < math.inf]
             with anyio.CancelScope() as self._nap:
                 if ends:
                     await self._clock.sleep_until(min(ends))

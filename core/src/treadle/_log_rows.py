@@ -37,6 +37,7 @@ from treadle._models import (
     StepUsage,
     StintOpened,
     TimerFired,
+    UsageNoted,
     WaitEnded,
     WaitStarted,
     idempotency_key,
@@ -123,6 +124,7 @@ class LogRows:
             RetryRequested: self._retry_requested,
             AttemptStarted: self._attempt_started,
             AttemptEnded: self._attempt_ended,
+            UsageNoted: self._usage_noted,
             InterruptAsked: self._interrupt_asked,
             InterruptAnswered: self._interrupt_answered,
             RetryScheduled: self._retry_scheduled,
@@ -330,7 +332,14 @@ class LogRows:
         if outcome.status == "completed" and entry.index is not None:
             self._end(place, step, StepStatus.CACHED if outcome.cached else StepStatus.COMPLETED, entry.at)
 
-    def _add_usage(self, step: _Step, entry: AttemptEnded, usage: StepUsage) -> None:
+    def _usage_noted(self, entry: UsageNoted) -> None:
+        place = (entry.path, entry.index)
+        step = self._steps.get(place)
+        if step is not None and step.span is not None and (step.attempt, step.variant) == (entry.attempt, entry.variant):
+            self._changed[place] = step
+            self._add_usage(step, entry, entry.usage)
+
+    def _add_usage(self, step: _Step, entry: AttemptEnded | UsageNoted, usage: StepUsage) -> None:
         for each in [step] if entry.index is None else [step, self._at((entry.path, None))]:
             each.cost += usage.cost
             each.tokens += usage.tokens

@@ -36,7 +36,7 @@ class Meter:
         self._item, self._on_change = item, on_change
         # Time passes by itself.
         self._limits = [(_PLACES[limit.resource], limit) for limit in limits if limit.resource != "wall_time"]
-        self._used = [0, 0, 0]
+        self._used, self._noted = [0, 0, 0], [0, 0, 0]
         self._warned: set[SpendLimit | None] = set()
         self._is_closed = False
         self._lock = threading.Lock()
@@ -97,6 +97,18 @@ class Meter:
                 self._used[:] = told
                 self.refusal = self.refusal or refusal
 
+    def note(self) -> StepUsage:
+        """What was used up since the last time, so that it can be recorded; ``close`` answers the rest."""
+        with self._lock:
+            new = self._rest()
+            self._noted[:] = self._used
+        return new
+
+    @property
+    def is_noted(self) -> bool:
+        """Whether ``note`` has answered something."""
+        return any(self._noted)
+
     def abandon(self) -> StepUsage | None:
         """``close`` for an attempt of which nobody knows what it still uses up: all that was set aside for it counts."""
         with self._lock:
@@ -106,12 +118,15 @@ class Meter:
         return self.close()
 
     def close(self) -> StepUsage | None:
-        """The end of the attempt: what it used up; None for nothing. From now on nothing can be spent."""
+        """The end of the attempt: what it used up and was not noted; None for nothing. Now nothing can be spent any more."""
         with self._lock:
             self._is_closed = True
-        return self.usage or None
+            return self._rest() or None
 
     # -- with the lock held
+
+    def _rest(self) -> StepUsage:
+        return StepUsage(*[used - noted for used, noted in zip(self._used, self._noted, strict=True)])
 
     def _add(self, amounts: Iterable[int]) -> None:
         for place, amount in enumerate(amounts):

@@ -467,7 +467,7 @@ class Outcome:
         spans: Client-call spans of this attempt.
         taken_from: The run whose record it was taken from instead of being made; empty for one that was made.
         cached: The call was not performed: an earlier one's output is the answer.
-        usage: What it used up; None for nothing.
+        usage: What it used up, less what was noted while it ran (see UsageNoted); None for nothing.
         refusal: That it ended because it asked for more than its budget held; None when that was not so.
         note: What the executor said of its attempt's span; None for nothing.
     """
@@ -600,6 +600,30 @@ class AttemptEnded:
     stint: int = 1
 
 
+@record
+class UsageNoted:
+    """What an attempt that goes on has used up since it was noted last, so that a crash does not hide it.
+
+    AttemptEnded has the rest: what an attempt used up is the sum. Only runs that outlive their process note it.
+
+    Attributes:
+        at: When.
+        path: The step.
+        index: Item of a ``foreach``.
+        attempt: From 1.
+        usage: How much more; less than nothing when it turned out to be less than was noted.
+        variant: Which of the step's executors.
+    """
+
+    kind: ClassVar[str] = "UsageNoted"
+    at: float
+    path: str
+    index: int | None
+    attempt: int
+    usage: StepUsage
+    variant: str = "primary"
+
+
 @attrs.frozen
 class TimerFired:
     """A timer that SetTimer asked for is due."""
@@ -713,6 +737,7 @@ Fact = (
     | InterruptAnswered
     | RetryRequested
     | SlotTaken
+    | UsageNoted
 )
 
 # -- decisions: what the scheduler concluded; recorded with their reason, never applied -----------------------------------
@@ -1007,6 +1032,7 @@ FACTS: tuple[type, ...] = (
     CancelRequested,
     InterruptAnswered,
     RetryRequested,
+    UsageNoted,
 )
 DECISIONS: tuple[type, ...] = (
     AttemptStarted,

@@ -31,6 +31,7 @@ from treadle._models import (
     StepStatus,
     StintOpened,
     TimerFired,
+    UsageNoted,
     WaitEnded,
     WaitStarted,
 )
@@ -127,6 +128,8 @@ def _said(entry: Entry) -> Said:
             return logging.DEBUG, f"{_item(entry)} attempt {entry.attempt} started"
         case AttemptEnded():
             return _attempt_ended(entry)
+        case UsageNoted():
+            return logging.DEBUG, f"{_item(entry)} attempt {entry.attempt} has used up more"
         case RetryScheduled():
             left = f"attempt {entry.attempt + 1}/{entry.max_attempts} in {max(0.0, entry.due - entry.at):g}s"
             return logging.WARNING, f"{_item(entry)} will be tried again: {left}{_because(entry.reason)}"
@@ -191,7 +194,8 @@ def _item(
     | FallbackChosen
     | CompensationEnded
     | InterruptAsked
-    | InterruptAnswered,
+    | InterruptAnswered
+    | UsageNoted,
 ) -> str:
     return entry.path if entry.index is None else f"{entry.path}[{entry.index}]"
 

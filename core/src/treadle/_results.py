@@ -27,6 +27,7 @@ from treadle._models import (
     StepResult,
     StepStatus,
     StepUsage,
+    UsageNoted,
     WaitEnded,
     WaitStarted,
 )
@@ -188,9 +189,14 @@ def used_by_step(entries: Iterable[Entry]) -> dict[str, StepUsage]:
     """Step -> what its attempts used up, by a log, in the order of their first end; late ones count too."""
     used: dict[str, StepUsage] = {}
     for entry in entries:
-        if isinstance(entry, AttemptEnded) and entry.outcome.usage is not None:
-            used[entry.path] = used.get(entry.path, _NOTHING_USED) + entry.outcome.usage
+        if isinstance(entry, AttemptEnded | UsageNoted) and (usage := usage_of(entry)) is not None:
+            used[entry.path] = used.get(entry.path, _NOTHING_USED) + usage
     return used
+
+
+def usage_of(entry: AttemptEnded | UsageNoted) -> StepUsage | None:
+    """What an entry adds to what was used up; None for nothing."""
+    return entry.usage if isinstance(entry, UsageNoted) else entry.outcome.usage
 
 
 def summarise(entries: Sequence[Entry]) -> RunResult:

@@ -20,7 +20,9 @@ from treadle._models import (
     RunCreated,
     RunEnded,
     StepEnded,
+    StepUsage,
     StintOpened,
+    UsageNoted,
 )
 from treadle._paths import plan_path
 from treadle._span_projection import error_type, executor_of
@@ -89,6 +91,8 @@ class RunMetrics:
                 self._began.setdefault(entry.path, entry.at)
             case AttemptEnded():
                 self._attempt_ended(instruments, entry, replayed=replayed)
+            case UsageNoted() if not replayed:
+                self._count(instruments, entry.path, entry.usage)
             case MapStarted() | GroupStarted():
                 self._began.setdefault(entry.path, entry.at)
             case StepEnded():
@@ -121,9 +125,12 @@ class RunMetrics:
         if not replayed and error is not None and error.issues:
             instruments.output_issues.add(len(error.issues), self._step(entry.path))
         if not replayed and entry.outcome.usage:
-            for counter, amount in zip(instruments.used, attrs.astuple(entry.outcome.usage), strict=True):
-                if amount:
-                    counter.add(amount, self._step(entry.path))
+            self._count(instruments, entry.path, entry.outcome.usage)
+
+    def _count(self, instruments: _Instruments, path: str, usage: StepUsage) -> None:
+        for counter, amount in zip(instruments.used, attrs.astuple(usage), strict=True):
+            if amount > 0:  # a counter never goes back
+                counter.add(amount, self._step(path))
 
     def _step_ended(self, instruments: _Instruments, entry: StepEnded, *, replayed: bool) -> None:
         began_at = self._began.pop(entry.path, None)

@@ -77,12 +77,13 @@ class _CallContext(CallFacts):
     """What the contexts of all calls have in common: ``ports.AnyContext``."""
 
     __slots__ = (
-        "_keeper", "_log", "_runner", "arguments", "inputs", "is_cached", "is_kept", "is_over", "isolated", "spans", "threads",
+        "_keeper", "_log", "_runner", "arguments", "inputs", "is_cached", "is_kept", "is_over", "is_usage_due", "isolated",
+        "spans", "threads",
     )  # fmt: skip
 
     def __init__(self, call: Call, runner: Runner) -> None:
         super().__init__(call)
-        self.is_cached = self.is_kept = self.is_over = False
+        self.is_cached = self.is_kept = self.is_over = self.is_usage_due = False
         self.arguments: tuple[object, ...] = ()
         self.inputs: dict[str, object] = {}
         self.isolated: Work | None = None
@@ -126,12 +127,22 @@ class _CallContext(CallFacts):
         return self._runner.client_span(self.call, name, kind, attributes or {}, self.spans.append)
 
     def _make_meter(self) -> Meter:
-        meter = self._runner.meters[key_of(self.call)] = super()._make_meter()
+        on_change = self._note_usage if self._keeper is not None and self._keeper.notes_usage else _nothing
+        meter = self._runner.meters[key_of(self.call)] = Meter(self.call.item, self.call.allowance, on_change)
         return meter
+
+    def _note_usage(self, meter: Meter) -> None:
+        """Something was used up: it is to be noted soon; from any thread."""
+        if not self.is_usage_due and self._keeper is not None:
+            self.is_usage_due = True
+            self._keeper.note_usage(self)
 
     def spent(self, used: Sequence[int], refusal: Sequence[object] | None) -> None:
         """What a process of the call's own has used up, all in all."""
-        self.start_meter().take_over(used, None if refusal is None else BudgetRefusal(*refusal))  # type: ignore[arg-type]  # as it was told
+        meter = self.start_meter()
+        meter.take_over(used, None if refusal is None else BudgetRefusal(*refusal))  # type: ignore[arg-type]  # as it was told
+        if self._keeper is not None and self._keeper.notes_usage:
+            self._note_usage(meter)
 
     async def run_sync(self, function: Callable[[], T]) -> T:
         """Run ``function`` in a worker thread with this context copied; for ``def`` executors."""
@@ -247,9 +258,12 @@ class Runner:
                 outcome = attrs.evolve(outcome, note=self._without_secrets(call, note))
             if self._redaction is not None:
                 outcome = self._redaction.outcome(outcome)
+            meter, told = context.meter, outcome
+            if meter is not None and meter.is_noted:  # the record has only the rest
+                told = attrs.evolve(outcome, usage=meter.usage)
             if scope.end_attempt is not None:
-                scope.end_attempt(call, outcome)
-            span.end(outcome)
+                scope.end_attempt(call, told)
+            span.end(told)
         return outcome
 
     def failure(self, call: Call, error: TreadleError, *, started_at: float, is_detached: bool = False) -> Outcome:
@@ -445,6 +459,10 @@ class Runner:
             except TreadleError:  # that it is missing may be the very error
                 continue
         return values
+
+
+def _nothing(meter: Meter) -> None:
+    """Nobody notes what is used up."""
 
 
 def _as_failure(call: Call, error: BaseException, cancelled: type[BaseException]) -> Exception:

@@ -77,6 +77,7 @@ from treadle._models import (
     TakeSlot,
     TimerFired,
     Turn,
+    UsageNoted,
     WaitEnded,
     WaitStarted,
     retry_timer_id,
@@ -199,6 +200,7 @@ class Scheduler:
             StintOpened: self._on_stint,
             Evaluated: self._on_evaluated,
             AttemptEnded: self._on_attempt_ended,
+            UsageNoted: self._on_usage,
             TimerFired: self._on_timer,
             SlotTaken: self._on_slot,
             SignalReceived: self._on_signal,
@@ -283,7 +285,7 @@ class Scheduler:
 
     def expects(self, fact: Fact) -> bool:
         """Whether a fact answers something that is open; if not, it comes too late and is evidence only."""
-        if type(fact) is AttemptEnded:
+        if type(fact) is AttemptEnded or type(fact) is UsageNoted:
             if self._running.get((fact.path, fact.index)) != fact.attempt:
                 return False
             return not self._has_variants or self._step_at(fact.path).variant(fact.index) == fact.variant
@@ -537,6 +539,10 @@ class Scheduler:
         if self.expects(fact):
             step = self._steps[fact.path] if self._undoing is None else self._undoing
             self._finish_attempt(step, fact.index, fact.attempt, fact.outcome)
+
+    def _on_usage(self, fact: UsageNoted) -> None:
+        if self._ledger is not None and self.expects(fact):
+            self._ledger.settle(item_path(fact.path, fact.index), fact.usage)
 
     def _on_timer(self, fact: TimerFired) -> None:
         timer = self._timers.pop(fact.timer_id, None)

@@ -335,8 +335,9 @@ class Session:
                     slots=SlotKeeper(self.store, claim) if self.plan.has_slots else None,
                     hide=redact,
                     is_over=recorded.has_fired if recorded is not None else lambda timer_id: False,
+                    is_kept=self.store.is_durable,
                 )
-                keeper.on_stalled = driver.stop_call
+                keeper.on_stalled, keeper.on_used = driver.stop_call, driver.note_usage
                 if self.on_start is not None:
                     durable = self.store.is_durable
                     self.on_start(RunHandle(claim.run_id, created.trace_id, driver, self.plan, self.clock, is_durable=durable))

@@ -26,6 +26,7 @@ from treadle._models import (
     StepEnded,
     StepUsage,
     StintOpened,
+    UsageNoted,
     WaitStarted,
 )
 from treadle._paths import item_path, scope_path, split_item, written_step
@@ -190,12 +191,14 @@ class SpanProjection:
         self._usage: StepUsage | None = None
         self._steps: dict[str, _Step] = {}
         self._open: dict[tuple[str, int | None, int, str], _Open] = {}
+        self._noted: dict[tuple[str, int | None, int, str], StepUsage] = {}  # what attempts that go on have used up
         # A table rather than a match: this runs for every entry of a traced run.
         self._handlers: dict[type, Callable[[Any], tuple[SpanRecord, ...]]] = {
             RunCreated: self._run_created,
             StintOpened: self._stint_opened,
             AttemptStarted: self._attempt_started,
             AttemptEnded: self._attempt_ended,
+            UsageNoted: self._usage_noted,
             RetryScheduled: self._retry_scheduled,
             MapStarted: self._map_started,
             GroupStarted: self._group_started,
@@ -372,9 +375,11 @@ class SpanProjection:
     def _attempt_ended(self, entry: AttemptEnded) -> tuple[SpanRecord, ...]:
         outcome = entry.outcome
         if outcome.usage is not None:
-            step = self._step(entry.path)
-            step.usage = outcome.usage + (step.usage or StepUsage())
-            self._usage = outcome.usage + (self._usage or StepUsage())
+            self._add_usage(entry.path, outcome.usage)
+        if self._noted:
+            noted = self._noted.pop((entry.path, entry.index, entry.attempt, entry.variant), None)
+            if noted is not None:
+                outcome = attrs.evolve(outcome, usage=noted + (outcome.usage or StepUsage()))
         open_ = self._open.pop((entry.path, entry.index, entry.attempt, entry.variant), None)
         released_at = open_.entry.at if open_ else outcome.started_at or entry.at
         ended_at = outcome.ended_at or entry.at
@@ -388,9 +393,25 @@ class SpanProjection:
         )
         return (*outcome.spans, span)
 
+    def _usage_noted(self, entry: UsageNoted) -> tuple[SpanRecord, ...]:
+        key = (entry.path, entry.index, entry.attempt, entry.variant)
+        if key in self._open:
+            self._add_usage(entry.path, entry.usage)
+            self._noted[key] = entry.usage + self._noted.get(key, StepUsage())
+        return ()
+
+    def _add_usage(self, path: str, usage: StepUsage) -> None:
+        step = self._step(path)
+        step.usage = usage + (step.usage or StepUsage())
+        self._usage = usage + (self._usage or StepUsage())
+
     def _lost(self, open_: _Open) -> SpanRecord:
         entry, ended_at = open_.entry, self._last_at
         attributes: dict[str, object] = {names.TASK_RESULT: "error", names.ERROR_TYPE: names.INTERRUPTED}
+        if self._noted:
+            attributes |= usage_attributes(
+                self._noted.pop((entry.path, entry.index, entry.attempt, entry.variant), StepUsage())
+            )
         ending = Ending("error", "The process that performed it went away.", attributes, ())
         place = self._place(entry, entry.at, ended_at, has_failed=True)
         return self._attempt(entry, place, entry.at, ended_at, ending, open_.worker, queued_s=0.0)

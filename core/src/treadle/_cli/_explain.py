@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 
 import anyio
+import attrs
 import click
 
 from treadle._cli._kept import begun, find_run, item_name, kept_runs, read_log, split_target
 from treadle._cli._loading import json_option
-from treadle._cli._output import clean, count, is_terminal, say, spell, write, write_json
+from treadle._cli._output import clean, count, is_terminal, say, spell, spell_usage, write, write_json
 from treadle._cli._recorded_plan import plan_of, split_item
 from treadle._decisions import DecisionKind
 from treadle._explaining import Explained
@@ -45,6 +46,7 @@ from treadle.ports import (
     StintOpened,
     Store,
     TimerFired,
+    UsageNoted,
     WaitEnded,
     WaitStarted,
 )
@@ -73,7 +75,11 @@ def explain(run_and_path: str, as_json: bool) -> None:
         row, entries = anyio.run(look, store)
     plan = plan_of(entries)
     place = split_item(path, plan)
-    told = [each for each in explained(plan, entries) if _concerns(each.entry, place)]
+    told = [
+        each
+        for each in explained(plan, entries)
+        if _concerns(each.entry, place) and (as_json or not isinstance(each.entry, UsageNoted))  # of those there may be many
+    ]
     decisions = sum(isinstance(entry, DECISIONS) for entry in entries)
     facts = len(entries) - decisions
     if as_json:
@@ -136,6 +142,9 @@ _TELLERS: Mapping[type, Callable[..., str]] = {
     AttemptStarted: lambda e: f"{item_name(e.path, e.index)}: attempt {e.attempt} was released in stint {e.stint}",
     AttemptEnded: lambda e: (
         f"{item_name(e.path, e.index)}: attempt {e.attempt} {e.outcome.status}{_taken(e.outcome)}{_why(e.outcome.error)}"
+    ),
+    UsageNoted: lambda e: (
+        f"{item_name(e.path, e.index)}: attempt {e.attempt} has used {spell_usage(*attrs.astuple(e.usage))} more"
     ),
     RetryScheduled: lambda e: (
         f"{item_name(e.path, e.index)}: will be tried again after {spell(e.due - e.at)}"

@@ -8,8 +8,8 @@ import attrs
 
 from treadle._budget_use import BudgetUse, usage_data
 from treadle._cli._output import count, spell_budget, spell_usage
-from treadle._results import budgets_of
-from treadle.ports import AttemptEnded, Entry, RetryRequested, RunRow, StepRow, StepUsage
+from treadle._results import budgets_of, usage_of
+from treadle.ports import AttemptEnded, Entry, RetryRequested, RunRow, StepRow, StepUsage, UsageNoted
 
 _NOTHING = StepUsage()
 
@@ -41,9 +41,9 @@ class Spending:
             return cls(total, None, {}, 1, row.ended_at or now)
         items: dict[tuple[str, int | None], StepUsage] = {}
         for entry in entries:
-            if isinstance(entry, AttemptEnded) and entry.outcome.usage is not None:
+            if isinstance(entry, AttemptEnded | UsageNoted) and (usage := usage_of(entry)) is not None:
                 for index in {entry.index, None}:
-                    items[entry.path, index] = items.get((entry.path, index), _NOTHING) + entry.outcome.usage
+                    items[entry.path, index] = items.get((entry.path, index), _NOTHING) + usage
         total = sum((used for (_, index), used in items.items() if index is None), _NOTHING)
         generations = 1 + sum(isinstance(entry, RetryRequested) for entry in entries)
         return cls(total, items, {use.path: use for use in budgets_of(entries)}, generations, now)

@@ -31,6 +31,7 @@ from treadle.ports import (
     StepEnded,
     StepUsage,
     StintOpened,
+    UsageNoted,
     WaitStarted,
 )
 
@@ -145,6 +146,9 @@ class RunView:
                 return self._attempt_started(entry)
             case AttemptEnded() as entry:
                 return self._attempt_ended(entry)
+            case UsageNoted() as entry:
+                self.usage += entry.usage
+                return []
             case GroupStarted() as entry:
                 return self._group_started(entry)
             case FallbackChosen() as entry:
