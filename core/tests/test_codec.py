@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from treadle._codec import dump_entry, dump_line, dump_record, load_call, load_entry, load_line, load_outcome
+from treadle._codec import compact_json, dump_entry, dump_line, dump_record, load_call, load_entry, load_line, load_outcome
 from treadle._models import (
     DECISIONS,
     FACTS,
@@ -216,3 +216,26 @@ def test_a_note_of_a_span_comes_back_and_its_absence_is_left_out() -> None:
 
     assert load_line(dump_line(with_note)) == with_note
     assert "note" not in dump_line(AttemptEnded(1.0, "a", None, 1, Outcome("completed")))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(data=JSON, ensure_ascii=st.booleans())
+def test_json_is_what_the_standard_library_writes(data: object, ensure_ascii: bool) -> None:
+    """To the letter, with neither a space nor a number that JSON does not know."""
+    told = json.dumps(data, ensure_ascii=ensure_ascii, separators=(",", ":"), allow_nan=False)
+
+    assert compact_json(ensure_ascii=ensure_ascii)(data) == told
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        compact_json(ensure_ascii=ensure_ascii)([data, float("nan")])
+
+
+def test_json_is_the_same_where_the_library_has_no_c_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another Python than CPython writes the same, by the library's own way."""
+    monkeypatch.setattr("json.encoder.c_make_encoder", None)
+
+    assert compact_json(ensure_ascii=False)({"ä": [1.5, None]}) == '{"ä":[1.5,null]}'

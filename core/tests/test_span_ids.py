@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
+from base64 import b32encode
 
 from hypothesis import given
 from hypothesis import strategies as st
+from treadle._models import idempotency_key
 from treadle._span_ids import attempt_span_id, new_span_id, new_trace_ids, step_span_id
 
 TRACE, ROOT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -84,3 +87,13 @@ def test_ids_never_change_between_versions() -> None:
     """Recorded calls carry these ids: a change here would tear the trace of every run that is resumed after an update."""
     assert step_span_id(TRACE, ROOT, "page") == "177e01b2bd436f2b"
     assert attempt_id(("page", 3, "primary", 1, 2, 1)) == "5cb7314494b070d8"
+
+
+@given(attempts)
+def test_idempotency_keys_are_for_ever(key: tuple[str, int | None, str, int, int, int]) -> None:
+    """Base32 of a hash, the same in every version: services remember them (G5)."""
+    path, index, variant, generation, _, _ = key
+    parts = ("run", path, "" if index is None else str(index), variant, str(generation))
+    digest = hashlib.sha256("\x1f".join(parts).encode()).digest()[:20]
+
+    assert idempotency_key("run", path, index, variant, generation) == f"trd1-{b32encode(digest).decode().lower()}"

@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar, cast
 
 import attrs
 
-from treadle._codec import dump_entry, dump_line, load_line
+from treadle._codec import compact_json, dump_entry, dump_line, load_line
 from treadle._models import Entry, RunStatus, StepStatus
 from treadle._store_records import NO_INDEX, Commit, LogLine, RunRow, SpanExport, SpanLetter, SpanRow, StepRow, TimerRow
 from treadle.errors import StoreUnavailableError
@@ -48,13 +48,16 @@ PLAIN, GZIP = 0, 1
 PACK_OVER = 10 * 1024
 """Longer values are compressed."""
 
+_SHORT = PACK_OVER // 4
+"""A text of so many characters is not compressed, whatever they are."""
+
 LONG_OVER = 100 * 1024
 """What is longer after that should not lie in the row itself, so that lists and indexes stay small."""
 
 MOST_BYTES = 256 * 1024 * 1024
 """Longest value, compressed."""
 
-_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode
+_encode = compact_json(ensure_ascii=True)
 
 
 class Packed(NamedTuple):
@@ -146,8 +149,13 @@ def pack_entries(commit: Commit, *, most: int = MOST_BYTES) -> list[EntryColumns
     for seq, entry in enumerate(commit.entries, commit.seq):
         path: str = getattr(entry, "path", "")
         phase = "" if not path else "finally" if path.startswith("finally/") else "main"
-        what = f"{entry.kind} {seq} of run {commit.run_id}" + (f" (step {path!r})" if path else "")
-        packed = pack(_line(entry), what, most=most, largest=partial(_largest, entry))
+        line = _line(entry)
+        if len(line) <= _SHORT:
+            body = line.encode()
+            packed = Packed(PLAIN, body, len(body))
+        else:
+            what = f"{entry.kind} {seq} of run {commit.run_id}" + (f" (step {path!r})" if path else "")
+            packed = pack(line, what, most=most, largest=partial(_largest, entry))
         rows.append(EntryColumns(seq, float(entry.at), entry.kind, phase, path, packed))
     return rows
 

@@ -321,7 +321,7 @@ class Driver:
                 if self._inbox and self._conductor.status is not None:
                     break  # a log ends with RunEnded; what arrives later is nobody's
             try:
-                await self._commit(self._pack(self._seq + 1, records))
+                await self._commit(self._pack(self._seq + 1, records, is_alone=not (self._active or self._ready)))
             except TreadleError as error:
                 self.fail(error)
                 raise

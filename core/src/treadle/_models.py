@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from base64 import b32encode
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -242,11 +241,16 @@ class SecretReference:
     parts: tuple[tuple[str, str], ...]
 
 
+_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = tuple([first + second for first in _BASE32 for second in _BASE32])
+
+
 def idempotency_key(run_id: str, path: str, index: int | None, variant: str = "primary", generation: int = 1) -> str:
     """What every attempt of a step or item carries: ``trd1-`` and 32 characters (G5)."""
     item = "" if index is None else str(index)
     digest = hashlib.sha256("\x1f".join((run_id, path, item, variant, str(generation))).encode()).digest()
-    return "trd1-" + b32encode(digest[:20]).decode().lower()  # 20 bytes are 32 characters
+    number = int.from_bytes(digest[:20], "big")  # 20 bytes are 32 characters of base32, two at a time here
+    return "trd1-" + "".join([_PAIRS[number >> shift & 1023] for shift in range(150, -1, -10)])
 
 
 def wait_timer_id(path: str) -> str:

@@ -25,11 +25,11 @@ class RunLog:
         self.commit = store.commit
         self._run_id, self._epoch, self._rows = claim.run_id, claim.epoch, rows
 
-    def pack(self, seq: int, entries: Sequence[Entry]) -> Commit:
-        """What makes ``entries`` durable; ``seq`` is the place of the first."""
+    def pack(self, seq: int, entries: Sequence[Entry], *, is_alone: bool = False) -> Commit:
+        """What makes ``entries`` durable; ``seq`` is the place of the first, ``is_alone`` as of ``Commit``."""
         rows = self._rows
         if rows is None:
             return Commit(self._run_id, self._epoch, seq, entries)
         for entry in entries:
             rows.apply(entry)
-        return Commit(self._run_id, self._epoch, seq, entries, rows.take())
+        return Commit(self._run_id, self._epoch, seq, entries, rows.take(), is_alone)

@@ -78,9 +78,11 @@ class RunRow:
         return None if self.ended_at is None else self.ended_at - self.created_at
 
 
-@attrs.frozen
+@attrs.define(unsafe_hash=True)
 class StepRow:
     """One step of a run, or one item of a ``foreach`` (which has a row for the whole as well).
+
+    Nobody changes one; it is not frozen because each step makes two, and setting their fields would take five times as long.
 
     Attributes:
         run_id: The run.
@@ -152,9 +154,9 @@ class TimerRow:
     payload: Json = attrs.field(default=None, repr=False)
 
 
-@attrs.frozen
+@attrs.define(unsafe_hash=True)
 class SpanRow:
-    """One execution of an executor: a row of ``execution_spans``, there from its start.
+    """One execution of an executor: a row of ``execution_spans``, there from its start. Nobody changes one (see ``StepRow``).
 
     Attributes:
         span_id: 16 hex digits, that of the attempt's span.
@@ -280,6 +282,7 @@ class Commit:
         seq: Place of the first entry, one after the last that is stored.
         entries: Facts and decisions in order.
         rows: What they change; None for a store that does not want rows.
+        is_alone: Whether nothing of the run goes on meanwhile: no call is performed, and none is ready.
     """
 
     run_id: str
@@ -287,6 +290,7 @@ class Commit:
     seq: int
     entries: Sequence[Entry]
     rows: Rows | None = None
+    is_alone: bool = False
 
 
 @attrs.frozen

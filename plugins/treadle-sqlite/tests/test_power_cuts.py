@@ -24,8 +24,12 @@ MODES: tuple[Survivors, ...] = get_args(Survivors)
 
 @pytest.fixture(autouse=True)
 def without_power(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small log, so that cuts fall into checkpoints too; and what SQLite does not ask about is nobody's."""
+    """A small log, so that cuts fall into checkpoints too; and what SQLite does not ask about is nobody's.
+
+    The disk counts as quick, so that a run that is alone commits on its own thread.
+    """
     monkeypatch.setattr(_worker, "CHECKPOINT_PAGES", 20)
+    monkeypatch.setattr(_worker, "QUICK_S", 1e6)
     hook = sys.unraisablehook
 
     def ignore(unraisable: sys.UnraisableHookArgs) -> None:
@@ -46,7 +50,7 @@ def cut(folder: Path, durability: str, survivors: Survivors, seed: int) -> tuple
     store.disk = disk
     acknowledged: list[int] = []
     try:
-        anyio.run(partial(write_records, store, RECORDS, acknowledged))
+        anyio.run(partial(write_records, store, RECORDS, acknowledged, is_alone=seed % 2 == 1))
     except StoreUnavailableError:
         pass
     finally:

@@ -19,12 +19,15 @@ def new_run(run_id: str = "r", owner: str = "host:1@x") -> NewRun:
     return NewRun(Commit(run_id, 1, 1, [created], Rows(run=row)), row, "print", owner)
 
 
-async def write_records(store: Store, count: int, acknowledged: list[int], run_id: str = "r") -> None:
+async def write_records(
+    store: Store, count: int, acknowledged: list[int], run_id: str = "r", *, is_alone: bool = False
+) -> None:
     """Create a run and append records, each of which is noted once it is acknowledged."""
     await store.create(new_run(run_id))
     acknowledged.append(1)
     for seq in range(2, count + 2):
-        await store.commit(Commit(run_id, 1, seq, [SignalReceived(AT, f"n{seq}", "x" * (seq * 37 % 900))], Rows()))
+        entry = SignalReceived(AT, f"n{seq}", "x" * (seq * 37 % 900))
+        await store.commit(Commit(run_id, 1, seq, [entry], Rows(), is_alone))
         acknowledged.append(seq)
 
 

@@ -94,7 +94,6 @@ CREATE TABLE steps (
     reason TEXT NOT NULL
 );
 CREATE UNIQUE INDEX steps_run ON steps (run_id, path, item_index);
-CREATE INDEX steps_active ON steps (status, phase) WHERE ended_at IS NULL;
 
 CREATE TABLE timers (
     run_id TEXT NOT NULL REFERENCES runs (run_id),
@@ -236,8 +235,9 @@ SELECT steps.run_id, runs.workflow, steps.path, nullif(steps.item_index, -1) AS 
     steps.status, steps.attempt, steps.worker, steps.queued_at, runs.heartbeat_at,
     CASE WHEN runs.owner = '' THEN 'orphaned'
          WHEN runs.heartbeat_at < (julianday('now') - 2440587.5) * 86400 - 30 THEN 'stale' ELSE 'alive' END AS heartbeat_status
-FROM steps JOIN runs ON runs.run_id = steps.run_id
-WHERE steps.ended_at IS NULL AND steps.status IN ('pending', 'running', 'retrying');
+FROM runs JOIN steps ON steps.run_id = runs.run_id
+WHERE runs.status IN ('pending', 'queued', 'running', 'suspended', 'cancelling')
+    AND steps.status IN ('pending', 'running', 'retrying');
 
 CREATE VIEW task_stats_by_phase AS
 SELECT run_id, phase, status, count(*) AS tasks, sum(attempt) AS attempts, avg(duration_ms) AS avg_duration_ms,

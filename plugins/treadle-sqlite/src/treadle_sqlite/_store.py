@@ -86,6 +86,9 @@ _log = logging.getLogger("treadle.sqlite")
 
 _CLEANED_EVERY_S = 3600.0
 
+_SMALL = 64 * 1024
+"""A commit of less is written in no time; how long it takes is up to the disk."""
+
 _APART = 2
 """Added to the encoding of a value that is kept in a table of its own."""
 
@@ -198,7 +201,13 @@ class SqliteStore:
             if rows is not None:
                 _put_rows(connection, commit.run_id, rows)
 
-        await self._write().ask(work)
+        writer = self._write()
+        is_small = commit.is_alone and sum([entry.packed.size for entry in entries]) < _SMALL
+        done = writer.try_here(work, commit.run_id) if is_small else None
+        if done is None:
+            await writer.ask(work)
+        else:
+            done.result()
 
     def _refusal(self, connection: apsw.Connection, commit: Commit) -> Exception:
         """Why a commit changes nothing."""
@@ -736,7 +745,8 @@ def _signal(name: str, encoding: int, payload: bytes, signal_id: str, sent_at: f
 
 def _span_values(span: SpanRow) -> Sequence[object]:
     values = list(SPAN_TABLE.values(span))
-    values[_KEYS], values[_ISSUES] = dump_value(span.output_keys), dump_value(span.validation_issues)
+    values[_KEYS] = dump_value(span.output_keys) if span.output_keys else "[]"
+    values[_ISSUES] = dump_value(span.validation_issues) if span.validation_issues else "[]"
     return values
 
 

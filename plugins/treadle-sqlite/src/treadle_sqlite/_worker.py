@@ -29,6 +29,12 @@ CHECKPOINT_PAGES = 1000
 MOST_LOG_BYTES = 64 * 1024 * 1024
 """A write-ahead log that is longer is complained of: somebody reads for so long that it cannot be brought into the file."""
 
+QUICK_S = 0.001
+"""A commit that takes less is quick: then two changes of threads would cost as much again."""
+
+QUICK_IN_A_ROW = 8
+"""After so many quick commits of one run, which nothing else came between, its next one is made on the thread that asks."""
+
 _IDLE_S = 1.0
 _TOLD_S = 600.0
 _log = logging.getLogger("treadle.sqlite")
@@ -228,6 +234,8 @@ class Writer(Worker):
     Jobs that have come meanwhile share one commit. When one fails, all are undone and done again with a savepoint for each, so
     that it fails alone.
 
+    Only ``try_here`` uses its connection on another thread, when it has nothing to do.
+
     Args:
         name: Of the thread.
         path: Of the file.
@@ -251,20 +259,62 @@ class Writer(Worker):
         self._told_at = -math.inf
         self._pages = 0
         self._broken: StoreGoneError | None = None
+        self._turn = threading.Lock()  # whoever has it may use the connection
+        self._connection: apsw.Connection | None = None
+        self._quick = 0
+        self._quick_for = ""
         super().__init__(name, path, connect, timeout_s)
 
     def begin(self, connection: apsw.Connection) -> None:
         """Begin a transaction that writes: the lock is taken now, so that no reader's view can go stale under it."""
         begin(connection, self._timeout_s)
 
+    def try_here(self, work: Callable[[apsw.Connection], T], who: str) -> Job[T] | None:
+        """Do ``work`` in a commit on the thread of whoever asks, which blocks it for so long; None: not now, so ask and wait.
+
+        For who has nothing to do meanwhile. It is done while commits have been quick for a while, nobody else has anything to
+        write, and no other process holds the file.
+
+        Args:
+            work: What to do.
+            who: The run that it is for; when it is another than the last time, it has to show first that it is alone.
+        """
+        if who != self._quick_for:
+            self._quick_for, self._quick = who, 0
+        if self._quick < QUICK_IN_A_ROW or not self._jobs.empty() or self._is_closed or self._pid != os.getpid():
+            return None
+        if not self._turn.acquire(blocking=False):
+            return None
+        try:
+            connection = self._connection
+            if connection is None or not _begins(connection):
+                return None
+            job = Job(work, _nobody)
+            self._commit(connection, [job], has_begun=True)
+            fault_point("committed")
+        finally:
+            self._turn.release()
+        if self._pages > CHECKPOINT_PAGES:
+            self._jobs.put(Job(_nothing, _nobody))
+        return job
+
     def _serve(self, connection: apsw.Connection) -> None:
         connection.set_wal_hook(self._note_pages)
+        self._connection = connection
+        try:
+            self._take_jobs(connection)
+        finally:
+            with self._turn:
+                self._connection = None
+
+    def _take_jobs(self, connection: apsw.Connection) -> None:
         is_open = True
         while is_open:
             try:
                 first = self._jobs.get(timeout=self._patience())
             except queue.Empty:
-                self._be_idle(connection)
+                with self._turn:
+                    self._be_idle(connection)
                 continue
             jobs: list[Job[object]] = []
             job = first
@@ -280,12 +330,14 @@ class Writer(Worker):
                 except queue.Empty:
                     break
             if jobs:
-                self._commit(connection, jobs)
-                fault_point("committed")
+                with self._turn:
+                    self._commit(connection, jobs)
+                    fault_point("committed")
                 for done in jobs:
                     done.tell()
             if self._pages > CHECKPOINT_PAGES:
-                self._checkpoint(connection, apsw.SQLITE_CHECKPOINT_PASSIVE)
+                with self._turn:
+                    self._checkpoint(connection, apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _patience(self) -> float | None:
         """How long to wait for a job before there is something else to do; None for as long as it takes."""
@@ -306,12 +358,14 @@ class Writer(Worker):
                 _log.debug("%s: not cleaned now", self._path)
             self._chore_at = time.monotonic() + (60.0 if job.has_failed else job.result())
 
-    def _commit(self, connection: apsw.Connection, jobs: Sequence[Job[Any]]) -> None:
+    def _commit(self, connection: apsw.Connection, jobs: Sequence[Job[Any]], *, has_begun: bool = False) -> None:
         """Do all in one transaction. Afterwards each is durable or has failed."""
+        began = time.monotonic()
         try:
             if self._broken is not None:
                 raise self._broken
-            self.begin(connection)
+            if not has_begun:
+                self.begin(connection)
             if not self._do_plainly(connection, jobs):
                 connection.execute("ROLLBACK")
                 self.begin(connection)
@@ -319,6 +373,7 @@ class Writer(Worker):
                     self._do_apart(connection, job)
             fault_point("in_transaction")
             connection.execute("COMMIT")
+            self._quick = self._quick + 1 if len(jobs) == 1 and time.monotonic() - began < QUICK_S else 0
             self._check()
         except BaseException as error:
             with suppress(apsw.Error):
@@ -330,6 +385,8 @@ class Writer(Worker):
             for job in jobs:
                 if not job.has_failed:
                     job.fail(type(reason)(reason.problem, reason.remedy))
+            if not isinstance(error, Exception) and threading.current_thread() is not self._thread:
+                raise  # a keyboard's interrupt, in the thread of whoever asks
 
     def _do_plainly(self, connection: apsw.Connection, jobs: Sequence[Job[Any]]) -> bool:
         """Do all without savepoints, which cost as much as all the rest; answers whether none has failed, as is the rule."""
@@ -338,7 +395,7 @@ class Writer(Worker):
                 job.run(connection)
         except _DOWN:
             raise
-        except BaseException:  # it comes again when each is done apart
+        except Exception:  # it comes again when each is done apart
             return False
         return True
 
@@ -348,7 +405,7 @@ class Writer(Worker):
             job.run(connection)
         except _DOWN:
             raise
-        except BaseException as error:
+        except Exception as error:
             connection.execute("ROLLBACK TO job")
             job.fail(error)
         connection.execute("RELEASE job")
@@ -375,6 +432,19 @@ class Writer(Worker):
                     self._path,
                     size >> 20,
                 )
+
+
+def _begins(connection: apsw.Connection) -> bool:
+    """Begin a transaction that writes, at once or not at all."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except apsw.Error:  # a lock, or trouble, which the writer's thread finds again and tells of
+        return False
+    return True
+
+
+def _nothing(connection: apsw.Connection) -> None:
+    """What makes the writer's thread look after the write-ahead log."""
 
 
 def _nobody() -> None:
