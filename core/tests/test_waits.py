@@ -87,7 +87,7 @@ steps:
     wait: {signal: "a b", timeout: never, on_timeout: skip, extra: 1}
     with: {x: 1}
     retry: 3
-    foreach: [1]
+    max_parallel: 1
 """
     with open(path, "w") as file:
         file.write(text)
@@ -102,7 +102,7 @@ steps:
         "steps.a.wait.extra": 4,
         "steps.a.with": 5,
         "steps.a.retry": 6,
-        "steps.a.foreach": 7,
+        "steps.a.max_parallel": 7,
     }
 
 

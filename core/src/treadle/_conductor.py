@@ -499,15 +499,27 @@ class Conductor:
         elif isinstance(entry, ItemEnded):
             self._note_item(entry)
         elif isinstance(entry, WaitEnded):
-            self._outputs[entry.path] = entry.output
-            self._waits.append((entry, False))  # until its step ends
+            self._note_wait(entry)
         elif isinstance(entry, FallbackChosen) and entry.index is None and entry.error is not None:
             self._failed.setdefault(entry.path, []).append(_describe(entry.error))
+
+    def _note_wait(self, entry: WaitEnded) -> None:
+        if entry.index is None:
+            self._outputs[entry.path] = entry.output
+        else:
+            cast("list[Json]", self._outputs[entry.path])[entry.index] = entry.output
+        self._waits.append((entry, False))  # until its step, or item, ends
 
     def _note_item(self, entry: ItemEnded) -> None:
         if entry.error is not None:
             self._errors.setdefault(entry.path, {})[entry.index] = _describe(entry.error)
-        if self._planned(entry.path).node.form is not None:
+        node = self._planned(entry.path).node
+        if node.is_wait and entry.status in _GOOD:
+            ended, _ = self._waits.pop()  # it has just been noted
+            self._waits.append((ended, True))
+        elif node.is_wait:  # a rejection has a payload, which is no output
+            cast("list[Json]", self._outputs[entry.path])[entry.index] = None
+        if node.form is not None:
             output = self._close_view(entry.path, entry.index)
             if entry.status in _GOOD:
                 self._closed.add((entry.path, entry.index))
@@ -537,7 +549,7 @@ class Conductor:
             seen["errors"] = self._failed.pop(path, []) if self._failed else []
         if node.form == "choose":
             seen["branch"] = branch
-        if node.is_wait and entry.status in _GOOD:
+        if node.is_wait and not node.is_map and entry.status in _GOOD:
             self._waits = [(ended, is_good or ended.path == path) for ended, is_good in self._waits]
         view.steps[step.id] = seen
         if view.errors is not None:
@@ -595,8 +607,8 @@ class Conductor:
         if what == "inputs":
             self._given[item_path(path, index)] = self._subflow_inputs(path, index)
             return None
-        if step.wait is not None:
-            return step.wait.resolve(self._names_for(step, path), at)
+        if what == "wait" and step.wait is not None:
+            return step.wait.resolve(self._item_names(step, path, index), at)
         items = self._items[path] = self._look_up_items(path)
         return len(items)
 

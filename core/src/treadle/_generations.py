@@ -97,7 +97,7 @@ def kept_facts(
         if isinstance(fact, AttemptEnded) and fact.outcome.status == "completed" and fact.variant != "compensation"
     }
     done -= set(undone)
-    done |= {(ended.path, None) for ended, is_good in waits if is_good}
+    done |= {(ended.path, ended.index) for ended, is_good in waits if is_good}
     kept: list[Fact] = []
     used = _used_up([ended for ended, is_good in waits if not (is_good and is_kept(ended.path))])
     places = {place for place in done if is_kept(place[0])}
@@ -121,7 +121,8 @@ def _still_counts(fact: Fact, places: Collection[Place], used: list[tuple[str, o
         kind, _, rest = fact.timer_id.partition(":")
         path, _, rest = rest.partition(":")
         index = rest.partition(":")[0]
-        return kind == "signal" or (path, int(index) if kind == "retry" and index else None) in places
+        place = (path, int(index)) if kind == "retry" and index else split_item(path) if kind == "wait" else (path, None)
+        return kind == "signal" or place in places
     if isinstance(fact, SignalReceived):
         for key in ((fact.signal_id, None), ("", fact.payload)):
             if key in used and (fact.signal_id or key[1] is not None):

@@ -362,17 +362,20 @@ class LogRows:
         self._set_timer(timer_id, place, "retry", entry.due, entry.at)
 
     def _wait_started(self, entry: WaitStarted) -> None:
-        place = (entry.path, None)
+        place, name = (entry.path, entry.index), item_path(entry.path, entry.index)
         step = self._at(place)
         step.status, step.queued_at, step.started_at = StepStatus.RUNNING, entry.at, entry.at
         step.stint = self._stint
+        if entry.index is not None:
+            whole = self._at((entry.path, None))
+            whole.started_at, whole.stint = whole.started_at or entry.at, self._stint
         if entry.due is not None:
-            payload = {"signal": entry.signal} if entry.signal else {"wait": entry.path}
+            payload = {"signal": entry.signal} if entry.signal else {"wait": name}
             kind: TimerKind = "timeout" if entry.signal else "custom"
-            self._set_timer(wait_timer_id(entry.path), place, kind, entry.due, entry.at, payload)
+            self._set_timer(wait_timer_id(name), place, kind, entry.due, entry.at, payload)
 
     def _wait_ended(self, entry: WaitEnded) -> None:
-        timer_id = wait_timer_id(entry.path)
+        timer_id = wait_timer_id(item_path(entry.path, entry.index))
         if timer_id in self._timers:
             self._change_timer(timer_id, "cancelled")
 

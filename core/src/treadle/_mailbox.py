@@ -9,6 +9,7 @@ from typing import cast
 import attrs
 
 from treadle._models import Json, OnReject, OnTimeout
+from treadle._paths import item_path
 
 __all__ = ["Letter", "Mailbox", "Waiting"]
 
@@ -39,6 +40,7 @@ class Waiting:
         on_timeout: What becomes of it then.
         default: Its output then, with ``continue``.
         on_reject: What becomes of it when the payload says ``approved: false``; empty: nothing special.
+        index: Item of a ``foreach``.
     """
 
     path: str
@@ -47,11 +49,17 @@ class Waiting:
     on_timeout: OnTimeout = "fail"
     default: Json = None
     on_reject: OnReject | str = ""
+    index: int | None = None
 
     @classmethod
-    def of(cls, path: str, told: Mapping[str, Json]) -> Waiting:
+    def of(cls, path: str, index: int | None, told: Mapping[str, Json]) -> Waiting:
         """The wait that an Evaluated fact tells of."""
-        return cls(path, **told)  # type: ignore[arg-type]  # the conductor's answer has these keys
+        return cls(path, index=index, **told)  # type: ignore[arg-type]  # the conductor's answer has these keys
+
+    @property
+    def key(self) -> str:
+        """The step with its item: ``each[3]``."""
+        return item_path(self.path, self.index)
 
     def rejects(self, payload: Json) -> bool:
         """Whether a payload turns the step into a failure."""
@@ -62,7 +70,7 @@ class Mailbox:
     """What waits for what."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, Waiting] = {}  # path -> its wait, in the order in which they began
+        self._waiting: dict[str, Waiting] = {}  # step, with its item -> its wait, in the order in which they began
         self._early: dict[str, deque[Letter]] = {}  # name -> not consumed
         self._later: dict[str, Letter] = {}  # timer -> delivered when it fires
         self._seen: set[str] = set()  # ids
@@ -89,14 +97,14 @@ class Mailbox:
             if not letters:
                 del self._early[waiting.signal]
             return letter
-        self._waiting[waiting.path] = waiting
+        self._waiting[waiting.key] = waiting
         return None
 
     def deliver(self, letter: Letter) -> Waiting | None:
         """A signal has come; answers the step that consumes it, which waits no more. Otherwise it is kept."""
-        for path, waiting in self._waiting.items():
+        for key, waiting in self._waiting.items():
             if waiting.signal == letter.name:
-                del self._waiting[path]
+                del self._waiting[key]
                 return waiting
         self._early.setdefault(letter.name, deque()).append(letter)
         return None
@@ -109,9 +117,9 @@ class Mailbox:
         """The signal whose timer has fired."""
         return self._later.pop(timer_id, None)
 
-    def forget(self, path: str) -> Waiting | None:
-        """A step waits no more, whatever comes; answers its wait."""
-        return self._waiting.pop(path, None)
+    def forget(self, key: str) -> Waiting | None:
+        """A step or item waits no more, whatever comes; answers its wait."""
+        return self._waiting.pop(key, None)
 
     # -- snapshots
 

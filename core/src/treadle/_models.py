@@ -254,7 +254,7 @@ def idempotency_key(run_id: str, path: str, index: int | None, variant: str = "p
 
 
 def wait_timer_id(path: str) -> str:
-    """The timer that ends the wait of a step."""
+    """The timer that ends the wait of a step, or of its item ``each[3]``."""
     return f"wait:{path}"
 
 
@@ -800,6 +800,7 @@ class WaitStarted:
         path: The step.
         signal: What for; empty for a time alone.
         due: When the wait is over, or its timeout; None for a signal without one.
+        index: Item of a ``foreach``.
     """
 
     kind: ClassVar[str] = "WaitStarted"
@@ -807,6 +808,7 @@ class WaitStarted:
     path: str
     signal: str = ""
     due: float | None = None
+    index: int | None = None
 
 
 WaitEnding = Literal["elapsed", "signal", "timeout"]
@@ -822,6 +824,7 @@ class WaitEnded:
         how: ``elapsed`` (its time has come), ``signal`` or ``timeout``.
         output: What the step gives, if it completes. Never in repr.
         signal_id: The signal that was consumed, when it has an id.
+        index: Item of a ``foreach``.
     """
 
     kind: ClassVar[str] = "WaitEnded"
@@ -830,6 +833,7 @@ class WaitEnded:
     how: WaitEnding
     output: Json = attrs.field(default=None, repr=False)
     signal_id: str = ""
+    index: int | None = None
 
 
 GroupForm = Literal["parallel", "choose", "workflow"]
@@ -1124,7 +1128,7 @@ class SetTimer:
 
 @attrs.frozen
 class AwaitSignal:
-    """A step waits for a named signal."""
+    """A step, or its item ``each[3]``, waits for a named signal."""
 
     path: str
     name: str

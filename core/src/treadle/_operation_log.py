@@ -146,9 +146,9 @@ def _said(entry: Entry) -> Said:
         case MapStarted():
             return logging.INFO, f"{entry.path} has {entry.count} items"
         case WaitStarted():
-            return logging.INFO, f"{entry.path} waits for {f'the signal {entry.signal}' if entry.signal else 'its time'}"
+            return logging.INFO, f"{_item(entry)} waits for {f'the signal {entry.signal}' if entry.signal else 'its time'}"
         case WaitEnded():
-            return logging.INFO, f"{entry.path} waits no more: {entry.how}"
+            return logging.INFO, f"{_item(entry)} waits no more: {entry.how}"
         case ItemEnded():
             return _step_level(entry.status), f"{_item(entry)} {entry.status.value}{_because(entry.reason)}"
         case StepEnded():
@@ -191,6 +191,8 @@ def _item(
     | RetryScheduled
     | ItemEnded
     | GroupStarted
+    | WaitStarted
+    | WaitEnded
     | FallbackChosen
     | CompensationEnded
     | InterruptAsked

@@ -276,7 +276,7 @@ class _Planner:
         foreach = None if step.foreach is None else self._value(workflow, step.foreach, f"{place}.foreach")
         when = self._condition(workflow, step.when, f"{place}.when")
         item_names = (*scope.item_names, step.as_, "index") if foreach is not None else scope.item_names
-        wait = self._wait(step, f"{place}.wait", scope)
+        wait = self._wait(step, f"{place}.wait", scope, item_names)
         references = [*inputs.references]
         if inputs.references:
             self._check_references(inputs.references, f"{place}.with", item_names, scope)
@@ -487,7 +487,7 @@ class _Planner:
             self._fault(workflow, path, error.problem, error.remedy)
             return compile_value(None)
 
-    def _wait(self, step: Step, place: str, scope: _Scope) -> PlannedWait | None:
+    def _wait(self, step: Step, place: str, scope: _Scope, item_names: tuple[str, ...]) -> PlannedWait | None:
         if step.wait is None:
             return None
         workflow = scope.workflow
@@ -496,7 +496,7 @@ class _Planner:
         except ExpressionError as error:
             self._fault(workflow, place, error.problem, error.remedy)
             return None
-        self._check_references(planned.references, place, scope.item_names, scope)
+        self._check_references(planned.references, place, item_names, scope)
         if step.wait.signal:
             path, schema = self._signals.setdefault(step.wait.signal, (scope.path + step.id, step.wait.payload_schema))
             if schema != step.wait.payload_schema:

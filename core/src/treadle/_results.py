@@ -278,12 +278,14 @@ class _Outputs:
         if isinstance(entry, MapStarted):
             self._outputs[entry.path] = [None] * entry.count
         elif isinstance(entry, WaitEnded):
-            self._outputs[entry.path] = entry.output
+            self._put(entry.path, entry.index, entry.output)
         elif isinstance(entry, GroupStarted):
             self._forms[item_path(entry.path, entry.index)] = entry.form
         elif isinstance(entry, Evaluated) and entry.what in ("choose", "outputs"):
             self._told[item_path(entry.path, entry.index)] = entry.value
         elif isinstance(entry, ItemEnded):
+            if entry.status not in _USABLE:
+                self._put(entry.path, entry.index, None)
             self._close(entry.path, entry.index, entry.status)
 
     def of(self, entry: StepEnded) -> Json:

@@ -177,6 +177,7 @@ class Scheduler:
         self._trial: tuple[str, int | None] | None = None  # the suspect that runs, alone
         self._asked: dict[tuple[str, int | None], int] = {}  # may have been done, and nobody has said so yet -> attempt
         self._mailbox = Mailbox()
+        self._looked_at: dict[tuple[str, int], None] = {}  # items of steps that wait, of which it is asked what for
         self._done: list[tuple[Node, str, int | None]] = []  # what can be undone, in the order of completion
         self._undoing: Step | None = None
         self._retries = 0
@@ -308,6 +309,8 @@ class Scheduler:
     def asks(self, path: str, what: EvaluateKind, index: int | None = None) -> bool:
         """Whether a question is open: it was asked, and whoever it is about has not ended meanwhile."""
         if what in ("when", "foreach", "wait"):
+            if index is not None:
+                return (path, index) in self._looked_at
             step = self._steps.get(path)
             return step is not None and step.stage == what
         scope = self._scopes.get(item_path(path, index))
@@ -343,6 +346,7 @@ class Scheduler:
             for scope in self._scopes.values()
             if scope.phase in ("inputs", "choose", "outputs")
         ]
+        commands += [Evaluate(path, "wait", index) for path, index in self._looked_at]
         commands += [self._start_of(path, index, attempt) for (path, index), attempt in self._running.items()]
         commands += [SetTimer(timer_id, due) for timer_id, (_, _, due) in self._timers.items()]
         commands += self._awaited()
@@ -490,20 +494,26 @@ class Scheduler:
             self._on_answer(self._scopes[item_path(fact.path, fact.index)], fact)
 
     def _on_condition(self, step: Step, fact: Evaluated) -> None:
+        if fact.index is not None:
+            del self._looked_at[step.path, fact.index]
         if fact.error is not None:
             reason = f"its {fact.what!r} could not be evaluated"
-            self._end(step, StepStatus.FAILED, reason, fact.error, kind=Kind.NOT_EVALUATED)
+            if fact.index is not None:
+                step.error = fact.error
+            self._end_wait(step, fact.index, StepStatus.FAILED, reason, fact.error, kind=Kind.NOT_EVALUATED)
         elif fact.what == "wait":
-            self._wait(step, Waiting.of(step.path, cast("Mapping[str, Json]", fact.value)))
+            self._wait(step, Waiting.of(step.path, fact.index, cast("Mapping[str, Json]", fact.value)))
         elif fact.what == "foreach":
             step.count = cast("int", fact.value)
             if self._ledger is not None:
                 self._ledger.expand(step.path, step.count)
             self._decide(Kind.MAP_STARTED, MapStarted(self._at, step.path, step.count))
-            if step.count:
-                self._enqueue(step)
-            else:
+            if not step.count:
                 self._end(step, StepStatus.COMPLETED, kind=Kind.NO_ITEMS)
+            elif step.node.is_wait:
+                self._start_waits(step)
+            else:
+                self._enqueue(step)
         elif not fact.value:
             self._end(step, StepStatus.SKIPPED, "its 'when' was false", kind=Kind.CONDITION_FALSE)
         else:
@@ -561,7 +571,7 @@ class Scheduler:
                 self._deliver(letter)
             return
         step = self._step_at(path)
-        waiting = self._mailbox.forget(path) if step.node.is_wait else None
+        waiting = self._mailbox.forget(item_path(path, index)) if step.node.is_wait else None
         if waiting is not None:
             self._run_out(step, waiting)
         else:
@@ -667,7 +677,7 @@ class Scheduler:
     # -- waits
 
     def _awaited(self) -> list[Command]:
-        return [AwaitSignal(waiting.path, waiting.signal) for waiting in self._mailbox if waiting.signal]
+        return [AwaitSignal(waiting.key, waiting.signal) for waiting in self._mailbox if waiting.signal]
 
     def _on_signal(self, fact: SignalReceived) -> None:
         if self._mailbox.is_known(fact.signal_id):
@@ -686,50 +696,106 @@ class Scheduler:
         if waiting is not None:
             self._consume(self._steps[waiting.path], waiting, letter)
 
+    def _start_waits(self, step: Step) -> None:
+        """Let items begin to wait, up to the step's own cap: they hold no slot of what is around it."""
+        step.stage = "active"
+        held, cap = self._held, step.node.max_parallel
+        while step.has_work and (cap is None or step.in_flight < cap or held is not None):
+            index, _ = self._next_item(step)
+            assert index is not None, "it has items"
+            step.in_flight += 1
+            if held is not None and (step.path, index) not in held.wanted:
+                held.items.append((step, index))
+            else:
+                self._looked_at[step.path, index] = None
+                self._commands.append(Evaluate(step.path, "wait", index))
+
     def _wait(self, step: Step, waiting: Waiting) -> None:
         step.stage = "active"
-        self._decide(Kind.WAIT_STARTED, WaitStarted(self._at, waiting.path, waiting.signal, waiting.due))
+        entry = WaitStarted(self._at, waiting.path, waiting.signal, waiting.due, waiting.index)
+        self._decide(Kind.WAIT_STARTED, entry)
         letter = self._mailbox.await_(waiting)
         if letter is not None:
             self._consume(step, waiting, letter)
             return
         if waiting.due is not None:
-            timer_id = wait_timer_id(waiting.path)
-            self._timers[timer_id] = (waiting.path, None, waiting.due)
+            timer_id = wait_timer_id(waiting.key)
+            self._timers[timer_id] = (waiting.path, waiting.index, waiting.due)
             self._commands.append(SetTimer(timer_id, waiting.due))
         if waiting.signal:
-            self._commands.append(AwaitSignal(waiting.path, waiting.signal))
+            self._commands.append(AwaitSignal(waiting.key, waiting.signal))
 
     def _consume(self, step: Step, waiting: Waiting, letter: Letter) -> None:
-        self._timers.pop(wait_timer_id(waiting.path), None)
-        self._decide(Kind.WAIT_SIGNALLED, WaitEnded(self._at, waiting.path, "signal", letter.payload, letter.signal_id))
+        index = waiting.index
+        self._timers.pop(wait_timer_id(waiting.key), None)
+        entry = WaitEnded(self._at, waiting.path, "signal", letter.payload, letter.signal_id, index)
+        self._decide(Kind.WAIT_SIGNALLED, entry)
         if waiting.rejects(letter.payload):
             comment = str(cast("Mapping[str, Json]", letter.payload).get("comment") or "")
-            error = RejectedError(waiting.path, comment)
-            self._end_badly(step, StepStatus.FAILED, "it was rejected", error, Kind.REJECTED)
+            error = RejectedError(waiting.key, comment)
+            self._end_badly(step, index, StepStatus.FAILED, "it was rejected", error, Kind.REJECTED)
         else:
-            self._end(step, StepStatus.COMPLETED)
+            self._end_wait(step, index, StepStatus.COMPLETED)
 
     def _run_out(self, step: Step, waiting: Waiting) -> None:
         """The time of a wait has come."""
-        path, signal = waiting.path, waiting.signal
+        path, index, signal = waiting.path, waiting.index, waiting.signal
         if not signal:
-            self._decide(Kind.WAIT_ELAPSED, WaitEnded(self._at, path, "elapsed", moment_text(self._at)))
-            self._end(step, StepStatus.COMPLETED)
+            entry = WaitEnded(self._at, path, "elapsed", moment_text(self._at), index=index)
+            self._decide(Kind.WAIT_ELAPSED, entry)
+            self._end_wait(step, index, StepStatus.COMPLETED)
             return
         output = waiting.default if waiting.on_timeout == "continue" else None
-        self._decide(Kind.WAIT_RAN_OUT, WaitEnded(self._at, path, "timeout", output))
+        self._decide(Kind.WAIT_RAN_OUT, WaitEnded(self._at, path, "timeout", output, index=index))
         reason = f"no signal {signal!r} came in time"
         if waiting.on_timeout == "fail":
-            self._end_badly(step, StepStatus.TIMED_OUT, reason, WaitTimeoutError(path, signal), Kind.SIGNAL_MISSED)
+            error = WaitTimeoutError(waiting.key, signal)
+            self._end_badly(step, index, StepStatus.TIMED_OUT, reason, error, Kind.SIGNAL_MISSED)
         elif waiting.on_timeout == "continue":
-            self._end(step, StepStatus.COMPLETED, reason, kind=Kind.WAIT_DEFAULTED)
+            self._end_wait(step, index, StepStatus.COMPLETED, reason, kind=Kind.WAIT_DEFAULTED)
         else:
-            self._end(step, StepStatus.SKIPPED, reason, kind=Kind.WAIT_SKIPPED)
+            self._end_wait(step, index, StepStatus.SKIPPED, reason, kind=Kind.WAIT_SKIPPED)
 
-    def _end_badly(self, step: Step, status: StepStatus, reason: str, error: TreadleError, kind: Kind) -> None:
+    def _end_badly(
+        self, step: Step, index: int | None, status: StepStatus, reason: str, error: TreadleError, kind: Kind
+    ) -> None:
         step.error = ErrorInfo(type(error).__name__, error.problem, error.remedy, retryable=False)
-        self._end(step, status, reason, step.error, kind=kind)
+        self._end_wait(step, index, status, reason, step.error, kind=kind)
+
+    def _end_wait(
+        self,
+        step: Step,
+        index: int | None,
+        status: StepStatus,
+        reason: str = "",
+        error: ErrorInfo | None = None,
+        *,
+        kind: Kind = Kind.COMPLETED,
+    ) -> None:
+        """A step waits no more, or one of its items."""
+        if index is None:
+            self._end(step, status, reason, error, kind=kind)
+            return
+        step.in_flight -= 1
+        self._decide(kind, ItemEnded(self._at, step.path, index, status, 0, reason, error))
+        if status in _FAILURES:
+            self._lose_item(step, status)
+        else:
+            self._after_item(step)
+
+    def _stop_waits(self, step: Step, reason: str) -> None:
+        """The items of a step wait no more, whatever comes."""
+        indexes = [index for path, index in self._looked_at if path == step.path]
+        indexes += [waiting.index for waiting in self._mailbox if waiting.path == step.path and waiting.index is not None]
+        for index in indexes:
+            key = item_path(step.path, index)
+            self._looked_at.pop((step.path, index), None)
+            self._mailbox.forget(key)
+            self._timers.pop(wait_timer_id(key), None)
+            entry = ItemEnded(self._at, step.path, index, StepStatus.CANCELLED, 0, reason)
+            self._decide(Kind.STOPPED, entry)
+            step.in_flight -= 1
+            step.dropped += 1
 
     # -- being told to stop
 
@@ -939,7 +1005,7 @@ class Scheduler:
 
     def _after_item(self, step: Step) -> None:
         if step.has_work:
-            self._enqueue(step)
+            (self._start_waits if step.node.is_wait else self._enqueue)(step)
         elif step.is_drained:
             self._end_map(step)
 
@@ -971,6 +1037,8 @@ class Scheduler:
                 step.dropped += 1
         if step.node.has_slots:
             self._leave_line(step, reason)
+        if step.node.is_wait and step.node.is_map:
+            self._stop_waits(step, reason)
         for index, attempt in step.retrying.items():
             self._timers.pop(retry_timer_id(step.path, index, attempt, step.variant(index)), None)
         step.forget_waiting()
@@ -1007,13 +1075,13 @@ class Scheduler:
     def _begin(self, step: Step) -> None:
         """Nothing stands before its work any more."""
         node = step.node
-        if node.is_wait:
+        if node.is_map:
+            self._ask(step, "foreach")
+        elif node.is_wait:
             if self._held is not None and (step.path, None) not in self._held.wanted:
                 self._held.waits.append(step)
             else:
                 self._ask(step, "wait")
-        elif node.is_map:
-            self._ask(step, "foreach")
         else:
             self._enqueue(step)
 
@@ -1046,7 +1114,11 @@ class Scheduler:
         for step, index in held.items:
             step.in_flight -= 1
             step.put_back(index, 1)
-            self._enqueue(step)
+            if not step.node.is_wait:
+                self._enqueue(step)
+        for step, _ in held.items:
+            if step.node.is_wait:
+                self._start_waits(step)
         if held.is_over:
             self._over.append(self._root)
 
@@ -1655,6 +1727,7 @@ class Scheduler:
             **({"is_gated": self._is_gated} if self._graph.has_slot else {}),
             "running": [[path, index, attempt] for (path, index), attempt in self._running.items()],
             "mailbox": self._mailbox.dump(),
+            "looked_at": [list(place) for place in self._looked_at],
             "crashes": _dump_places(self._crashes),
             "suspects": _dump_places(self._suspects),
             "asked": _dump_places(self._asked),
@@ -1718,6 +1791,7 @@ class Scheduler:
         rows = cast("list[tuple[str, int | None, int]]", state["running"])
         self._running = {(path, index): attempt for path, index, attempt in rows}
         self._mailbox = Mailbox.load(cast("Mapping[str, object]", state["mailbox"]))
+        self._looked_at = dict.fromkeys((path, index) for path, index in cast("list[tuple[str, int]]", state["looked_at"]))
         for name in ("crashes", "suspects", "asked"):
             places = cast("list[tuple[str, int | None, int]]", state[name])
             setattr(self, f"_{name}", {(path, index): number for path, index, number in places})

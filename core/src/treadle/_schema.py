@@ -228,11 +228,6 @@ STEP_KINDS = ("uses", "parallel", "choose", "wait", "workflow")
 
 NOT_OF_WAITS = (
     "with",
-    "foreach",
-    "as",
-    "batch",
-    "max_parallel",
-    "max_failures",
     "clients",
     "retry",
     "timeout",

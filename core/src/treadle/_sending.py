@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 import attrs
 
 from treadle._contracts import contract_for
-from treadle._models import Entry, Issue, Json, RetryRequested, SignalReceived, StepEnded, WaitEnded, WaitStarted
+from treadle._models import Entry, Issue, ItemEnded, Json, RetryRequested, SignalReceived, StepEnded, WaitEnded, WaitStarted
+from treadle._paths import item_path
 from treadle._payload_schema import payload_issues
 from treadle._plan import Plan
 from treadle._store_records import Signal
@@ -66,7 +67,9 @@ class Heard:
         ids: set[str] = set()
         for entry in entries:
             if isinstance(entry, WaitStarted):
-                waiting[entry.path] = entry.signal
+                waiting[item_path(entry.path, entry.index)] = entry.signal
+            elif isinstance(entry, WaitEnded | ItemEnded) and entry.index is not None:
+                waiting.pop(item_path(entry.path, entry.index), None)  # others of the step may still wait
             elif isinstance(entry, WaitEnded | StepEnded):
                 waiting.pop(entry.path, None)
                 over.add(entry.path)

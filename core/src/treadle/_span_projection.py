@@ -278,7 +278,9 @@ class SpanProjection:
         return ()
 
     def _wait_started(self, entry: WaitStarted) -> tuple[SpanRecord, ...]:
-        self._step(entry.path).started_at = entry.at
+        step = self._step(entry.path)
+        if entry.index is None or step.started_at is None:
+            step.started_at = entry.at
         return ()
 
     def _group_started(self, entry: GroupStarted) -> tuple[SpanRecord, ...]:

@@ -154,10 +154,10 @@ _TELLERS: Mapping[type, Callable[..., str]] = {
     SlotTaken: lambda e: f"{item_name(e.path, e.index) if e.path else 'the run'}: has its slot",
     SignalReceived: lambda e: f"the signal {e.name!r} came" + (", to be delivered later" if e.due is not None else ""),
     WaitStarted: lambda e: (
-        f"{e.path}: waits for {f'the signal {e.signal!r}' if e.signal else 'its time'}"
+        f"{item_name(e.path, e.index)}: waits for {f'the signal {e.signal!r}' if e.signal else 'its time'}"
         + ("" if e.due is None else f", {'at most ' if e.signal else ''}{spell(e.due - e.at)}")
     ),
-    WaitEnded: lambda e: f"{e.path}: {_HOW[e.how]}",
+    WaitEnded: lambda e: f"{item_name(e.path, e.index)}: {_HOW[e.how]}",
     GroupStarted: lambda e: f"{item_name(e.path, e.index)}: its {'branches' if e.form == 'choose' else 'steps'} begin",
     FallbackChosen: lambda e: f"{item_name(e.path, e.index)}: goes on with {e.variant}: {e.reason}",
     CompensationEnded: lambda e: (

@@ -98,7 +98,7 @@ class LiveDisplay:
             yield f"{self._bar(done, total)} {done:g}/{total:g}" if total else f"{done:g}"
             yield message
         if step.signal is not None:
-            yield f"waits for {wait_text(step, now)}"
+            yield f"waits for {wait_text(step.signal, step.due, now)}"
         if step.waiting:
             yield waiting(step.waiting, now)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import attrs
 
-from treadle._paths import plan_path
-from treadle.ports import Entry, StepEnded, WaitEnded, WaitStarted
+from treadle._paths import item_path, plan_path
+from treadle.ports import Entry, ItemEnded, StepEnded, WaitEnded, WaitStarted
 
 
 @attrs.frozen
@@ -34,8 +34,11 @@ def open_waits(entries: Sequence[Entry]) -> list[Open]:
     found: dict[str, Open] = {}
     for entry in entries:
         if isinstance(entry, WaitStarted):
-            found[entry.path] = Open(entry.path, entry.signal, entry.due)
-        elif isinstance(entry, WaitEnded | StepEnded):
+            name = item_path(entry.path, entry.index)
+            found[name] = Open(name, entry.signal, entry.due)
+        elif isinstance(entry, WaitEnded | ItemEnded):
+            found.pop(item_path(entry.path, entry.index), None)
+        elif isinstance(entry, StepEnded):
             found.pop(entry.path, None)
     if not any(wait.signal for wait in found.values()):
         return list(found.values())

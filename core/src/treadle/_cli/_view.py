@@ -222,12 +222,18 @@ class RunView:
         return [Change(entry.at, "run_started", "running", text, scrolls=True)]
 
     def _wait_started(self, entry: WaitStarted) -> list[Change]:
-        step = self._step(entry.path, entry.at)
-        step.signal, step.due = entry.signal, entry.due
-        text = f"{entry.path}: waits for {wait_text(step, entry.at)}"
+        outer = self._outer(entry.path, entry.at)
+        if outer is not None:
+            outer.inner[entry.path] = entry.at
+        elif entry.index is not None:
+            self._step(entry.path, entry.at).active[entry.index] = 1
+        else:
+            step = self._step(entry.path, entry.at)
+            step.signal, step.due = entry.signal, entry.due
+        text = f"{_item(entry.path, entry.index)}: waits for {wait_text(entry.signal, entry.due, entry.at)}"
         if self.is_kept and entry.signal:
             text += f": treadle {'approve' if self._is_approval(entry) else 'signal'} {self.run_id} {entry.signal}"
-        return [Change(entry.at, "wait_started", "running", text, entry.path, scrolls=bool(entry.signal))]
+        return [Change(entry.at, "wait_started", "running", text, entry.path, entry.index, scrolls=bool(entry.signal))]
 
     def _is_approval(self, entry: WaitStarted) -> bool:
         """Whether it is a yes or no that a step waits for."""
@@ -313,7 +319,7 @@ class RunView:
         step = self.steps.pop(entry.path, None)
         self.ended[entry.status] = self.ended.get(entry.status, 0) + 1
         details = []
-        if step is not None and (entry.attempts or step.signal is not None):
+        if step is not None and (entry.attempts or step.signal is not None or step.done or step.failed):
             details.append(spell(entry.at - step.started_at))
         if step is not None and step.total is not None:
             details.append(items_over(step))
@@ -372,12 +378,12 @@ def items_over(step: StepView) -> str:
     return f"{step.done + step.failed}/{step.total} items" + (f", {step.failed} failed" if step.failed else "")
 
 
-def wait_text(step: StepView, now: float) -> str:
+def wait_text(signal: str, due: float | None, now: float) -> str:
     """What a step waits for: ``the signal 'go', at most 2h``, ``5m``."""
-    left = "" if step.due is None else spell(max(0.0, step.due - now))
-    if not step.signal:
+    left = "" if due is None else spell(max(0.0, due - now))
+    if not signal:
         return left
-    return f"the signal {step.signal!r}" + (f", at most {left}" if left else "")
+    return f"the signal {signal!r}" + (f", at most {left}" if left else "")
 
 
 def told(error: ErrorInfo | None) -> str:

@@ -296,6 +296,11 @@ class StepsBuilder(ABC):
         needs: Iterable[str | StepHandle] = (),
         needs_rule: str | None = None,
         when: str | bool | Expression | None = None,
+        foreach: Json | Expression | None = None,
+        as_: str | None = None,
+        batch: int | None = None,
+        max_parallel: int | None = None,
+        max_failures: int | str | None = None,
         on_error: str | None = None,
         priority: int | None = None,
         else_: bool | None = None,
@@ -318,6 +323,11 @@ class StepsBuilder(ABC):
             needs: Steps that come first.
             needs_rule: As for ``step``.
             when: Condition; the step is skipped when it is false.
+            foreach: A list or an expression for one: each item waits for its own time or signal.
+            as_: Name of the item in expressions.
+            batch: Items per shard.
+            max_parallel: Items that wait at once; all of them when None.
+            max_failures: As for ``step``.
             on_error: ``stop`` or ``continue``.
             priority: As for ``step``.
             else_: As for ``step``.
@@ -342,6 +352,11 @@ class StepsBuilder(ABC):
                 "needs": needs_of(needs),
                 "needs_rule": needs_rule,
                 "when": condition_of(when),
+                "foreach": foreach,
+                "as": as_,
+                "batch": batch,
+                "max_parallel": max_parallel,
+                "max_failures": max_failures,
                 "on_error": on_error,
                 "priority": priority,
                 "else": else_,

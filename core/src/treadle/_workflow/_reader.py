@@ -565,7 +565,6 @@ class Reader:
                     if name in value:
                         remedy = "write it within the wait: {signal: ..., timeout: ...}" if name == "timeout" else ""
                         self.fault(f"{path}.{name}", f"a step that waits has no {name!r}", remedy)
-                return Step(step_id, **_as_fields(data))  # type: ignore[arg-type] # READERS made each of its field's type
             if "foreach" not in value:
                 for name in ONLY_WITH_FOREACH & value.keys():
                     self.fault(f"{path}.{name}", f"{name!r} belongs to a foreach, and there is none")
