@@ -317,3 +317,29 @@ def test_even_shares_are_the_whole(cap: int, number: int) -> None:
     assert sum(shares) == cap
     assert max(shares) - min(shares) <= 1
     assert shares == sorted(shares, reverse=True)
+
+
+class NeverSearched(dict[str, Any]):
+    """Answers for a key, and for nothing else."""
+
+    def __iter__(self) -> Any:
+        raise AssertionError("all places were looked through")
+
+    keys = values = items = __iter__
+
+
+def test_the_end_of_one_does_not_look_through_the_others() -> None:
+    """What a step's end costs does not depend on how many are going on; what is in a group goes with it."""
+    inner = group("g", step("g/a"), step("g/b", is_map=True), cost=40)
+    ledger = Ledger(run(*steps(4), inner, cost=1000))
+    for key in ("s0", "s1", "g/a", "g/b[0]", "g/b[1]"):
+        assert opened(ledger, key) is not None
+    ledger._places = NeverSearched(ledger._places)
+
+    use(ledger, "s0", 7)
+    use(ledger, "g/b[0]", 3)
+    ledger.close("g")
+
+    left = {key for key in ("", "s1", "s0", "g", "g/a", "g/b", "g/b[0]", "g/b[1]") if key in ledger._places}
+    assert left == {"", "s1"}
+    assert ledger._used == {"g": {"cost": 3, "tokens": 0, "requests": 0}}

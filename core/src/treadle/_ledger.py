@@ -23,6 +23,10 @@ from treadle._paths import plan_path
 __all__ = ["Ledger", "Share", "shares_of"]
 
 
+_NO_AMOUNTS: dict[Resource, int] = {}
+"""Shared by all that have none, and never changed."""
+
+
 @attrs.frozen
 class Share:
     """A place in the plan that takes part.
@@ -40,11 +44,15 @@ class Share:
     spends: bool = True
     is_map: bool = False
     children: tuple[Share, ...] = ()
+    own: Mapping[Resource, int] = attrs.field(init=False)
+    """How much its own budget sets aside; one that only warns does not."""
 
-    def own(self, resource: Resource) -> int | None:
-        """How much its own budget holds; one that only warns sets nothing aside."""
+    @own.default
+    def _own_of_budget(self) -> Mapping[Resource, int]:
         budget = self.budget
-        return None if budget is None or budget.mode == "warn" else budget.limit(resource)
+        if budget is None or budget.mode == "warn":
+            return _NO_AMOUNTS
+        return {resource: most for resource in DIVIDED if (most := budget.limit(resource)) is not None}
 
 
 def shares_of(graph: Graph, spenders: Collection[str] | None) -> Share:
@@ -65,45 +73,57 @@ def _share_of(node: Node, spenders: Collection[str] | None) -> Share:
     return Share(node.path, node.budget, spends, node.is_map, children)
 
 
+_NO_CHILDREN: dict[str, Share] = {}
+"""The same."""
+
+
 class _Place:
     """A share while something in it is going on."""
 
     __slots__ = (
         "began_at",
+        "budget",
+        "budgeted",
         "children",
         "claims",
         "coming",
         "earlier",
         "given",
+        "inner",
+        "is_given",
         "is_item",
         "items",
         "key",
+        "own",
+        "owners",
         "parent",
         "share",
-        "sharers",
         "spent",
     )
 
     def __init__(self, key: str, share: Share, parent: _Place | None) -> None:
         self.key, self.share, self.parent = key, share, parent
         self.is_item = key.endswith("]")
-        self.children: dict[str, _Place] = {}
-        is_whole_map = share.is_map and not self.is_item
+        # The budget of a step with items is for all of them together.
+        self.budget: Budget | None = None if self.is_item else share.budget
+        self.own: Mapping[Resource, int] = _NO_AMOUNTS if self.is_item else share.own
+        around: tuple[_Place, ...] = () if parent is None else parent.budgeted
+        self.budgeted: tuple[_Place, ...] = around if self.budget is None else (self, *around)  # itself and up, with a budget
+        self.inner: dict[str, _Place] = {}  # all that is known in it
+        self.children: dict[str, _Place] = {}  # those for whom something is set aside
+        self.is_given = False  # whether it has its part of all there is
         self.items = 0  # of a map, that are still to come
-        self.coming = {} if is_whole_map else {child.path: child for child in share.children if child.spends}
-        self.sharers = dict.fromkeys(DIVIDED, 0)  # of those to come, how many have no budget of their own
-        self.claims = dict.fromkeys(DIVIDED, 0)  # and what the others will want
+        self.coming: dict[str, Share] = _NO_CHILDREN  # by path, those to come; most places have none
+        self.owners = self.claims = _NO_AMOUNTS  # how many of those have a budget of their own, and what these will want
         self.earlier: dict[str, dict[Resource, int]] = {}  # path -> what one of those has used before the run went on again
-        for child in self.coming.values():
-            self._expect(child, 1)
+        if share.children and not (share.is_map and not self.is_item):
+            self.coming = {child.path: child for child in share.children if child.spends}
+            self.owners, self.claims = dict.fromkeys(DIVIDED, 0), dict.fromkeys(DIVIDED, 0)
+            for child in self.coming.values():
+                self._expect(child, 1)
         self.given: dict[Resource, int] = {}  # what it may use up in all
         self.spent: dict[Resource, int] = dict.fromkeys(DIVIDED, 0)
         self.began_at: float | None = None
-
-    @property
-    def budget(self) -> Budget | None:
-        """Its own; that of a step with items is for all of them together."""
-        return None if self.is_item else self.share.budget
 
     @property
     def is_open(self) -> bool:
@@ -123,10 +143,6 @@ class _Place:
             return None
         return self.began_at + budget.wall_time_s
 
-    def own(self, resource: Resource) -> int | None:
-        """How much its own budget sets aside."""
-        return None if self.is_item else self.share.own(resource)
-
     def left(self, resource: Resource) -> int:
         """What it may still use up."""
         return max(0, self.given[resource] - self.spent[resource])
@@ -138,8 +154,8 @@ class _Place:
 
     def even_share(self, resource: Resource) -> int:
         """What a child without a budget of its own gets now."""
-        rest = max(0, self.free(resource) - self.claims[resource])
-        return -(-rest // (1 + self.items + self.sharers[resource]))
+        rest = max(0, self.free(resource) - self.claims.get(resource, 0))
+        return -(-rest // (1 + self.items + len(self.coming) - self.owners.get(resource, 0)))
 
     def await_only(self, paths: Iterable[str]) -> None:
         """These children are to come, and no others."""
@@ -163,13 +179,10 @@ class _Place:
             self._expect(child.share, 1)
 
     def _expect(self, child: Share, number: int) -> None:
-        earlier = self.earlier.get(child.path) if self.earlier else None
-        for resource in DIVIDED:
-            own = child.own(resource)
-            if own is None:
-                self.sharers[resource] += number
-            else:
-                self.claims[resource] += number * (own if earlier is None else max(0, own - earlier[resource]))
+        earlier = self.earlier.get(child.path) if child.own else None
+        for resource, own in child.own.items():
+            self.owners[resource] += number
+            self.claims[resource] += number * (own if earlier is None else max(0, own - earlier[resource]))
 
 
 class Ledger:
@@ -249,11 +262,10 @@ class Ledger:
         Returns:
             Whether it may start; not while its own budget is more than what is free, and others may give something back.
         """
-        place = self._place(key)
-        chain = list(_upwards(place))[::-1]
-        if may_wait and any(_lacks(each) for each in chain):
+        chain = [each for each in _upwards(self._place(key)) if not each.is_given]
+        if may_wait and any(map(_lacks, chain)):
             return False
-        for each in chain:
+        for each in reversed(chain):  # what is around it first
             if each.began_at is None:
                 each.began_at = at
             _give(each)
@@ -268,10 +280,8 @@ class Ledger:
         for resource in place.given:
             mode, scope, _ = _terms(place, resource)
             limits.append(SpendLimit(resource, place.left(resource), mode, scope))
-        for each in _upwards(place):
-            budget = each.budget
-            if budget is None:
-                continue
+        for each in place.budgeted:
+            budget = cast("Budget", each.budget)
             if budget.mode == "warn":
                 most = {resource: budget.limit(resource) for resource in DIVIDED}
                 limits += [
@@ -285,9 +295,12 @@ class Ledger:
 
     def settle(self, key: str, usage: StepUsage | None) -> None:
         """An attempt has used something up."""
-        for each in _upwards(self._place(key)) if usage else ():
-            for resource in DIVIDED:
-                each.spent[resource] += getattr(usage, resource)
+        if usage is None:
+            return
+        for resource in DIVIDED:
+            amount = getattr(usage, resource)
+            for each in _upwards(self._place(key)) if amount else ():
+                each.spent[resource] += amount
 
     def lose(self, key: str) -> None:
         """An attempt went away, and nobody knows what it has used up: all that it might have counts."""
@@ -299,8 +312,9 @@ class Ledger:
             lost = place.left(resource) if after_crash == "charge" else 0
             for each in _upwards(place):
                 each.spent[resource] += lost
-            if place.own(resource) is None and place.parent is not None:
+            if resource not in place.own and place.parent is not None:
                 # It gets another share: what it lost is lost to all.
+                place.is_given = False
                 del place.given[resource]
                 place.spent[resource] = 0
 
@@ -312,17 +326,24 @@ class Ledger:
             return
         if place is None or not place.is_open:
             parent.forget(plan_path(key))
-        for inner in [other for other in self._places if other == key or other.startswith((f"{key}/", f"{key}["))]:
-            over = self._places.pop(inner)
-            if over.budget is not None and any(over.spent.values()):
-                _add(self._used.setdefault(inner, {}), over.spent)
         parent.children.pop(key, None)
+        if place is not None:
+            del parent.inner[key]
+            self._let_go(place)
+
+    def _let_go(self, place: _Place) -> None:
+        del self._places[place.key]
+        if place.budget is not None and any(place.spent.values()):
+            _add(self._used.setdefault(place.key, {}), place.spent)
+        for inner in place.inner.values():
+            self._let_go(inner)
 
     # -- what is over
 
     def late(self, key: str, at: float) -> BudgetRefusal | None:
         """That the time of a budget over a step is up; None while it is not."""
-        for each in _upwards(self._place(key)):
+        place = self._place(key)
+        for each in () if place is None else place.budgeted:
             if each.due is not None and at >= each.due and cast("Budget", each.budget).mode != "warn":
                 return BudgetRefusal("wall_time", 0, each.label)
         return None
@@ -355,7 +376,7 @@ class Ledger:
         if place is None and (found := self._shares.get(plan_path(key))) is not None:
             parent = self._parent_of(key)
             if parent is not None:
-                place = self._places[key] = _Place(key, found[0], parent)
+                place = self._places[key] = parent.inner[key] = _Place(key, found[0], parent)
         return place
 
     def _parent_of(self, key: str) -> _Place | None:
@@ -366,6 +387,8 @@ class Ledger:
         found = self._shares.get(plan_path(key))
         if found is None:
             return None
+        if "[" not in key:
+            return self._place(found[1])
         depth = found[1].count("/") + 1 if found[1] else 0
         return self._place("/".join(key.split("/")[:depth]))
 
@@ -419,11 +442,11 @@ def _upwards(place: _Place | None) -> Iterator[_Place]:
 
 def _terms(place: _Place, resource: Resource) -> tuple[LimitMode, str, AfterCrash]:
     """By which mode, of whose budget, and with which rule after a crash something was given."""
-    budgets = [(each, each.budget) for each in _upwards(place) if each.own(resource) is not None]
-    nearest, budget = budgets[0]
-    assert budget is not None, "something was given"
+    budgets = [each for each in place.budgeted if resource in each.own]
+    nearest = budgets[0]
+    budget = cast("Budget", nearest.budget)
     # Nobody may be laxer than what is around it.
-    is_strict = any(above is not None and above.mode == "before" for _, above in budgets)
+    is_strict = "before" in [cast("Budget", each.budget).mode for each in budgets]
     return "before" if is_strict else budget.mode, nearest.label, budget.after_crash
 
 
@@ -433,10 +456,7 @@ def _lacks(place: _Place) -> bool:
     if parent is None or place.is_open:
         return False
     return any(
-        (own := place.own(resource)) is not None
-        and resource in parent.given
-        and own - place.spent[resource] > parent.free(resource)
-        for resource in DIVIDED
+        resource in parent.given and own - place.spent[resource] > parent.free(resource) for resource, own in place.own.items()
     )
 
 
@@ -445,15 +465,17 @@ def _give(place: _Place) -> None:
     parent = place.parent
     if parent is not None and not place.is_open:
         parent.forget(place.share.path)
-    for resource in DIVIDED:
+    above = _NO_AMOUNTS if parent is None else parent.given
+    for resource in DIVIDED if place.own or above else ():
         if resource in place.given:
             continue
-        own = place.own(resource)
-        above = None if parent is None or resource not in parent.given else parent
+        own = place.own.get(resource)
         before = place.spent[resource]  # of what completed before the run went on again, and counts above it already
         if own is not None:
-            place.given[resource] = own if above is None else min(own, before + above.free(resource))
-        elif above is not None and place.share.spends:
-            place.given[resource] = before + above.even_share(resource)
+            shared = parent if resource in above else None
+            place.given[resource] = own if shared is None else min(own, before + shared.free(resource))
+        elif parent is not None and resource in above and place.share.spends:
+            place.given[resource] = before + parent.even_share(resource)
     if parent is not None:
         parent.children[place.key] = place
+    place.is_given = True
