@@ -18,6 +18,7 @@ import trio
 from treadle import Registry, RunHandle, TransientError, aresume, executor, send_signal
 from treadle._memory import MemoryStore
 from treadle._models import RetryScheduled, RunStatus, StepStatus
+from treadle._results import RunResult
 from treadle._workflow import Workflow
 from treadle.errors import RunSuspendedError
 from treadle.ports import SyncContext
@@ -251,6 +252,28 @@ def test_what_sleeps_for_ever_does_not_move_time(backend: str) -> None:
     clock.run(main, backend=backend)
 
     assert clock.now() == 0.0
+
+
+def test_a_patient_clock_jumps_although_the_store_is_asked_for_news(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However patient it is: to be asked whether the event loop lives, twice in that time, is nothing that happens there."""
+    monkeypatch.setattr("treadle._heart.LISTEN_S", 0.1)
+    results: list[RunResult] = []
+    missing: list[str] = []
+
+    def patiently() -> None:
+        clock = VirtualClock(patience_s=0.25)
+        results.append(virtual_run(waiting(), backend=backend, signals={"go": After(HOUR, 7)}, clock=clock))
+        try:
+            virtual_run(waiting(), backend=backend, clock=clock)
+        except SignalMissingError as error:
+            missing.extend(error.awaited)
+
+    thread = threading.Thread(target=patiently, daemon=True)  # it would never end
+    thread.start()
+    thread.join(60)
+
+    assert [result.duration_s for result in results] == [HOUR]
+    assert missing == ["go"]
 
 
 @pytest.mark.usefixtures("real_time")

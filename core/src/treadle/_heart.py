@@ -39,6 +39,7 @@ class Heart:
         store: Where the claim holds.
         claim: What is kept alive.
         post: Calls functions on the run's event loop.
+        ask_sign: The same for what is only to show that the loop lives; ``post`` when None.
         on_lost: Called there when the claim is lost, or could not be renewed for as long as it holds.
         on_cancel: Called there when somebody asks for the end of the run, again when it is asked for more forcefully.
         beat_s: Seconds between two beats.
@@ -54,6 +55,7 @@ class Heart:
         claim: Claim,
         *,
         post: Post,
+        ask_sign: Post | None = None,
         on_lost: Callable[[TreadleError], None],
         on_cancel: Callable[[CancelRequest], None],
         beat_s: float = BEAT_S,
@@ -62,7 +64,7 @@ class Heart:
         take_beats: Callable[[], Sequence[BeatRow]] = tuple,
         silence: Callable[[], tuple[float, Sequence[str]]] = lambda: (0.0, ()),
     ) -> None:
-        self._store, self._claim, self._post = store, claim, post
+        self._store, self._claim, self._post, self._ask_sign = store, claim, post, ask_sign or post
         self._on_lost, self._on_cancel, self._beat_s = on_lost, on_cancel, beat_s
         self._on_signal, self._after = on_signal, after
         self._take_beats, self._said = take_beats, list[BeatRow]()
@@ -115,7 +117,7 @@ class Heart:
 
     def _feel_the_loop(self) -> None:
         """Ask the event loop for a sign, and show where it is stuck when it gives none."""
-        self._tell(self._tick)
+        self._tell(self._tick, self._ask_sign)
         silent_s = time.monotonic() - self._ticked_at
         if silent_s > BLOCKED_S and not self._is_blocked:
             self._is_blocked = True
@@ -153,6 +155,6 @@ class Heart:
             self._after = signal.number
             self._tell(partial(on_signal, signal))
 
-    def _tell(self, function: Callable[[], object]) -> None:
+    def _tell(self, function: Callable[[], object], post: Post | None = None) -> None:
         with suppress(RuntimeError):  # the event loop has just ended, and the stint with it
-            self._post(function)
+            (post or self._post)(function)

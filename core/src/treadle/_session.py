@@ -22,7 +22,7 @@ from treadle._heart import Heart
 from treadle._isolation import ChildPool
 from treadle._keeper import Keeper
 from treadle._log_rows import LogRows
-from treadle._loop import loop_poster
+from treadle._loop import loop_poster, sign_poster
 from treadle._models import (
     Call,
     CancelRequested,
@@ -447,6 +447,7 @@ class Session:
             self.store,
             claim,
             post=post,
+            ask_sign=sign_poster(),
             on_lost=driver.fail,
             on_cancel=cancel,
             beat_s=beat_s,

@@ -15,6 +15,7 @@ import attrs
 
 from treadle._app import RunHandle, arun
 from treadle._config import Config
+from treadle._loop import waits_quietly
 from treadle._models import Json
 from treadle._plan import Plan
 from treadle._plugins import Registry
@@ -69,8 +70,7 @@ class VirtualClock:
     Args:
         start: When it begins, seconds since the epoch.
         patience_s: Real seconds in which nothing may happen before it jumps. Raise it a little when executors wait for
-            sockets, child processes or threads of their own, which it cannot see; to less than 0.5, as often as runs that
-            listen for signals, or are kept in a durable store, look for news.
+            sockets, child processes or threads of their own, which it cannot see.
     """
 
     def __init__(self, start: float = START, *, patience_s: float = 0.0) -> None:
@@ -78,6 +78,7 @@ class VirtualClock:
         self._holders = 0
         self._source: _Source = _Seconds()
         self._on_idle: Callable[[], bool] = lambda: False
+        self._is_waiting = False
 
     def now(self) -> float:
         """Seconds since the epoch; may be called from any thread."""
@@ -106,7 +107,11 @@ class VirtualClock:
             backend: ``asyncio`` or ``trio``.
         """
         options = self._trio_options() if backend == "trio" else {"loop_factory": self._make_loop}
-        return anyio.run(function, backend=backend, backend_options=options)
+        token = waits_quietly.set(lambda: self._is_waiting)
+        try:
+            return anyio.run(function, backend=backend, backend_options=options)
+        finally:
+            waits_quietly.reset(token)
 
     @contextmanager
     def watched(self, on_idle: Callable[[], bool]) -> Iterator[None]:
@@ -119,6 +124,10 @@ class VirtualClock:
 
     def _is_roused(self) -> bool:
         return self._on_idle()
+
+    def _wait(self, is_waiting: bool) -> None:
+        """Note whether the event loop waits, for as long as the clock's patience lasts."""
+        self._is_waiting = is_waiting
 
     # -- one source of time for each kind of event loop
 
@@ -134,12 +143,12 @@ class VirtualClock:
         clock = trio.testing.MockClock(autojump_threshold=self._patience_s)
         clock.jump(self._source.current_time())  # a clock may serve several loops, one after the other
         self._source = clock
-        return {"clock": clock, "instruments": [_TrioWatch(clock, self._is_roused)]}
+        return {"clock": clock, "instruments": [_TrioWatch(clock, self._is_roused, self._wait)]}
 
     def _make_loop(self) -> asyncio.AbstractEventLoop:
         source = _Seconds(self._source.current_time(), autojump_threshold=self._patience_s)
         self._source = source
-        return _VirtualLoop(source, self._is_roused)
+        return _VirtualLoop(source, self._is_roused, self._wait)
 
 
 class _Source(Protocol):
@@ -179,9 +188,9 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
     _scheduled: list[asyncio.TimerHandle]  # the base's own heap; nothing public tells what the next timer is
 
-    def __init__(self, source: _Seconds, is_roused: Callable[[], bool]) -> None:
+    def __init__(self, source: _Seconds, is_roused: Callable[[], bool], wait: Callable[[bool], None]) -> None:
         self._source = source
-        super().__init__(_JumpingSelector(source, self._sleeps_for_ever, is_roused))
+        super().__init__(_JumpingSelector(source, self._sleeps_for_ever, is_roused, wait))
 
     def time(self) -> float:
         return self._source.current_time()
@@ -192,9 +201,15 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    def __init__(self, source: _Seconds, is_endless: Callable[[], bool], is_roused: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        source: _Seconds,
+        is_endless: Callable[[], bool],
+        is_roused: Callable[[], bool],
+        wait: Callable[[bool], None],
+    ) -> None:
         super().__init__()
-        self._source, self._is_endless, self._is_roused = source, is_endless, is_roused
+        self._source, self._is_endless, self._is_roused, self._wait = source, is_endless, is_roused, wait
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
@@ -203,8 +218,12 @@ class _JumpingSelector(selectors.DefaultSelector):
         patience_s = self._source.autojump_threshold
         if patience_s == float("inf"):
             return super().select(timeout)
-        if patience_s and (ready := super().select(patience_s)):
-            return ready
+        if patience_s:
+            self._wait(True)
+            ready = super().select(patience_s)
+            self._wait(False)
+            if ready:
+                return ready
         if timeout is None or self._is_endless():
             return [] if self._is_roused() else super().select(None)
         self._source.jump(timeout)
@@ -214,11 +233,11 @@ class _JumpingSelector(selectors.DefaultSelector):
 class _TrioWatch:
     """An instrument of trio: notices when no task can go on and no deadline is left."""
 
-    def __init__(self, source: _Source, is_roused: Callable[[], bool]) -> None:
+    def __init__(self, source: _Source, is_roused: Callable[[], bool], wait: Callable[[bool], None]) -> None:
         import trio.lowlevel
 
         self._statistics = trio.lowlevel.current_statistics
-        self._source, self._is_roused = source, is_roused
+        self._source, self._is_roused, self._wait = source, is_roused, wait
         self._is_idle = False
 
     def before_task_step(self, task: object) -> None:
@@ -231,6 +250,10 @@ class _TrioWatch:
         # Twice in a row: what had come in meanwhile has been looked at, and the clock's patience is over.
         if was_idle and self._is_idle:
             self._is_roused()
+        self._wait(timeout > 0 and self._source.autojump_threshold < math.inf)
+
+    def after_io_wait(self, timeout: float) -> None:
+        self._wait(False)
 
 
 def play(
