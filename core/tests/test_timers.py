@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -15,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from treadle import Registry, RunHandle, TransientError, Workflow, aresume, arun, executor
 from treadle._clock import LONGEST_SLEEP_S, RealClock
+from treadle._log_rows import rows_of
 from treadle._memory import MemoryStore
 from treadle._models import RetryScheduled, RunStatus, TimerFired
 from treadle._results import RunResult
-from treadle.errors import RunSuspendedError
-from treadle.ports import Store
+from treadle.errors import RunSuspendedError, StoreUnavailableError
+from treadle.ports import Claim, Commit, Rows, RunQuery, Store, TimerRow
 from treadle.testing import VirtualClock, virtual_run
 
 HOUR = 3600.0
@@ -249,3 +251,143 @@ def test_the_timebox_of_a_group_is_a_timer() -> None:
     assert result.steps["phase/quick"].status.value == "completed"
     assert result.steps["phase"].status.value == "timed_out"
     assert result.duration_s == 300
+
+
+class Killed(StoreUnavailableError):
+    """The process is no more."""
+
+
+class MortalStore(DurableStore):
+    """From ``dies_at`` on (virtual time) nothing is taken any more, and nobody lets go of the run: its process is gone."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__()
+        self.clock, self.dies_at = clock, math.inf
+
+    async def commit(self, commit: Commit) -> None:
+        self._check()
+        await super().commit(commit)
+
+    async def release(self, claim: Claim, rows: Rows | None = None) -> None:
+        """The dead let go of nothing."""
+
+    async def claim(self, run_id: str, owner: str, lease_s: float, is_gone: Callable[[str], bool]) -> Claim:
+        return await super().claim(run_id, owner, lease_s, lambda owner: True)
+
+    def _check(self) -> None:
+        if self.clock.now() >= self.dies_at:
+            raise Killed("killed")
+
+
+def killed_and_resumed(
+    workflow: Workflow, registry: Registry, *, at: float, away: float
+) -> tuple[RunResult, Sequence[TimerRow]]:
+    """The run, killed after so many seconds and taken up so much later; and the timers that it had in between."""
+    clock = VirtualClock()
+    store = MortalStore(clock)
+
+    async def main() -> tuple[RunResult, Sequence[TimerRow]]:
+        start = clock.now()
+        store.dies_at = start + at
+        async with anyio.create_task_group() as group:
+
+            async def commit_something(handle: RunHandle) -> None:
+                await clock.sleep_until(start + at)
+                handle.signal("look")
+
+            with pytest.raises(Killed):
+                await arun(
+                    workflow,
+                    registry=registry,
+                    store=store,
+                    clock=clock,
+                    on_start=lambda handle: group.start_soon(commit_something, handle),
+                )
+        store.dies_at = math.inf
+        await clock.sleep_until(start + at + away)
+        (row,) = (await store.runs(RunQuery())).runs
+        waiting = await store.pending_timers()
+        return await aresume(row.run_id, registry=registry, store=store, clock=clock), waiting
+
+    return clock.run(main)
+
+
+def napping(seconds: float) -> tuple[Workflow, Registry]:
+    """A run of one step that takes so long, each time that it is begun."""
+
+    @executor("nap")
+    async def nap(seconds: float) -> float:
+        """Sleep."""
+        await anyio.sleep(seconds)
+        return seconds
+
+    wf = Workflow("w")
+    wf.step("a", "nap", seconds=seconds)
+    wf.wait("look", signal="look", timeout="100d", on_timeout="skip")
+    return wf, Registry.of(nap)
+
+
+@pytest.mark.parametrize(("away", "took"), [(0.0, 10 * HOUR), (4 * HOUR, 10 * HOUR), (20 * HOUR, 21 * HOUR)])
+@pytest.mark.parametrize("kind", ["timeout", "budget"])
+def test_the_time_of_a_run_counts_from_its_begin_whoever_drives_it(kind: str, away: float, took: float) -> None:
+    """Killed after an hour and taken up later, it still ends ten hours after it began, or at once when they are over; the
+    timer has a row, whose due time the kill does not move (G10, S1-41)."""
+    wf, registry = napping(50 * HOUR)
+    limit: dict[str, object] = {"timeout": "10h"} if kind == "timeout" else {"budget": {"wall_time": "10h"}}
+    wf = Workflow.from_dict({**wf.to_dict(), **limit})
+
+    result, waiting = killed_and_resumed(wf, registry, at=HOUR, away=away)
+
+    assert result.status.value == ("timed_out" if kind == "timeout" else "failed")
+    assert result.duration_s == pytest.approx(took, abs=60)
+    timer_id = "timeout:" if kind == "timeout" else "budget:"
+    (row,) = [row for row in waiting if row.timer_id == timer_id]
+    assert (row.kind, row.path, row.due - result.started_at) == ("timeout", "", 10 * HOUR)
+    rows = {row.timer_id: row.status for row in rows_of(result.entries).timers}
+    # The deadline of the call that runs is that of the budget as well, and whichever comes first ends the run.
+    assert rows[timer_id] in ({"fired"} if kind == "timeout" else {"fired", "cancelled"})
+
+
+def test_the_timer_of_a_run_that_ends_in_time_is_cancelled() -> None:
+    """Nothing is pending of a run that has ended."""
+    wf, registry = napping(60)
+    wf = Workflow.from_dict(
+        {**wf.to_dict(), "timeout": "10h", "budget": {"wall_time": "9h"}, "steps": {"a": wf.to_dict()["steps"]["a"]}}
+    )  # type: ignore[index]  # JSON
+    store = DurableStore()
+
+    result = virtual_run(wf, registry=registry, store=store)
+
+    rows = anyio.run(store.timers, result.run_id)
+    assert [(row.timer_id, row.status, row.due - result.started_at) for row in rows] == [
+        ("budget:", "cancelled", 9 * HOUR),
+        ("timeout:", "cancelled", 10 * HOUR),
+    ]
+    assert list(anyio.run(store.pending_timers)) == []
+
+
+def test_a_budget_that_does_not_end_the_run_has_no_timer() -> None:
+    """One that only warns, or that ends steps alone."""
+    for budget in ({"wall_time": "9h", "mode": "warn"}, {"wall_time": "9h", "on_exceeded": "fail"}):
+        wf, registry = napping(60)
+        data = wf.to_dict()
+        data = {**data, "budget": budget, "steps": {"a": data["steps"]["a"]}}  # type: ignore[index]  # JSON
+        result = virtual_run(Workflow.from_dict(data), registry=registry)
+        assert rows_of(result.entries).timers == ()
+
+
+def test_an_attempt_that_is_made_again_has_its_whole_time() -> None:
+    """Its deadline counts from the moment it is entered: a crash takes nothing of it away, and no timer of it is kept."""
+    wf, registry = napping(50 * 60)
+    data = wf.to_dict()
+    data["steps"]["a"]["timeout"] = "1h"  # type: ignore[index,call-overload]  # JSON
+    data["steps"] = {"a": data["steps"]["a"], "look": {**data["steps"]["look"]}}  # type: ignore[index]  # JSON
+    data["timeout"] = "2h"
+
+    result, waiting = killed_and_resumed(Workflow.from_dict(data), registry, at=40 * 60, away=0.0)
+
+    assert result.steps["a"].status.value == "completed"
+    assert result.steps["a"].attempts == 1
+    took = result.steps["a"].ended_at - result.started_at
+    assert took == pytest.approx(90 * 60, abs=60), "50 minutes anew, though an hour had passed since it began"
+    assert sorted(row.timer_id for row in waiting) == ["timeout:", "wait:look"]

@@ -6,11 +6,14 @@ The same log gives the same rows, so a resumed run is caught up by applying its 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
+from treadle._budgets import parse_budget
+from treadle._durations import parse_duration
 from treadle._models import (
+    BUDGET_TIMER_ID,
     AttemptEnded,
     AttemptStarted,
     CancelRequested,
@@ -107,6 +110,7 @@ class LogRows:
         self._ended: RunEnded | None = None
         self._status = RunStatus.PENDING
         self._stint, self._generation = 0, 1
+        self._is_timed = self._is_budget_timed = False  # whether the times that the run has count already
         self._maps: set[str] = set()  # steps that are known to have items
         self._worker = ""
         self._steps: dict[Place, _Step] = {}
@@ -188,6 +192,8 @@ class LogRows:
 
     def _stint_opened(self, entry: StintOpened) -> None:
         self._stint, self._worker = entry.stint, entry.owner
+        if self._generation > 1 or not self._begun.workflow.get("concurrency"):
+            self._begin(entry.at)
         if self._status is not RunStatus.CANCELLING:
             self._set_status(RunStatus.QUEUED if self._begun.workflow.get("concurrency") else RunStatus.RUNNING)
         self._is_run_changed = True
@@ -199,8 +205,20 @@ class LogRows:
                     step.status = StepStatus.PENDING  # until it is released again
 
     def _slot_taken(self, entry: SlotTaken) -> None:
-        if not entry.path and self._status is RunStatus.QUEUED:
-            self._set_status(RunStatus.RUNNING)
+        if not entry.path:
+            self._begin(entry.at)
+            if self._status is RunStatus.QUEUED:
+                self._set_status(RunStatus.RUNNING)
+
+    def _begin(self, at: float) -> None:
+        """The times that the run has count from now on, whichever process drives it."""
+        workflow = self._begun.workflow
+        if not self._is_timed and workflow.get("timeout") is not None:
+            due = at + parse_duration(cast("str", workflow["timeout"]))
+            self._set_timer(timeout_timer_id(""), ("", None), "timeout", due, at)
+        if not self._is_budget_timed and workflow.get("budget") and (time_s := _ends_after_s(workflow["budget"])) is not None:
+            self._set_timer(BUDGET_TIMER_ID, ("", None), "timeout", at + time_s, at, {"budget": "wall_time"})
+        self._is_timed = self._is_budget_timed = True
 
     def _cancel_requested(self, entry: CancelRequested) -> None:
         if self._ended is None:
@@ -209,6 +227,9 @@ class LogRows:
     def _retry_requested(self, entry: RetryRequested) -> None:
         self._generation, self._ended = entry.generation, None
         self._set_status(RunStatus.PENDING)
+        self._is_timed, self._is_budget_timed = False, True
+        self._begin(entry.at)
+        self._is_budget_timed = False  # that counts from the next stint on
 
     def _run_ended(self, entry: RunEnded) -> None:
         self._ended = entry
@@ -538,6 +559,12 @@ def rows_of(entries: Iterable[Entry], *, key: str = "", source: str = "") -> Row
     for entry in entries:
         rows.apply(entry)
     return rows.take()
+
+
+def _ends_after_s(budget: object) -> float | None:
+    """How long a run may take by its budget; None when that does not end it."""
+    found = parse_budget(budget)
+    return found.wall_time_s if found.mode != "warn" and found.on_exceeded == "stop" else None
 
 
 def _item(place: Place) -> str:
