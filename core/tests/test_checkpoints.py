@@ -14,7 +14,7 @@ import anyio.lowlevel
 import attrs
 import misbehaving as m
 import pytest
-from treadle import Registry, SyncContext, TransientError, Workflow, aresume, arun, executor
+from treadle import PermanentError, Registry, SyncContext, TransientError, Workflow, aresume, arun, executor
 from treadle._app import RunHandle
 from treadle._call_context import MAX_CHECKPOINT, checked_checkpoint
 from treadle._config import Config
@@ -471,6 +471,7 @@ def test_each_variant_has_its_own() -> None:
         call: Call
         is_kept: bool = False
         is_over: bool = False
+        is_usage_due: bool = False
 
     async def act() -> None:
         from treadle.testing._store_contract import _Writer  # the shortest way to a run in a store
@@ -489,6 +490,61 @@ def test_each_variant_has_its_own() -> None:
         assert fallback.is_kept
 
     anyio.run(act)
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["after its own checkpoint", "before it has any"])
+@pytest.mark.parametrize("is_map", [False, True], ids=["step", "items"])
+def test_a_fallback_that_was_killed_goes_on_where_it_was_itself(saved: bool, is_map: bool, anyio_backend: str) -> None:
+    """The primary executor saves and fails for good; its fallback is killed and made again: it gets its own checkpoint, or
+    none, and never the primary's, also of items; and a second fallback gets neither (S1-13).
+    """
+    seen: list[tuple[str, object]] = []
+    store, clock = WatchedStore(), VirtualClock()
+
+    def note(ctx: Context) -> bool:
+        """Whether it begins anew."""
+        seen.append((ctx.variant, ctx.checkpoint and ctx.checkpoint.token))
+        return ctx.checkpoint is None
+
+    @executor("demo.first")
+    async def first(ctx: Context, /, n: int = 0) -> str:
+        note(ctx)
+        await ctx.save(f"primary {n}", {"from": "primary"})
+        raise PermanentError("never")
+
+    @executor("demo.second")
+    async def second(ctx: Context, /, n: int = 0) -> str:
+        note(ctx)
+        if saved:
+            await ctx.save(f"second {n}", {"from": "second"})
+        await anyio.sleep(MINUTE)
+        raise PermanentError("never either")
+
+    @executor("demo.third")
+    async def third(ctx: Context, /, n: int = 0) -> str:
+        note(ctx)
+        return "third"
+
+    inputs = {"n": "${{ item }}"} if is_map else {}
+    workflow = Workflow("w")
+    fallback = [{"uses": name, "with": inputs} for name in ("demo.second", "demo.third")]
+    workflow.step(
+        "a",
+        "demo.first",
+        foreach=[1, 2] if is_map else None,
+        max_parallel=1 if is_map else None,
+        fallback=fallback,
+        with_=inputs,
+    )
+
+    result = kill_at([MINUTE / 2], store, clock, Runs(workflow, first, second, third))
+
+    own = f"second {1 if is_map else 0}" if saved else None
+    story: list[tuple[str, object]] = [("primary", None), ("fallback 1", None)]
+    again: list[tuple[str, object]] = [("fallback 1", own), ("fallback 2", None)]
+    assert seen == [*story, *again, *([*story, ("fallback 2", None)] if is_map else [])]
+    assert result.steps["a"].output == (["third"] * 2 if is_map else "third")
+    assert len(store._runs[result.run_id].checkpoints) == 0, "those of all variants go with the result"
 
 
 # -- long work
