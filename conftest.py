@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +13,30 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what goes on in the background so, and children inherit it: no Ctrl-C of a test would reach them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_BEFORE = pytest.StashKey[frozenset[threading.Thread]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Note which threads there are before a test: its fixtures may have some of their own."""
+    yield
+    item.stash[_BEFORE] = frozenset(threading.enumerate())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """No test leaves a thread of treadle's behind: it would go on in the middle of others."""
+    yield
+    until = time.monotonic() + 10
+    while left := _threads() - item.stash.get(_BEFORE, frozenset[threading.Thread]()):
+        assert time.monotonic() < until, f"threads were left behind: {sorted(thread.name for thread in left)}"
+        time.sleep(0.01)
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("treadle") and thread.is_alive()}
 
 
 @pytest.fixture(scope="session", autouse=True)

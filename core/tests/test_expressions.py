@@ -376,12 +376,12 @@ PAYLOADS = [
 def test_known_escapes_and_bombs_end_in_an_error(payload: str) -> None:
     """Nothing that ever broke out of a template sandbox, or exhausted one, gets anywhere, nor takes time."""
     names = {"x": {"a": [1], "items": [1, 2]}, "o": {"k": 1}, "fn": {}}
-    started = time.perf_counter()
+    started = time.process_time()
 
     with pytest.raises(ExpressionError):
         evaluate(payload, names)
 
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(

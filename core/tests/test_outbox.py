@@ -532,6 +532,7 @@ def test_the_run_of_a_living_process_is_left_to_it() -> None:
     workflow = Workflow("flow")
     workflow.step("peek", "demo.peek")
     run(workflow, registry=Registry.of(peek), store=store, sinks=[outbox]).check()
+    outbox.close(5)
 
     assert seen == [SpanReport()]
     assert backend.batches == []

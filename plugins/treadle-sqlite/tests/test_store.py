@@ -255,8 +255,10 @@ def test_a_file_that_cannot_be_written_is_an_error_that_says_so(tmp_path: Path) 
         fill(store)
     store.close()
     (tmp_path / "file").write_text("x")
+    nowhere = SqliteStore(path=tmp_path / "file" / "runs.db")
     with pytest.raises(StoreUnavailableError, match="cannot be made"):
-        fill(SqliteStore(path=tmp_path / "file" / "runs.db"))
+        fill(nowhere)
+    nowhere.close()
 
 
 def test_a_lock_of_another_process_is_waited_for(store: SqliteStore) -> None:

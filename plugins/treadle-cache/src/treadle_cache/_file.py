@@ -20,6 +20,9 @@ VERSION = 1
 BUSY_MS = 5_000
 """How long to wait for another process that writes."""
 
+_IDLE_S = 0.5
+"""How long the thread that writes waits for more."""
+
 _LAYOUT = """
 CREATE TABLE IF NOT EXISTS outputs (key BLOB PRIMARY KEY, at REAL NOT NULL, size INTEGER NOT NULL, output BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS outputs_by_age ON outputs (at, size);
@@ -89,24 +92,28 @@ class OutputFile:
             if self._is_useless:
                 return
             self._waiting[key] = kept
+            self._queue.put(lambda: self._write(key))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="treadle-cache", daemon=True)
                 self._thread.start()
-        self._queue.put(lambda: self._write(key))
 
     def flush(self, timeout_s: float = 5.0) -> None:
         """Wait until what was put is in the file."""
-        if self._thread is not None:
+        with self._lock:
+            if self._thread is None:
+                return
             done = threading.Event()
             self._queue.put(done.set)
-            done.wait(timeout_s)
+        done.wait(timeout_s)
 
     def close(self) -> None:
         """Let go of the file."""
-        self.flush()
-        self._queue.put(None)
-        if self._thread is not None:
-            self._thread.join(5.0)
+        with self._lock:
+            thread = self._thread
+            if thread is not None:
+                self._queue.put(None)
+        if thread is not None:
+            thread.join(5.0)
         with self._reads:
             if self._reader is not None:
                 self._reader.close()
@@ -116,10 +123,22 @@ class OutputFile:
 
     def _work(self) -> None:
         self._writer = self._opened()
-        while (task := self._queue.get()) is not None:
+        while (task := self._next()) is not None:
             task()
-        if self._writer is not None:
-            self._writer.close()
+
+    def _next(self) -> Callable[[], None] | None:
+        """What is to be done; nothing, and the file is left, when it is let go of or nobody asks for a while."""
+        task = None
+        with suppress(queue.Empty):
+            task = self._queue.get(timeout=_IDLE_S)
+        if task is None:
+            with self._lock:  # whoever puts something now begins anew
+                if not self._queue.empty():
+                    return self._queue.get()
+                self._thread = None
+                if self._writer is not None:
+                    self._writer.close()
+        return task
 
     def _write(self, key: bytes) -> None:
         with self._lock:
