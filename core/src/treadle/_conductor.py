@@ -125,6 +125,10 @@ class Conductor:
         self._waits: list[tuple[WaitEnded, bool]] = []  # how they ended, and whether well
         self._is_keeping = plan.undoes
 
+    def close(self) -> None:
+        """Nobody applies anything any more: let go of what would wait for Python's collector."""
+        self._scheduler.close()
+
     @property
     def status(self) -> RunStatus | None:
         """The run's final state; None while it goes on."""

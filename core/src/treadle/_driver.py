@@ -146,6 +146,7 @@ class Driver:
         self._stuck: set[str] = set()
         self._is_draining = False
         self._is_finished = False
+        self._has_let_go = False
         self._suspension: RunSuspendedError | None = None
         self._is_let_go = False  # it is suspended, and what still runs is waited for no longer
         self._failure: TreadleError | None = None
@@ -192,14 +193,24 @@ class Driver:
                 group.cancel_scope.cancel()
         except BaseExceptionGroup as errors:
             raise (self._failure or _only(errors)) from None
-        if not self._is_finished:
-            if self._failure is not None:
-                raise self._failure
-            self._raise_stall()
+        else:
+            if not self._is_finished:
+                if self._failure is not None:
+                    raise self._failure
+                self._raise_stall()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let go of the run: tasks that were cancelled keep this driver in their tracebacks until Python's collector comes."""
+        self._has_let_go = True
+        self._failure = self._suspension = None
+        self._conductor.close()
+        del self._conductor, self._engine, self._runner, self._pack, self._commit, self._on_commit
 
     def cancel(self, reason: str, *, is_forced: bool = False) -> None:
         """Ask the run to stop; from the event loop's thread. The result comes as usual."""
-        if self._is_finished or self._is_early(partial(self.cancel, reason, is_forced=is_forced)):
+        if self._is_finished or self._has_let_go or self._is_early(partial(self.cancel, reason, is_forced=is_forced)):
             return
         if is_forced:
             self._grace_s = FORCED_GRACE_S
@@ -209,7 +220,7 @@ class Driver:
 
     def signal(self, signal: Signal) -> None:
         """Bring a signal; from the event loop's thread. One that comes after the end is nobody's."""
-        if self._is_finished or self._is_early(partial(self.signal, signal)):
+        if self._is_finished or self._has_let_go or self._is_early(partial(self.signal, signal)):
             return
         self._inbox.append(received(signal, self._stamp()))
         if self._timer_scope is not None:
@@ -238,7 +249,7 @@ class Driver:
     @property
     def only_waits(self) -> bool:
         """Whether nothing runs, and nothing would by itself before a time or a signal."""
-        return not (self._active or self._ready or self._inbox) and self._conductor.is_waiting
+        return not (self._has_let_go or self._active or self._ready or self._inbox) and self._conductor.is_waiting
 
     @property
     def awaited(self) -> Mapping[str, str]:
@@ -254,7 +265,7 @@ class Driver:
 
         Asked a second time, what runs is not waited for.
         """
-        if self._is_finished or self._is_early(partial(self.suspend, reason, drain_s=drain_s)):
+        if self._is_finished or self._has_let_go or self._is_early(partial(self.suspend, reason, drain_s=drain_s)):
             return
         if self._suspension is not None:
             self.fail(self._suspension)

@@ -207,6 +207,10 @@ class Scope:
         outer = self.parent.capped if self.parent is not None else None
         self.capped: Scope | None = self if owner is not None and rules.max_parallel is not None else outer
 
+    def close(self) -> None:
+        """It is over: let go of its steps, which hold it as well."""
+        self.steps, self.capped = [], None
+
     def blame(self, cause: Cause) -> None:
         if cause.gravity > self.cause.gravity:
             self.cause = cause

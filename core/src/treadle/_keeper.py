@@ -162,6 +162,9 @@ class Keeper:
         await group.__aexit__(None, None, None)  # whatever left the block goes on alone, in no group
         for _, answer in self._asked:
             answer.set_exception(CallCancelledError("The run has ended."))
+        del (
+            self._store
+        )  # a cancelled task's traceback keeps this keeper until Python's collector comes, and not all that it keeps
 
     # -- checkpoints
 

@@ -119,30 +119,6 @@ class LogRows:
         self._timers: dict[str, TimerRow] = {}  # that have not fired
         self._executors: dict[str, str] = {}
         self._forget()
-        # A table rather than a match: this runs for every entry of a durable run.
-        self._handlers: Mapping[type, Callable[[Any], None]] = {
-            RunCreated: self._run_created,
-            StintOpened: self._stint_opened,
-            SlotTaken: self._slot_taken,
-            CancelRequested: self._cancel_requested,
-            RetryRequested: self._retry_requested,
-            AttemptStarted: self._attempt_started,
-            AttemptEnded: self._attempt_ended,
-            UsageNoted: self._usage_noted,
-            InterruptAsked: self._interrupt_asked,
-            InterruptAnswered: self._interrupt_answered,
-            RetryScheduled: self._retry_scheduled,
-            TimerFired: self._timer_fired,
-            MapStarted: self._map_started,
-            GroupStarted: self._group_started,
-            CompensationEnded: self._compensation_ended,
-            WaitStarted: self._wait_started,
-            WaitEnded: self._wait_ended,
-            SignalReceived: self._signal_received,
-            ItemEnded: self._item_ended,
-            StepEnded: self._step_ended,
-            RunEnded: self._run_ended,
-        }
 
     def _forget(self) -> None:
         self._is_run_changed = False
@@ -153,9 +129,9 @@ class LogRows:
 
     def apply(self, entry: Entry) -> None:
         """Take an entry in."""
-        handle = self._handlers.get(type(entry))
+        handle = _HANDLERS.get(type(entry))
         if handle is not None:
-            handle(entry)
+            handle(self, entry)
 
     def take(self) -> Rows:
         """What has changed since the last time."""
@@ -551,6 +527,32 @@ class LogRows:
             tuple([str(issue) for issue in issues]),
             error,
         )
+
+
+# A table rather than a match: this runs for every entry of a durable run.
+_HANDLERS: Mapping[type, Callable[[LogRows, Any], None]] = {
+    RunCreated: LogRows._run_created,
+    StintOpened: LogRows._stint_opened,
+    SlotTaken: LogRows._slot_taken,
+    CancelRequested: LogRows._cancel_requested,
+    RetryRequested: LogRows._retry_requested,
+    AttemptStarted: LogRows._attempt_started,
+    AttemptEnded: LogRows._attempt_ended,
+    UsageNoted: LogRows._usage_noted,
+    InterruptAsked: LogRows._interrupt_asked,
+    InterruptAnswered: LogRows._interrupt_answered,
+    RetryScheduled: LogRows._retry_scheduled,
+    TimerFired: LogRows._timer_fired,
+    MapStarted: LogRows._map_started,
+    GroupStarted: LogRows._group_started,
+    CompensationEnded: LogRows._compensation_ended,
+    WaitStarted: LogRows._wait_started,
+    WaitEnded: LogRows._wait_ended,
+    SignalReceived: LogRows._signal_received,
+    ItemEnded: LogRows._item_ended,
+    StepEnded: LogRows._step_ended,
+    RunEnded: LogRows._run_ended,
+}
 
 
 def rows_of(entries: Iterable[Entry], *, key: str = "", source: str = "") -> Rows:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import attrs
 
@@ -196,18 +196,6 @@ class Scheduler:
         self._commands: list[Command] = []
         self._held: Held | None = None  # while the state of a run that goes on again is made
         self._kinds: list[Kind] | None = None  # of the decisions, when somebody asks
-        self._handlers: Mapping[type, Callable[..., None]] = {
-            RunCreated: self._on_created,
-            StintOpened: self._on_stint,
-            Evaluated: self._on_evaluated,
-            AttemptEnded: self._on_attempt_ended,
-            UsageNoted: self._on_usage,
-            TimerFired: self._on_timer,
-            SlotTaken: self._on_slot,
-            SignalReceived: self._on_signal,
-            CancelRequested: self._on_cancel,
-            InterruptAnswered: self._on_told,
-        }
 
     # -- the face
 
@@ -230,6 +218,13 @@ class Scheduler:
         """Count in its budgets what the run has used up so far, whatever came of it."""
         if self._ledger is not None and earlier._ledger is not None:
             self._ledger.carry(earlier._ledger)
+
+    def close(self) -> None:
+        """Let steps and scopes go, which hold each other; no fact comes any more."""
+        for scope in self._scopes.values():
+            scope.close()
+            if scope.owner is not None:
+                scope.owner.scopes = None
 
     @property
     def status(self) -> RunStatus | None:
@@ -328,9 +323,9 @@ class Scheduler:
         """
         self._at = fact.at
         self._records, self._commands = [fact], []
-        handler = self._handlers.get(type(fact))
+        handler = _HANDLERS.get(type(fact))
         if handler is not None and self._root.phase != "ended":
-            handler(fact)
+            handler(self, fact)
             self._settle()
         return Turn(tuple(self._records), tuple(self._commands))
 
@@ -1338,6 +1333,7 @@ class Scheduler:
             self._end_group_item(owner, scope, status, attempts, reason)
         else:
             self._end(owner, status, reason, error, cause=cause if cause.gravity else None, kind=_GROUP_KINDS[status])
+        scope.close()
 
     def _end_group_item(self, owner: Step, scope: Scope, status: StepStatus, attempts: int, reason: str) -> None:
         assert scope.index is not None, "it is an item"
@@ -1824,6 +1820,21 @@ class Scheduler:
             planned, path, told = undoing
             self._undoing = _undo_step(nodes[planned], self._root, path)
             load_step(self._undoing, told)
+
+
+# Not in each scheduler: with methods of its own in it, it would stay until the collector comes.
+_HANDLERS: Mapping[type, Callable[[Scheduler, Any], None]] = {
+    RunCreated: Scheduler._on_created,
+    StintOpened: Scheduler._on_stint,
+    Evaluated: Scheduler._on_evaluated,
+    AttemptEnded: Scheduler._on_attempt_ended,
+    UsageNoted: Scheduler._on_usage,
+    TimerFired: Scheduler._on_timer,
+    SlotTaken: Scheduler._on_slot,
+    SignalReceived: Scheduler._on_signal,
+    CancelRequested: Scheduler._on_cancel,
+    InterruptAnswered: Scheduler._on_told,
+}
 
 
 def _undo_step(node: Node, scope: Scope, path: str) -> Step:

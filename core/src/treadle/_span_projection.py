@@ -192,27 +192,11 @@ class SpanProjection:
         self._steps: dict[str, _Step] = {}
         self._open: dict[tuple[str, int | None, int, str], _Open] = {}
         self._noted: dict[tuple[str, int | None, int, str], StepUsage] = {}  # what attempts that go on have used up
-        # A table rather than a match: this runs for every entry of a traced run.
-        self._handlers: dict[type, Callable[[Any], tuple[SpanRecord, ...]]] = {
-            RunCreated: self._run_created,
-            StintOpened: self._stint_opened,
-            AttemptStarted: self._attempt_started,
-            AttemptEnded: self._attempt_ended,
-            UsageNoted: self._usage_noted,
-            RetryScheduled: self._retry_scheduled,
-            MapStarted: self._map_started,
-            GroupStarted: self._group_started,
-            ItemEnded: self._item_ended,
-            WaitStarted: self._wait_started,
-            StepEnded: self._step_ended,
-            RunEnded: self._run_ended,
-            RetryRequested: self._retry_requested,
-        }
 
     def apply(self, entry: Entry) -> tuple[SpanRecord, ...]:
         """The spans that ``entry`` finishes, children before parents; most entries finish none."""
-        handle = self._handlers.get(type(entry))
-        spans = handle(entry) if handle is not None else ()
+        handle = _HANDLERS.get(type(entry))
+        spans = handle(self, entry) if handle is not None else ()
         if entry.at > self._last_at:
             self._last_at = entry.at
         return spans
@@ -503,6 +487,24 @@ class SpanProjection:
             span_id = self._step_span_id(run, path)
             step = self._steps[path] = _Step(span_id, executor_of(run.workflow, path))
         return step
+
+
+# A table rather than a match: this runs for every entry of a traced run.
+_HANDLERS: Mapping[type, Callable[[SpanProjection, Any], tuple[SpanRecord, ...]]] = {
+    RunCreated: SpanProjection._run_created,
+    StintOpened: SpanProjection._stint_opened,
+    AttemptStarted: SpanProjection._attempt_started,
+    AttemptEnded: SpanProjection._attempt_ended,
+    UsageNoted: SpanProjection._usage_noted,
+    RetryScheduled: SpanProjection._retry_scheduled,
+    MapStarted: SpanProjection._map_started,
+    GroupStarted: SpanProjection._group_started,
+    ItemEnded: SpanProjection._item_ended,
+    WaitStarted: SpanProjection._wait_started,
+    StepEnded: SpanProjection._step_ended,
+    RunEnded: SpanProjection._run_ended,
+    RetryRequested: SpanProjection._retry_requested,
+}
 
 
 def error_type(result: str, error: ErrorInfo | None, *, otherwise: str = "_OTHER") -> str:
