@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
 from treadle import Registry, Workflow, arun, executor, hookimpl
 from treadle import _driver as driver_module
@@ -327,3 +328,46 @@ def test_a_deadline_that_a_quick_call_never_meets_costs_nothing(anyio_backend: s
 
     assert result.status is RunStatus.COMPLETED
     assert result.duration_s == 21.0
+
+
+class CountedTime(RealClock):
+    """Time that goes on by 20 us each time that it is asked for, however quick or slow the machine is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 1_000_000.0
+
+    def now(self) -> float:
+        self.seconds += 20e-6
+        return self.seconds
+
+
+@pytest.mark.parametrize("chains", [1, 8])
+async def test_a_long_chain_lets_the_event_loop_turn(chains: int) -> None:
+    """Of 5,000 steps without a pause only few are made within one turn, so that timers and heartbeats are in time."""
+    made = 0
+    seen: list[int] = []
+
+    @executor("quick")
+    async def quick() -> None:
+        nonlocal made
+        made += 1
+
+    @executor("watch")
+    async def watch() -> None:
+        while made < 5_000:
+            seen.append(made)
+            await anyio.lowlevel.checkpoint()
+
+    workflow = Workflow("w", max_parallel=20)
+    workflow.step("watch", "watch")
+    for number in range(5_000):
+        workflow.step(f"s{number}", "quick", needs=[f"s{number - chains}"] if number >= chains else [])
+
+    result = await arun(workflow, registry=Registry.of(quick, watch), clock=CountedTime())
+
+    in_one_turn = [after - before for before, after in zip(seen, [*seen[1:], made], strict=True)]
+    assert result.status is RunStatus.COMPLETED
+    # Each step asks for the time twice at least, and after 5 ms the loop has its turn. Trio's turns have no order, so that two
+    # of them may be between two looks.
+    assert max(in_one_turn) <= 2 * (0.005 / 20e-6 / 2 + 1)

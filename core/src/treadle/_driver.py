@@ -72,7 +72,8 @@ DRAIN_S = 30.0
 MAX_IDLE_WORKERS = 8
 """Workers that wait for more to do; a further one ends, since starting another costs no more than waking one."""
 
-_YIELD_AFTER_S = 0.01
+_YIELD_AFTER_S = 0.005
+"""How long workers go on by themselves before the event loop has a turn for whatever else there is."""
 
 
 class _Active:
@@ -154,6 +155,7 @@ class Driver:
         self._grace_s = GRACE_S
         self._group: TaskGroup | None = None
         self._last_yield = 0.0
+        self._is_yielding = False
 
     async def drive(
         self,
@@ -475,9 +477,24 @@ class Driver:
             self._runner.interruptions.pop(key, None)
         self._note_end(call, outcome)
         await self._drain()
-        if self._at - self._last_yield > _YIELD_AFTER_S:
-            self._last_yield = self._at
-            await anyio.lowlevel.checkpoint()  # a long chain of quick steps must not starve timers and signals
+        if self._at - self._last_yield > (0.0 if self._is_yielding else _YIELD_AFTER_S):
+            await self._yield()
+
+    async def _yield(self) -> None:
+        """Let the event loop have a whole turn: a long chain of quick steps must not starve timers, signals and heartbeats.
+
+        Meanwhile no other worker makes more than one call that takes any time; each would go on with the chain for as long
+        again, within the same turn.
+        """
+        if self._is_yielding:
+            await anyio.lowlevel.checkpoint()
+            return
+        self._is_yielding, self._last_yield = True, self._at
+        try:
+            await anyio.lowlevel.checkpoint()
+        finally:
+            self._is_yielding = False
+            self._last_yield = self._clock.now()
 
     # -- time
 
