@@ -25,7 +25,8 @@ FLOORS = [
     "ports",
     "hookspecs",
     # each small, pure where it can be
-    """_attempt_span _call_context _clock _collector _compatibility _config _contracts _decisions _durations _error_info
+    """_attempt_span _call_context _checkpoint_secrets _clock _collector _compatibility _config _contracts _decisions
+    _durations _error_info
     _expressions _graph _hook_calls _json _lean_spans _limits _log_records _log_rows _mailbox _operation_log _origin _owner
     _noted_span _payload_schema _policy_keys _redaction _retries _run_metrics _sdk_spans _secrets _span_projection _step_log
     _surroundings _telemetry _trace_parent _tracing _version _waits _slots

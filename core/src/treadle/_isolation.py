@@ -415,6 +415,7 @@ class _Child:
         budget = _Budget(MAX_LOGGED)
         self._streams = tuple(_Lines(relay.call.executor, name, budget, secrets) for name in ("stdout", "stderr"))
         answer: Mapping[str, object] | None = None
+        refusal: TreadleError | None = None
         async with anyio.create_task_group() as group:
             with anyio.CancelScope() as receiving:
                 group.start_soon(self._drain, self._out, self._streams[0], receiving)
@@ -426,7 +427,11 @@ class _Child:
                     answer = await self._receive(relay, secrets)
                 except OSError:
                     answer = None
+                except TreadleError as error:  # what it told cannot be kept; as it is, and in no group
+                    refusal = error
             group.cancel_scope.cancel()
+        if refusal is not None:
+            raise refusal
         if answer is not None:
             self._take_rest()
             for stream in self._streams:

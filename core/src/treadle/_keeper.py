@@ -22,6 +22,7 @@ import attrs
 from anyio.abc import TaskGroup
 
 from treadle._call_context import checked_checkpoint
+from treadle._checkpoint_secrets import CheckpointGuard
 from treadle._loop import Post, loop_poster
 from treadle._models import Call, Json
 from treadle._owner import machine, started
@@ -121,11 +122,20 @@ class Keeper:
         clock: Time.
         every_s: How often progress of a step is written, at most.
         stall_s: How long a step that says that it lives may be silent.
+        guard: Looks for secrets in what is saved; None: nobody does.
     """
 
     def __init__(
-        self, store: Store, claim: Claim, clock: Clock, *, every_s: float = PROGRESS_EVERY_S, stall_s: float = STALL_S
+        self,
+        store: Store,
+        claim: Claim,
+        clock: Clock,
+        *,
+        every_s: float = PROGRESS_EVERY_S,
+        stall_s: float = STALL_S,
+        guard: CheckpointGuard | None = None,
     ) -> None:
+        self._guard = guard
         self._store, self._claim, self._clock, self._every_s, self._stall_s = store, claim, clock, every_s, stall_s
         self.fencing_token = claim.epoch
         self.on_stalled: Callable[[Key, TreadleError], object] = lambda key, error: None
@@ -187,7 +197,7 @@ class Keeper:
     async def save(self, user: User, token: str, data: Json) -> None:
         """Keep how far an attempt got; returning is the acknowledgement."""
         call = user.call
-        point = checked_checkpoint(call.item, token, data)
+        point = self._checked(call, token, data)
         self._admit(user)
         self._pending.pop(_slot(call), None)  # this one is newer
         try:
@@ -197,8 +207,14 @@ class Keeper:
 
     def save_soon(self, user: User, token: str, data: Json) -> None:
         """Keep how far an attempt got, when it is time; from any thread."""
-        point = checked_checkpoint(user.call.item, token, data)
+        point = self._checked(user.call, token, data)
         self._on_loop(partial(self._note, user, token, point), user)
+
+    def _checked(self, call: Call, token: str, data: Json) -> Json:
+        point = checked_checkpoint(call.item, token, data)
+        if self._guard is not None:
+            self._guard.check(call, token, point)
+        return point
 
     async def flush(self, user: User) -> None:
         """Write what waits of an attempt that ends without success; also when it is being cancelled."""

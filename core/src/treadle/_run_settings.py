@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import cast, get_args
 
 import attrs
 
+from treadle._checkpoint_secrets import SecretRule
 from treadle._config import Config, suggest
 from treadle._durations import parse_duration
 from treadle._store_records import BEAT_S, LEASE_S, SPAN_PATIENCE_S
@@ -29,6 +30,7 @@ class RunSettings:
             and nothing is run alone because of a crash.
         span_patience_s: How long a span is sent again that a backend answers with "later" while it takes others, before it is
             set aside.
+        checkpoint_secrets: What becomes of a checkpoint whose data hold a secret: ``warn``, ``refuse`` or ``keep``.
     """
 
     lease_s: float = LEASE_S
@@ -37,6 +39,7 @@ class RunSettings:
     checkpoint_every_s: float = 120.0
     max_crashes: int = MAX_CRASHES
     span_patience_s: float = SPAN_PATIENCE_S
+    checkpoint_secrets: SecretRule = "warn"
 
 
 PRESETS: Mapping[str, RunSettings] = {
@@ -72,7 +75,7 @@ def run_settings(config: Config) -> RunSettings:
     names = ", ".join(PRESETS)
     preset = read("preset", lambda name: PRESETS[cast("str", name)], f"one of {names}") if "preset" in table else None
     settings = cast("RunSettings | None", preset) or RunSettings()
-    known = ("preset", *_DURATIONS, "max_crashes")
+    known = ("preset", *_DURATIONS, "max_crashes", "checkpoint_secrets")
     for key in table:
         if key in _DURATIONS:
             seconds = read(key, _seconds, "a duration like '30s'")
@@ -82,6 +85,10 @@ def run_settings(config: Config) -> RunSettings:
             crashes = read(key, _count, "a whole number")
             if crashes is not None:
                 settings = attrs.evolve(settings, max_crashes=crashes)  # type: ignore[arg-type]  # a number
+        elif key == "checkpoint_secrets":
+            rule = read(key, _rule, f"one of {', '.join(get_args(SecretRule))}")
+            if rule is not None:
+                settings = attrs.evolve(settings, checkpoint_secrets=rule)  # type: ignore[arg-type]  # one of them
         elif key != "preset":
             faults.append(config.fault(("run", key), "unknown key", suggest(key, known)))
     if settings.beat_s * 2 > settings.lease_s:
@@ -97,6 +104,12 @@ def _seconds(value: object) -> float:
     if seconds <= 0:
         raise ValueError
     return seconds
+
+
+def _rule(value: object) -> object:
+    if value not in get_args(SecretRule):
+        raise ValueError
+    return value
 
 
 def _count(value: object) -> int:

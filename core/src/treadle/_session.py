@@ -14,6 +14,7 @@ import anyio.to_thread
 import attrs
 import sniffio
 
+from treadle._checkpoint_secrets import CheckpointGuard
 from treadle._clients import ClientHosts
 from treadle._collector import collector_paused
 from treadle._conductor import Conductor
@@ -141,12 +142,14 @@ class _Scopes:
         executors: Executor name -> its own.
         redaction: What policies want hidden; None when there is nothing.
         trouble: Where errors of hooks go.
+        secrets: Answers name -> value of all secrets that are known.
     """
 
     run: RunScope
     executors: Mapping[str, ExecutorScope]
     redaction: Redaction | None
     trouble: TroubleLog
+    secrets: Callable[[], Mapping[str, str]]
 
 
 @attrs.define
@@ -264,7 +267,7 @@ class Session:
         workflow, registry = self.plan.workflow.name, self.registry
         run = Surroundings(run_id, workflow, stint, self.clock, self.secrets, registry.secrets)
         with run_scope.opened(run) as redaction:
-            yield _Scopes(run_scope, executors, redaction, trouble)
+            yield _Scopes(run_scope, executors, redaction, trouble, run.secrets)
 
     async def _drive(
         self,
@@ -304,7 +307,9 @@ class Session:
                 await outbox.follow(claim.run_id, readers.entries)
             children = ChildPool(self.registry.config, is_expected=self.plan.is_isolated)
             settings = self.settings
-            keeper = Keeper(self.store, claim, self.clock, every_s=settings.checkpoint_every_s, stall_s=settings.stall_s)
+            guard = CheckpointGuard(settings.checkpoint_secrets, scopes.secrets, scopes.redaction)
+            every_s, stall_s = settings.checkpoint_every_s, settings.stall_s
+            keeper = Keeper(self.store, claim, self.clock, every_s=every_s, stall_s=stall_s, guard=guard)
             saved = await keeper.recall() if earlier else []
             if earlier:
                 await end_orphans(self.store, claim)

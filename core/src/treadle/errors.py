@@ -402,12 +402,15 @@ class CheckpointInvalidError(TreadleError):
 
     retryable = False
 
-    def __init__(self, step: str, token: str, why: str) -> None:
+    def __init__(
+        self,
+        step: str,
+        token: str,
+        why: str,
+        remedy: str = "Save plain JSON of a moderate size; write what is large to a file and save its path.",
+    ) -> None:
         self.step, self.token = step, token
-        super().__init__(
-            f"Step {step!r} cannot save checkpoint {token!r}: {why}.",
-            "Save plain JSON of a moderate size; write what is large to a file and save its path.",
-        )
+        super().__init__(f"Step {step!r} cannot save checkpoint {token!r}: {why}.", remedy)
 
 
 class GroupTimeoutError(TreadleError, TimeoutError):

@@ -356,3 +356,30 @@ print("treadle_redact" in sys.modules)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
     assert done.stdout == "False\n", done.stderr
+
+
+def test_a_checkpoint_that_holds_what_is_hidden_is_told_and_handed_back_as_it_was(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A value of the settings, and what looks like a secret; the warning has their places, and neither of them."""
+    seen: list[object] = []
+    data = {"login": {"password": "hunter2hunter2"}, "seen": [f"as {CODED}"], "page": 4}
+
+    @executor("demo.save")
+    async def save(ctx: treadle.Context, /) -> None:
+        """Save, fail, and look."""
+        if ctx.checkpoint is None:
+            await ctx.save("half", data)
+            raise TransientError("again")
+        seen.append(ctx.checkpoint.data)
+
+    workflow = Workflow("w")
+    workflow.step("a", "demo.save", retry={"max_attempts": 2, "base": "1s"})
+    policy = Redact(secrets={"token": treadle.Secret(CANARY)})
+    result = virtual_run(workflow, registry=Registry.of(save, policies=[policy]), backend=backend)
+
+    assert result.steps["a"].status.value == "completed"
+    assert seen == [data]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "treadle.keeper"]
+    assert "at $.login.password, $.seen[0];" in said
+    assert not any(spelled in caplog.text for spelled in (*SPELLED, "hunter2"))
