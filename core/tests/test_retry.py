@@ -233,6 +233,24 @@ def test_what_was_undone_runs_again() -> None:
     replays(second)
 
 
+def test_what_a_group_has_undone_runs_again_with_it() -> None:
+    """Its failure was borne, so the run went on; now all of the group that was undone runs, and nothing else."""
+    store = MemoryStore()
+    undo = {"compensate": {"uses": "demo.do"}}
+    group = {"on_error": "stop", "steps": {"book": {"uses": "demo.do", **undo}, "pay": {"uses": "demo.do", "needs": ["book"]}}}
+    workflow = flow({"g": {"parallel": group, "on_error": "continue"}, "beside": undo})
+    bad.add("g/pay")
+    first = virtual_run(workflow, registry=REGISTRY, store=store)
+    assert first.status == "partial_failure"
+    assert sorted(called) == ["beside", "g/book", "g/book compensation", "g/pay"]
+    bad.clear()
+    second = again(store, first)
+
+    assert called == ["g/book", "g/pay"]
+    assert second.status == "completed"
+    replays(second)
+
+
 def test_a_rejected_approval_is_asked_for_again() -> None:
     """The answer that ended a wait badly is not used twice; a wait that went well is not waited for again."""
     store = MemoryStore()

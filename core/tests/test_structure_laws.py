@@ -140,6 +140,11 @@ def walk(some: tuple[Node, ...]) -> Iterator[Node]:
 Place = tuple[str, int | None]
 
 
+def is_main_of(scope: str, path: str) -> bool:
+    """Whether a step is part of what a scope undoes: its clean-up comes later."""
+    return path.startswith(f"{scope}/") and not path.startswith(f"{scope}/finally/")
+
+
 class World:
     """Plays the world against a scheduler and holds every law after every turn."""
 
@@ -162,6 +167,7 @@ class World:
         self.stopped: set[str] = set()
         self.completed: list[Place] = []  # what can be undone, in order
         self.undone: list[Place] = []
+        self.failed: list[str] = []  # scopes that failed by themselves
         self.retries = 0
         self.cancelled = self.forced = False
         self.over: list[AttemptEnded] = []
@@ -250,7 +256,7 @@ class World:
         if kind in ("cancel", "force"):
             in_main = any(node.path not in self.ended for node in self.graph.nodes if not node.is_finally)
             is_heard = not any(question.what == "outputs" and not question.path for question in self.questions)
-            is_heard &= kind == "force" or (in_main and not self.undone and not self.is_undoing())
+            is_heard &= kind == "force" or in_main
             self.cancelled |= is_heard
             self.forced |= is_heard and kind == "force"
             commands = self.apply(CancelRequested(self.now, "please", kind == "force"))
@@ -269,11 +275,6 @@ class World:
             late = attrs.evolve(self.pick(self.over), at=self.now)
             if self.running.get((late.path, late.index)) != (late.attempt, late.variant):
                 self.evidence(late)
-
-    def is_undoing(self) -> bool:
-        return any(variant == "compensation" for _, variant in self.running.values()) or any(
-            timer.endswith(":compensation") for timer in self.timers
-        )
 
     # -- a turn
 
@@ -377,9 +378,7 @@ class World:
         assert entry.attempt == self.attempts.get(key, 0) + 1, "attempts are counted without gap and none is made twice"
         self.attempts[key] = entry.attempt
         if entry.variant == "compensation":
-            left = [done for done in self.completed if done not in self.undone]
-            assert place == left[-1], "what completed last is undone first"
-            assert not self.running, "steps are undone one at a time, when nothing else runs"
+            assert any(self.may_undo(scope, place) for scope in ["", *self.open] if scope in self.stopped or not scope)
             assert not self.forced
         else:
             self.check_startable(*place)
@@ -391,6 +390,16 @@ class World:
         assert len(self.running) <= most, "the run's cap holds"
         if entry.variant != "compensation":
             self.check_caps(entry.path, node)
+
+    def may_undo(self, scope: str, place: Place) -> bool:
+        """Whether a scope undoes a step: its main part is over, what completed last in it comes first, no other runs."""
+        within = f"{scope}/" if scope else ""
+        left = [done for done in self.completed if done not in self.undone and done[0].startswith(within)]
+        nodes = self.open[scope].children if scope else self.graph.nodes
+        main = [within + node.path[len(plan_path(within)) :] for node in nodes if not node.is_finally]
+        if not left or left[-1] != place or not all(path in self.ended for path in main):
+            return False
+        return not any(path.startswith(within) for path, _ in self.running)
 
     def check_caps(self, path: str, node: Node) -> None:
         if node.max_parallel is not None:
@@ -478,6 +487,8 @@ class World:
     def close(self, scope: str, status: StepStatus) -> None:
         """A scope is over: all its steps have ended, and how it ended fits how they did."""
         node = self.open.pop(scope)
+        if scope in self.stopped and status in (StepStatus.FAILED, StepStatus.TIMED_OUT):
+            self.failed.append(scope)
         children = {path: ended for path, ended in self.ended.items() if scope_path(path) == scope}
         assert not any(other.startswith(f"{scope}/") for other, _ in self.running)
         assert not any(other.startswith(f"{scope}/") for other in self.open)
@@ -516,12 +527,15 @@ class World:
         if result.status is RunStatus.CANCELLED:
             assert self.cancelled
         if result.status in (RunStatus.COMPLETED, RunStatus.PARTIAL_FAILURE):
-            assert not self.undone, "what succeeded is not undone"
+            within = {done for done in self.completed for scope in self.failed if is_main_of(scope, done[0])}
+            assert set(self.undone) == within, "what failed is undone, what succeeded is not"
         elif not any(self.nodes[plan_path(path)].is_finally for path, _ in self.completed) and result.culprit != "outputs":
             in_main = [node.path for node in self.graph.nodes if not node.is_finally]
             bad = {self.ended[path].status for path in in_main} - {StepStatus.COMPLETED, StepStatus.SKIPPED}
             if bad and not self.forced and ("" in self.stopped):
-                assert self.undone == self.completed[::-1], "all that completed is undone, the last first"
+                assert set(self.undone) == set(self.completed), "all that completed is undone"
+                last = [place for place in self.undone if "/" not in place[0]]
+                assert last == [place for place in self.completed[::-1] if "/" not in place[0]], "the last first"
 
 
 @laws

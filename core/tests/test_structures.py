@@ -6,7 +6,7 @@ What becomes of each, as a run shows it. What the scheduler may never do stands 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -899,3 +899,129 @@ def test_an_output_that_looks_like_an_expression_stays_text() -> None:
     result = run(steps)
 
     assert result.steps["last"].output == "${{ 1 + 1 }}"
+
+
+# -- what fails as a whole
+
+UNDO = {"uses": "echo", "with": {"value": "undone"}}
+
+
+def go(document: dict[str, Any], *more: object, on_start: Callable[[RunHandle], object] | None = None) -> RunResult:
+    """A run in virtual time."""
+    return virtual_run(Workflow.from_dict(document), executors=[echo, nap, fail, *more], on_start=on_start)
+
+
+def undone(result: RunResult) -> list[str]:
+    return [
+        f"{entry.path} {entry.status.value}" + ("" if entry.index is None else f" [{entry.index}]")
+        for entry in result.entries
+        if isinstance(entry, CompensationEnded)
+    ]
+
+
+def test_a_subflow_that_fails_is_undone_though_the_run_goes_on() -> None:
+    """Before its own ``finally`` and before what comes after it, as when it is run by itself; the run ends in part."""
+    trip = {
+        "name": "trip",
+        "steps": {
+            "hotel": {
+                **echoes(a="room")["a"],
+                "compensate": {"uses": "echo", "with": {"value": "no ${{ steps.hotel.output }}"}},
+            },
+            "car": {**echoes(a="car")["a"], "needs": "hotel", "compensate": {"uses": "echo", "with": {"value": "no car"}}},
+            "flight": {**BAD, "needs": "car"},
+        },
+        "finally": {"tell": {"uses": "echo", "with": {"value": "${{ run.status }}"}}},
+    }
+    steps = {
+        "trip": {"workflow": "trip", "on_error": "continue"},
+        "after": {**echoes(a="after")["a"], "needs": "trip"},
+    }
+    by_itself = go({"name": "w", **{key: value for key, value in trip.items() if key != "name"}})
+    order = list(seen)
+    seen.clear()
+    result = go({"name": "w", "steps": steps, "workflows": {"trip": trip}})
+
+    assert by_itself.status is RunStatus.FAILED
+    assert seen == [*order, "after"]
+    assert order == ["room", "car", "no car", "no room", "failed"]
+    assert result.status is RunStatus.PARTIAL_FAILURE
+    assert result.steps["trip"].status is StepStatus.FAILED
+
+
+@pytest.mark.parametrize("bears", [True, False])
+def test_an_item_that_fails_is_undone_alone_where_that_is_borne(bears: bool) -> None:
+    """The others stay as they are; where it is not borne, the run undoes all, the last first."""
+    group = {
+        "on_error": "stop",
+        "steps": {
+            "book": {**echoes(a="${{ item }}")["a"], "compensate": {"uses": "echo", "with": {"value": "undo ${{ item }}"}}},
+            "pay": {"uses": "fail", "needs": "book", "when": "item == 2"},
+        },
+    }
+    each = {"foreach": [1, 2], "max_parallel": 1, "parallel": group, **({"max_failures": 1} if bears else {})}
+    result = go({"name": "w", "steps": {"each": each}})
+
+    assert undone(result) == (["each[1]/book completed"] if bears else ["each[1]/book completed", "each[0]/book completed"])
+    assert result.status is (RunStatus.PARTIAL_FAILURE if bears else RunStatus.FAILED)
+
+
+def test_what_a_group_has_undone_is_not_undone_again_when_the_run_fails() -> None:
+    """And what is not borne inside is undone with what is around it, in one row."""
+    inner = {"on_error": "stop", "steps": {"deep": {**echoes(a=1)["a"], "compensate": UNDO}, "bad": {**BAD, "needs": "deep"}}}
+    first = {**echoes(a=2)["a"], "compensate": UNDO}
+    outer = {"on_error": "stop", "steps": {"first": first, "inner": {"needs": "first", "parallel": inner}}}
+    steps = {
+        "before": {**echoes(a=3)["a"], "compensate": UNDO},
+        "outer": {"needs": "before", "on_error": "continue", "parallel": outer},
+        "last": {**BAD, "needs": "outer"},
+    }
+    result = go({"name": "w", "steps": steps})
+
+    assert undone(result) == ["outer/inner/deep completed", "outer/first completed", "before completed"]
+    assert result.status is RunStatus.FAILED
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+def test_a_cancel_waits_for_what_a_group_undoes_unless_it_is_forced(is_forced: bool) -> None:
+    """Undoing is clean-up; what is left when a forced cancel ends it is told."""
+    handles: list[RunHandle] = []
+
+    @executor("stop")
+    async def stop() -> None:
+        """Cancel the run while the group is undone."""
+        await anyio.sleep(2)
+        handles[0].cancel("enough", force=is_forced)
+        await anyio.sleep_forever()
+
+    undo = {"uses": "nap", "with": {"seconds": 5}}
+    group = {
+        "on_error": "stop",
+        "steps": {
+            "a": {**echoes(a=1)["a"], "compensate": undo},
+            "b": {**echoes(a=1)["a"], "needs": "a", "compensate": undo},
+            "bad": {**BAD, "needs": "b"},
+        },
+    }
+    steps = {"g": {"parallel": group, "on_error": "continue"}, "stops": {"uses": "stop"}}
+    result = go({"name": "w", "steps": steps}, stop, on_start=handles.append)
+
+    assert result.status is RunStatus.CANCELLED
+    assert undone(result) == (["g/a cancelled", "g/b cancelled"] if is_forced else ["g/b completed", "g/a completed"])
+    assert result.duration_s == (2 if is_forced else 10)
+
+
+def test_a_compensation_that_fails_in_a_group_does_not_stop_the_others() -> None:
+    """It is reported; the group ends as it would have."""
+    group = {
+        "on_error": "stop",
+        "steps": {
+            "a": {**echoes(a=1)["a"], "compensate": UNDO},
+            "b": {**echoes(a=1)["a"], "needs": "a", "compensate": {"uses": "fail"}},
+            "bad": {**BAD, "needs": "b"},
+        },
+    }
+    result = go({"name": "w", "steps": {"g": {"parallel": group, "on_error": "continue"}}})
+
+    assert undone(result) == ["g/b failed", "g/a completed"]
+    assert result.steps["g"].status is StepStatus.FAILED

@@ -318,19 +318,24 @@ def dump_scope(scope: Scope) -> dict[str, Json]:
     data["cause"] = attrs.asdict(scope.cause)
     if scope.owner is not None:
         data["owner"], data["index"] = scope.owner.path, scope.index
-    parked = [step.path for step in scope.parked if step.stage != "ended"]
+    parked = [queued(step) for step in scope.parked if step.stage != "ended"]
     if parked:
         data["parked"] = parked
     data["is_open"] = bool(scope.steps)
     return data
 
 
-def load_scope(scope: Scope, data: Mapping[str, object], find: Callable[[str], Step]) -> None:
+def queued(step: Step) -> Json:
+    """How a dump names a step that stands in a line: its path, or that alone in a list when it undoes the step."""
+    return [step.path] if step.is_undo else step.path
+
+
+def load_scope(scope: Scope, data: Mapping[str, object], find: Callable[[object], Step]) -> None:
     for name in _SCOPE_FIELDS:
         setattr(scope, name, data[name])
     cause = cast("dict[str, object]", data["cause"])
     scope.cause = Cause(**{**cause, "error": load_error(cause["error"])})  # type: ignore[arg-type]  # a dump
-    scope.parked = deque(find(path) for path in cast("list[str]", data.get("parked", [])))
+    scope.parked = deque(find(path) for path in cast("list[object]", data.get("parked", [])))
     open_steps = [step for step in scope.steps if step.stage != "ended"]
     scope.open_main = sum(not step.node.is_finally for step in open_steps)
     scope.open_finally = len(open_steps) - scope.open_main

@@ -29,6 +29,7 @@ from treadle._instances import (
     dump_step,
     load_scope,
     load_step,
+    queued,
 )
 from treadle._ledger import Ledger, shares_of
 from treadle._mailbox import Letter, Mailbox, Waiting
@@ -179,7 +180,7 @@ class Scheduler:
         self._mailbox = Mailbox()
         self._looked_at: dict[tuple[str, int], None] = {}  # items of steps that wait, of which it is asked what for
         self._done: list[tuple[Node, str, int | None]] = []  # what can be undone, in the order of completion
-        self._undoing: Step | None = None
+        self._undoing: dict[str, Step] = {}  # path -> what undoes it; one at a time within a scope
         self._retries = 0
         self._ledger: Ledger | None = None  # while no budget is to be kept, nothing of it costs anything
         self._spenders: tuple[str, ...] | None = None
@@ -473,8 +474,8 @@ class Scheduler:
         return Start(path, index, attempt, self._step_at(path).variant(index), allowance=allowance)
 
     def _step_at(self, path: str) -> Step:
-        """The step that a call is for: while steps are undone, nothing else runs."""
-        return self._undoing if self._undoing is not None else self._steps[path]
+        """The step that a call is for: once it is undone, nothing else of it runs."""
+        return (self._undoing.get(path) if self._undoing else None) or self._steps[path]
 
     def _on_evaluated(self, fact: Evaluated) -> None:
         if not self.expects(fact):
@@ -542,7 +543,7 @@ class Scheduler:
 
     def _on_attempt_ended(self, fact: AttemptEnded) -> None:
         if self.expects(fact):
-            step = self._steps[fact.path] if self._undoing is None else self._undoing
+            step = self._steps[fact.path] if not self._undoing else self._step_at(fact.path)
             self._finish_attempt(step, fact.index, fact.attempt, fact.outcome)
 
     def _on_usage(self, fact: UsageNoted) -> None:
@@ -1232,7 +1233,7 @@ class Scheduler:
             scope.has_lost = True
             self._enter_main(scope)
         if scope.phase == "compensation":
-            self._halt_undo(reason)
+            self._halt_undo(scope, reason)
             return
         in_finally = scope.phase == "finally"
         for step in scope.steps:
@@ -1392,13 +1393,13 @@ class Scheduler:
         if scope.phase == "main" and not scope.open_main:
             scope.main_status = self._run_status(scope).value
             is_bad = scope.main_status in ("failed", "cancelled", "timed_out")
-            if scope.owner is None and self._done and is_bad:
+            if is_bad and self._done and (scope.owner is None or self._is_borne(scope, scope.owner)):
                 self._begin_phase(scope, "compensation")
-                self._undo_next()
+                self._undo_next(scope)
             else:
                 self._enter_finally(scope)
         elif scope.phase == "compensation":
-            self._undo_next()
+            self._undo_next(scope)
         elif scope.phase == "finally" and not scope.open_finally:
             self._close(scope)
 
@@ -1477,7 +1478,7 @@ class Scheduler:
         for place, attempt in list(self._suspects.items()):
             del self._suspects[place]
             path, index = place
-            step = self._undoing or self._steps.get(path)
+            step = self._undoing.get(path) or self._steps.get(path)
             if step is None or (index, attempt) not in step.returned:
                 continue  # it was stopped meanwhile
             if step.node.has_slots and not step.is_undo and index not in step.slots:
@@ -1630,20 +1631,50 @@ class Scheduler:
 
     # -- undoing
 
-    def _undo_next(self) -> None:
+    def _is_borne(self, scope: Scope, owner: Step) -> bool:
+        """Whether a group that failed undoes its steps itself, because what is around it goes on.
+
+        Otherwise the next scope around it that fails and is borne does, or the run.
+        """
+        node, around = owner.node, owner.scope
+        if node.is_finally:
+            return not self._is_forced
+        if self._is_cancelling or around.stopping:
+            return False
+        if node.is_map and node.max_failures is not None and owner.failed_items < owner.tolerance:
+            return True
+        if (node.on_error or around.rules.on_error) == "continue":
+            return True
+        return node.on_error is None and around.failures < (around.rules.max_failures or 0)
+
+    def _undo_of(self, scope: Scope) -> Step | None:
+        """What of a scope is being undone."""
+        return next((step for step in self._undoing.values() if step.scope is scope), None)
+
+    def _take_done(self, scope: Scope) -> tuple[Node, str, int | None] | None:
+        """What completed last in a scope and is not undone."""
+        within = f"{scope.path}/" if scope.owner is not None else ""
+        for place in range(len(self._done) - 1, -1, -1):
+            if self._done[place][1].startswith(within):
+                return self._done.pop(place)
+        return None
+
+    def _undo_next(self, scope: Scope) -> None:
         """Undo what completed last, if anything is left; then go on to ``finally``."""
-        if self._undoing is not None:
+        if self._undo_of(scope) is not None:
             return
         if self._is_forced:
-            self._halt_undo(self._root.stopping)
-        elif self._done:
-            node, path, index = self._done.pop()
-            self._undoing = step = _undo_step(node, self._root, path)
-            self._close_budget(step, index)  # what it used itself does not keep it from being undone
-            step.put_back(index, 1)
-            self._enqueue(step)
-        else:
-            self._enter_finally(self._root)
+            self._halt_undo(scope, scope.stopping or self._root.stopping)
+            return
+        done = self._take_done(scope)
+        if done is None:
+            self._enter_finally(scope)
+            return
+        node, path, index = done
+        self._undoing[path] = step = _undo_step(node, scope, path)
+        self._close_budget(step, index)  # what it used itself does not keep it from being undone
+        step.put_back(index, 1)
+        self._enqueue(step)
 
     def _end_undo(
         self,
@@ -1656,26 +1687,25 @@ class Scheduler:
         error: ErrorInfo | None = None,
     ) -> None:
         step.stage = "ended"
-        self._undoing = None
+        del self._undoing[step.path]
         self._close_budget(step, index)
         self._decide(kind, CompensationEnded(self._at, step.path, index, status, attempt, reason, error))
-        self._over.append(self._root)
+        self._over.append(step.scope)
 
-    def _halt_undo(self, reason: str) -> None:
-        """No more is undone, and the log says of what."""
-        step = self._undoing
+    def _halt_undo(self, scope: Scope, reason: str) -> None:
+        """No more of a scope is undone, and the log says of what."""
+        step = self._undo_of(scope)
         if step is not None and not step.in_flight:
             index, attempt = next(iter([*step.retrying.items(), *((i, n - 1) for i, n in step.returned)]))
             self._stop_items(step, reason)
             self._end_undo(step, index, attempt, StepStatus.CANCELLED, Kind.UNDOING_STOPPED, reason, step.error)
         elif step is not None:
             self._stop_items(step, reason)
-        for _, path, index in reversed(self._done):
-            entry = CompensationEnded(self._at, path, index, StepStatus.CANCELLED, 0, reason)
+        while (left := self._take_done(scope)) is not None:
+            entry = CompensationEnded(self._at, left[1], left[2], StepStatus.CANCELLED, 0, reason)
             self._decide(Kind.UNDOING_STOPPED, entry)
-        self._done.clear()
-        if self._undoing is None:
-            self._enter_finally(self._root)
+        if self._undo_of(scope) is None:
+            self._enter_finally(scope)
 
     # -- the end
 
@@ -1719,7 +1749,7 @@ class Scheduler:
             "is_cancelling": self._is_cancelling,
             "is_forced": self._is_forced,
             "status": self._status.value if self._status else None,
-            "ready": [_queued(step) for step in self._ready if step.stage != "ended"],
+            "ready": [queued(step) for step in self._ready if step.stage != "ended"],
             **({"is_gated": self._is_gated} if self._graph.has_slot else {}),
             "running": [[path, index, attempt] for (path, index), attempt in self._running.items()],
             "mailbox": self._mailbox.dump(),
@@ -1730,7 +1760,7 @@ class Scheduler:
             "trial": list(self._trial) if self._trial else None,
             "timers": [[timer_id, *timer] for timer_id, timer in self._timers.items()],
             "done": [[node.path, path, index] for node, path, index in self._done],
-            "undoing": [self._undoing.node.path, self._undoing.path, dump_step(self._undoing)] if self._undoing else None,
+            "undoing": [[step.node.path, path, step.scope.path, dump_step(step)] for path, step in self._undoing.items()],
             "scopes": {path: dump_scope(scope) for path, scope in self._scopes.items()},
             "steps": {path: dump_step(step) for path, step in self._steps.items()},
             **self._dump_budgets(),
@@ -1743,7 +1773,7 @@ class Scheduler:
             [path, index, [attrs.asdict(limit) for limit in limits]] for (path, index), limits in self._allowances.items()
         ]
         spenders = None if self._spenders is None else list(self._spenders)
-        short = [_queued(step) for step in self._short]
+        short = [queued(step) for step in self._short]
         return {"budgets": {"spenders": spenders, "ledger": self._ledger.dump(), "allowances": allowances, "short": short}}
 
     def _load_budgets(self, data: Mapping[str, object]) -> None:
@@ -1756,9 +1786,11 @@ class Scheduler:
         self._short = self._queue_of(data["short"])
 
     def _queue_of(self, paths: object) -> list[Step]:
-        undoing = self._undoing
-        found = [undoing if path is None else self._steps[path] for path in cast("list[str | None]", paths)]
-        return [step for step in found if step is not None]
+        return [self._find(place) for place in cast("list[object]", paths)]
+
+    def _find(self, place: object) -> Step:
+        """The step that ``queued`` told of."""
+        return self._undoing[cast("str", place[0])] if isinstance(place, list | tuple) else self._steps[cast("str", place)]
 
     @classmethod
     def load(cls, graph: Graph, data: Mapping[str, Json]) -> Scheduler:
@@ -1776,13 +1808,11 @@ class Scheduler:
         self._steps = {path: self._steps[path] for path in steps}
         for path, step in steps.items():
             load_step(self._steps[path], step)
-        for path, told in scopes.items():
-            load_scope(self._scopes[path], told, self._steps.__getitem__)
         self._load_undoing(state)
-        for place in cast("list[str | None]", state["ready"]):
-            queued = self._undoing if place is None else self._steps[place]
-            assert queued is not None, "it was being undone"
-            self._ready.append(queued)
+        for path, told in scopes.items():
+            load_scope(self._scopes[path], told, self._find)
+        for step_of in self._queue_of(state["ready"]):
+            self._ready.append(step_of)
         self._is_gated = bool(state.get("is_gated"))
         rows = cast("list[tuple[str, int | None, int]]", state["running"])
         self._running = {(path, index): attempt for path, index, attempt in rows}
@@ -1811,15 +1841,14 @@ class Scheduler:
 
     def _load_undoing(self, state: Mapping[str, object]) -> None:
         rows = cast("list[tuple[str, str, int | None]]", state["done"])
-        undoing = cast("tuple[str, str, dict[str, object]] | None", state["undoing"])
-        if not rows and undoing is None:
+        undoing = cast("list[tuple[str, str, str, dict[str, object]]]", state["undoing"])
+        if not rows and not undoing:
             return
         nodes = {node.path: node for node in walk(self._graph.nodes)}
         self._done = [(nodes[planned], path, index) for planned, path, index in rows]
-        if undoing is not None:
-            planned, path, told = undoing
-            self._undoing = _undo_step(nodes[planned], self._root, path)
-            load_step(self._undoing, told)
+        for planned, path, scope, told in undoing:
+            self._undoing[path] = step = _undo_step(nodes[planned], self._scopes[scope], path)
+            load_step(step, told)
 
 
 # Not in each scheduler: with methods of its own in it, it would stay until the collector comes.
@@ -1847,7 +1876,3 @@ def _undo_step(node: Node, scope: Scope, path: str) -> Step:
 
 def _dump_places(places: Mapping[tuple[str, int | None], int]) -> Json:
     return [[path, index, number] for (path, index), number in places.items()]
-
-
-def _queued(step: Step) -> str | None:
-    return None if step.is_undo else step.path
