@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -257,6 +258,21 @@ def test_a_run_that_began_without_a_backend_is_sent_whole_when_it_goes_on_with_o
     project("resume", run["run_id"])
 
     assert collector.own_once == sorted([*OWN, "attempt die"])
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_collector_that_hangs_ends_the_command_in_time(project: Project, protocol: str) -> None:
+    """It takes connections and never answers: spans and metrics are told in plain words, and the spans are kept."""
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as hung:
+        endpoint = f"http://127.0.0.1:{hung.getsockname()[1]}"
+        ended = project.run(to=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol, OTEL_METRICS_EXPORTER="otlp")
+
+    assert ended.returncode == 0
+    (said,) = [line for line in ended.stderr.splitlines() if "not delivered" in line]
+    assert "CANCELLED" not in said
+    assert said.startswith(f"{len(OWN)} spans were not delivered to {endpoint}")
+    assert "no answer in time" in said
+    assert project.status()[0]["waiting"] == len(OWN)
 
 
 def test_refused_spans_are_shown_and_sent_when_asked(project: Project, collector: Collector) -> None:

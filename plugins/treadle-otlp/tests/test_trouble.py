@@ -56,6 +56,11 @@ def heard(message: str, logger: str = HTTP) -> ExportTrouble:
             "no answer in time",
             False,
         ),
+        (
+            "Failed to export traces to c:9, error code: StatusCode.CANCELLED, error details: Channel closed!",
+            "no answer in time",
+            False,
+        ),
         ("Failed to export spans batch code: None, reason: Read timed out.", "no answer in time", False),
         (
             "Dropping span batch: serialized size 99 bytes exceeds max_request_size 9 bytes.",

@@ -15,9 +15,13 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open as long as the process lives
 
 
+_EXPORTING = ("treadle-spans", "treadle-tracing-close", "treadle-otlp-", "OtelPeriodicExportingMetricReader")
+"""How threads are called that may wait for a collector: nobody waits for them, but they make the interpreter's end slow."""
+
+
 def leave(code: int) -> NoReturn:
     """End the process now, whatever threads are left."""
-    if not threads_left():
+    if not threads_left() and not exports_left():
         sys.exit(code)
     leave_at_once(code)
 
@@ -30,6 +34,16 @@ def leave_at_once(code: int) -> NoReturn:
         except (OSError, ValueError):  # the reader has gone, or it is closed: nothing can be said any more
             continue
     os._exit(code)
+
+
+def exports_left() -> bool:
+    """Whether somebody still waits for a collector that does not answer; what was not delivered has been said."""
+    return any(map(is_export, threading.enumerate()))
+
+
+def is_export(thread: threading.Thread) -> bool:
+    """Whether a thread sends spans or metrics, by its name."""
+    return thread.name.startswith(_EXPORTING)
 
 
 def threads_left() -> bool:

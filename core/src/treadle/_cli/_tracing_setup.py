@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping
 
 from treadle._cli._failures import describe
@@ -16,7 +17,7 @@ from treadle.errors import ConfigError, TreadleError
 from treadle.ports import Store, TracingProvider
 
 _PLUGIN = "otlp"
-_SHUTDOWN_S = 2.0
+_SHUTDOWN_S, _SPARE_S = 2.0, 0.25
 
 
 def set_up_tracing(registry: Registry, *, is_strict: bool = False) -> TracingProvider | None:
@@ -83,6 +84,7 @@ def shut_down(provider: TracingProvider | None, outbox: Outbox | None = None) ->
     if provider is None:
         return
     lines: list[str] = []
+    deadline = time.monotonic() + _SHUTDOWN_S
 
     def close() -> None:
         try:
@@ -94,7 +96,7 @@ def shut_down(provider: TracingProvider | None, outbox: Outbox | None = None) ->
     thread.start()
     if outbox is not None and provider.sender is not None:
         lines.insert(0, undelivered(outbox.close(_SHUTDOWN_S), provider.sender.endpoint))
-    thread.join(_SHUTDOWN_S + 0.5)
+    thread.join(max(_SPARE_S, deadline + _SPARE_S - time.monotonic()))  # both had the same two seconds
     if any(lines):
         say("; ".join(filter(None, lines)))
 

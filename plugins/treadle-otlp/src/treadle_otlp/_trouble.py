@@ -13,7 +13,8 @@ _ROOT = "opentelemetry"
 _PLAIN = (
     (re.compile(r"connection refused", re.IGNORECASE), "connection refused"),
     (re.compile(r"name or service not known|failed to resolve|DNS resolution|name resolution", re.IGNORECASE), "unknown host"),
-    (re.compile(r"timed out|deadline.exceeded", re.IGNORECASE), "no answer in time"),
+    # A channel that is closed while it waits for an answer says that of itself.
+    (re.compile(r"timed out|deadline.exceeded|channel closed", re.IGNORECASE), "no answer in time"),
     (re.compile(r"certificate|SSL", re.IGNORECASE), "the TLS certificate was not accepted"),
     (re.compile(r"connection (?:reset|aborted)|remote end closed", re.IGNORECASE), "the connection was cut"),
 )
