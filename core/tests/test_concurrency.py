@@ -133,6 +133,22 @@ def test_no_more_calls_than_slots() -> None:
     assert sorted(map(str, room.order)) == sorted([*map(str, range(10)), "other"])
 
 
+def test_a_subflow_takes_no_slot_of_its_own_file() -> None:
+    """It is part of a run, which may hold that very slot; planning warns of it, and what its steps ask for holds."""
+    room = Room()
+    stay = {"uses": "stay", "concurrency": {"group": "gpu", "limit": 1}}
+    inner = {"name": "inner", "concurrency": "nightly", "steps": {"one": stay, "two": stay}}
+    steps = {"a": {"workflow": "inner"}, "b": {"workflow": "inner"}}
+    workflow = Workflow.from_dict({"name": "w", "concurrency": "nightly", "steps": steps, "workflows": {"inner": inner}})
+
+    result = virtual_run(workflow, executors=room.executors)
+
+    assert (result.status, room.most, result.duration_s) == (RunStatus.COMPLETED, 1, 4.0)
+    warnings = compile_plan(workflow).warnings
+    assert [fault.path for fault in warnings] == ["steps.a.workflow", "steps.b.workflow"]
+    assert {str(fault.message) for fault in warnings} == {"its own 'concurrency' does not hold for a subflow"}
+
+
 def test_who_waits_for_a_slot_holds_no_slot_of_max_parallel() -> None:
     """Other steps start although a step before them waits."""
     room = Room()
