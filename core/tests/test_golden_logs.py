@@ -31,7 +31,7 @@ from treadle._models import DECISIONS, Entry, Evaluated, Finish, RunCreated, Run
 from treadle._plan import Plan, compile_plan
 from treadle._results import RunResult, summarise
 from treadle._workflow import Workflow
-from treadle.errors import AnswerNeededError, ReplayMismatchError, StoreUnavailableError
+from treadle.errors import AnswerNeededError, CallPutOffError, ReplayMismatchError, StoreUnavailableError
 from treadle.ports import Cached, Call, Claim, Commit, Outcome, Rows, RunQuery, Work
 from treadle.testing import VirtualClock, virtual_run
 from treadle.testing._virtual_time import START
@@ -84,6 +84,16 @@ async def buy(ctx: Context, /, cost: int, tokens: int = 0, fails: int = 0, secon
     if ctx.attempt <= fails:
         raise TransientError(f"attempt {ctx.attempt} failed")
     return cost
+
+
+@executor("later")
+async def later(ctx: Context, /, times: int, after: float, fails: int = 0) -> int:
+    """Be put off some times, then fail until an attempt."""
+    if ctx.attempt <= times:
+        raise CallPutOffError("not yet", retry_after_s=after, reason="it is not its turn")
+    if ctx.attempt <= fails:
+        raise TransientError(f"attempt {ctx.attempt} failed")
+    return ctx.attempt
 
 
 @executor("measure")
@@ -196,7 +206,7 @@ def read_log(name: str) -> list[Entry]:
 
 def run_again(name: str, backend: str) -> RunResult:
     handles: list[RunHandle] = []
-    executors = [echo, nap, pair, flaky, buy, measure, leak, stopper(handles), sender(handles)]
+    executors = [echo, nap, pair, flaky, later, buy, measure, leak, stopper(handles), sender(handles)]
     if name in ("crash", "spending"):
         return crash_and_resume(name, backend)
     inputs = {"n": 35} if name == "outputs" else {}

@@ -19,6 +19,7 @@ from treadle._retries import RetryInvalidError, delay_s, parse_retry, preset, pr
 from treadle.errors import (
     BindError,
     CallCancelledError,
+    CallPutOffError,
     ConfigError,
     ExpressionError,
     InputsInvalidError,
@@ -571,3 +572,17 @@ def test_an_unknown_preset_is_a_key_error() -> None:
 def test_anybody_may_ask_whether_an_error_is_transient(error: Exception, expected: bool) -> None:
     """What the error says, then its type, then words; as for a step without a file's or hooks' opinion."""
     assert is_transient(error) is expected
+
+
+def test_what_was_put_off_is_made_later_whoever_says_what() -> None:
+    """After the time that it says, without jitter; neither lists, nor effects, nor hooks are asked, and it does not count."""
+    error = CallPutOffError("Not now.", retry_after_s=12.5, reason="it is not its turn")
+    listed = RetryPolicy(jitter=0.5, explicit=True, no_retry_on=("CallPutOffError",))
+
+    def opposed(call: Call, error: Exception) -> GiveUp:
+        return GiveUp("never")
+
+    answers = [propose(call(policy), error, opposed, effects="unsafe") for policy in (EXPLICIT, listed, RetryPolicy())]
+
+    assert answers == [RetryAfter(12.5, "it is not its turn", is_counted=False)] * 3
+    assert propose(call(), ExceptionGroup("one", [error]), opposed) == answers[0]

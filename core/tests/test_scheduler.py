@@ -603,3 +603,68 @@ def test_a_fact_after_the_end_is_evidence_only() -> None:
     late = CancelRequested(9.0)
 
     assert play.apply(late) == Turn((late,), ())
+
+
+# -- calls that are put off ------------------------------------------------------------------------------------------------
+
+
+PUT_OFF = RetryAfter(60.0, "it is not its turn", is_counted=False)
+
+
+def test_what_is_put_off_gives_its_place_back_and_counts_for_nothing() -> None:
+    """Others start meanwhile; it is made at its time, as often as it is put off, though it may be made once."""
+    play = Play(Node("busy"), Node("free"), max_parallel=1)
+
+    play.fails("busy", retry=PUT_OFF)
+    assert play.running == ["free"]
+    play.completes("free")
+    for _ in range(3):
+        play.fires()
+        play.fails("busy", retry=PUT_OFF)
+    play.fires()
+    play.fails("busy", retry=AGAIN)
+
+    scheduled = [entry for entry in play.records if isinstance(entry, RetryScheduled)]
+    assert [(entry.attempt, entry.max_attempts, entry.due - entry.at) for entry in scheduled] == [
+        (number, number + 1, 60.0) for number in (1, 2, 3, 4)
+    ]
+    assert play.ended("busy").reason == "attempt 5 of 5 failed"
+
+
+def test_what_is_put_off_uses_up_no_retry_of_the_run() -> None:
+    """``max_retries`` counts the attempts that failed."""
+    play = Play(Node("a", max_attempts=2), max_retries=1)
+
+    play.fails("a", retry=PUT_OFF)
+    play.fires()
+    play.fails("a", retry=AGAIN)
+    play.fires()
+    play.fails("a", retry=PUT_OFF)
+    play.fires()
+    play.completes("a")
+
+    assert play.statuses == {"a": "completed"}
+
+
+def test_what_is_put_off_is_kept_in_a_snapshot() -> None:
+    """A host with a bounded history goes on with the same count."""
+    play = Play(Node("a"))
+    play.fails("a", retry=PUT_OFF)
+    play.fires()
+    play.fails("a", retry=PUT_OFF)
+    play.scheduler = Scheduler.load(play.scheduler._graph, json.loads(json.dumps(play.scheduler.dump())))
+
+    play.fires()
+    play.fails("a", retry=AGAIN)
+
+    assert play.ended("a").reason == "attempt 3 of 3 failed"
+
+
+def test_nothing_that_is_put_off_is_made_once_the_run_stops() -> None:
+    """It ends like any other attempt that waits."""
+    play = Play(Node("a"), Node("b"))
+
+    play.fails("a", retry=PUT_OFF)
+    play.fails("b")
+
+    assert play.statuses == {"b": "failed", "a": "cancelled"}

@@ -134,6 +134,7 @@ class Watch:
     returned: set[int | None] = attrs.field(factory=set)  # items whose wait is over and that did not start again yet
     has_failed_item: bool = False
     how: WaitEnded | None = None
+    put_off: dict[int | None, int] = attrs.field(factory=dict)  # item -> attempts in which the call was not made
     refused: set[int | None] = attrs.field(factory=set)  # items whose slot could not be told
     given_up: int = 0  # attempts of the stint before that were not made again
     ended: StepEnded | None = None
@@ -298,7 +299,9 @@ class World:
         attempt = self.running[key]
         issues = (Issue("is missing", "$.a"),)
         error = ErrorInfo("Boom", f"{key} {attempt}", issues=issues)
-        how = self.pick(["completed", "completed", "failed", "again", "again", "timed_out", "cancelled", "unrenderable"])
+        how = self.pick(
+            ["completed", "completed", "failed", "again", "again", "put off", "timed_out", "cancelled", "unrenderable"]
+        )
         if how == "unrenderable":
             fact: Fact = Evaluated(self.now, key[0], "inputs", index=key[1], error=error)
         else:
@@ -306,6 +309,7 @@ class World:
                 "completed": Outcome("completed", {"ok": True}),
                 "failed": Outcome("failed", error=error, retry=GiveUp("hopeless")),
                 "again": Outcome("failed", error=error, retry=RetryAfter(self.pick([0.0, 2.0, 60.0]), "may help")),
+                "put off": Outcome("failed", error=error, retry=RetryAfter(self.pick([0.0, 5.0]), "later", is_counted=False)),
                 "timed_out": Outcome("timed_out", error=error, retry=self.pick([None, RetryAfter(1.0)])),
                 "cancelled": Outcome("cancelled", error=error),
             }[how]
@@ -313,7 +317,12 @@ class World:
             self.ended_attempts.append(fact)
         del self.running[key]
         self.told_to_stop.discard((*key, attempt))
+        watch = self.watches[key[0]]
+        if how == "put off":
+            watch.put_off[key[1]] = watch.put_off.get(key[1], 0) + 1
         self.apply(fact)
+        if how == "put off" and not (self.is_stopped(watch.node) or watch.has_failed_item or watch.ended):
+            assert any(timer.startswith(f"retry:{key[0]}:") for timer in self.timers), "what was put off is made later"
 
     def fire(self, timer_id: str) -> None:
         del self.timers[timer_id]
@@ -445,8 +454,9 @@ class World:
             assert self.watches[entry.path].node.is_map
             self.watches[entry.path].count = entry.count
         elif isinstance(entry, RetryScheduled):
-            node = self.watches[entry.path].node
-            assert entry.attempt < node.max_attempts == entry.max_attempts
+            watch = self.watches[entry.path]
+            node = watch.node
+            assert entry.attempt < node.max_attempts + watch.put_off.get(entry.index, 0) == entry.max_attempts
             assert entry.due >= entry.at
             assert not self.is_stopped(node), "pending retries end with the run"
         elif isinstance(entry, ItemEnded):
@@ -499,7 +509,7 @@ class World:
             assert index is None
         assert entry.attempt == watch.attempts.get(index, 0) + 1, "attempts are counted without gap and none is made twice"
         assert entry.attempt == 1 or index in watch.returned, "a retry waits for its timer"
-        assert entry.attempt <= node.max_attempts
+        assert entry.attempt - watch.put_off.get(index, 0) <= node.max_attempts, "what was put off does not count"
         watch.returned.discard(index)
         watch.started.add(index)
         watch.attempts[index] = entry.attempt

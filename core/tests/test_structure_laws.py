@@ -159,6 +159,7 @@ class World:
         self.timers: dict[str, float] = {}
         self.again: dict[Place, tuple[int, str]] = {}
         self.attempts: dict[tuple[str, int | None, str], int] = {}
+        self.is_put_off = False  # the call that ends now
         self.chosen: dict[Place, str] = {}  # the fallback that an item has come to
         self.counts: dict[str, int] = {}
         self.open: dict[str, Node] = {}  # scopes that are
@@ -232,7 +233,9 @@ class World:
 
     def end_call(self, place: Place) -> None:
         attempt, variant = self.running[place]
-        how = self.pick(["completed", "completed", "completed", "failed", "again", "timed_out", "cancelled", "unrenderable"])
+        how = self.pick(
+            ["completed", "completed", "completed", "failed", "again", "put off", "timed_out", "cancelled", "unrenderable"]
+        )
         if how == "unrenderable":
             del self.running[place]
             self.apply(Evaluated(self.now, place[0], "inputs", index=place[1], error=BOOM))
@@ -241,6 +244,7 @@ class World:
             "completed": Outcome("completed", {"ok": True}),
             "failed": Outcome("failed", error=BOOM, retry=GiveUp("hopeless")),
             "again": Outcome("failed", error=BOOM, retry=RetryAfter(self.pick([0.0, 5.0]), "may help")),
+            "put off": Outcome("failed", error=BOOM, retry=RetryAfter(self.pick([0.0, 5.0]), "later", is_counted=False)),
             "timed_out": Outcome("timed_out", error=BOOM),
             "cancelled": Outcome("cancelled", error=BOOM),
         }[how]
@@ -249,7 +253,9 @@ class World:
         self.over.append(fact)
         if how == "completed" and place[1] is not None and variant != "compensation":
             self.note_completed(place)
+        self.is_put_off = how == "put off"
         self.apply(fact)
+        self.is_put_off = False
 
     def nuisance(self) -> None:
         kind = self.pick(["cancel", "force", "stint", "late", "late", "timer"])
@@ -348,7 +354,7 @@ class World:
         elif isinstance(entry, MapStarted):
             self.counts[entry.path] = entry.count
         elif isinstance(entry, RetryScheduled):
-            self.retries += 1
+            self.retries += not self.is_put_off
             assert self.graph.max_retries is None or self.retries <= self.graph.max_retries, "the budget of retries holds"
             assert entry.attempt < entry.max_attempts
         elif isinstance(entry, FallbackChosen):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
-from treadle import Registry, RunResult, TransientError, Workflow, executor
-from treadle.testing import virtual_run
+from treadle import Registry, RunHandle, RunResult, TransientError, Workflow, aresume, executor
+from treadle._memory import MemoryStore
+from treadle.errors import RunSuspendedError
+from treadle.testing import VirtualClock, virtual_run
 from treadle_breaker import Breaker
 from treadle_cache import Cache
 from treadle_chaos import CRASH_CODE, Chaos, Fault
@@ -139,3 +142,54 @@ def test_a_crash_at_a_point_inside_of_treadle(tmp_path: Path, passing: int) -> N
     assert (first.returncode, first.stdout) == (CRASH_CODE, "")
     assert (second.returncode, second.stdout) == (0, "completed\n"), second.stderr
     assert (tmp_path / "notes.txt").read_text().split() == [str(number) for number in range(5)]
+
+
+def test_what_was_put_off_is_no_failure_of_the_service() -> None:
+    """A breaker, in whatever order, counts only calls that were made; a cache keeps what came in the end."""
+    for is_first in (True, False):
+        limits, breaker = Limits({"*": "1/minute"}, on_limit="later"), Breaker(failures=1)
+
+        result = run(several(4, retry={"max_attempts": 1}), *([limits, breaker] if is_first else [breaker, limits]))
+
+        assert result.steps["each"].output == ["x"] * 4
+        assert result.duration_s == pytest.approx(180, abs=0.1)
+
+
+def test_calls_that_share_an_output_are_made_once_though_they_were_put_off(tmp_path: Path) -> None:
+    """Who waits for the first of them is not left alone, and finds what it gave."""
+    cache, limits = Cache(str(tmp_path / "outputs.db")), Limits({"*": "1/minute"}, on_limit="later")
+    workflow = several(1)
+    workflow.step("same", "acme.read", foreach=list(range(3)), needs="each", cache={})
+
+    result = run(workflow, cache, limits)
+
+    assert result.steps["same"].output == ["x"] * 3
+    assert len(made) == 2
+
+
+def test_a_run_that_goes_on_elsewhere_goes_on_with_what_was_put_off() -> None:
+    """The time is recorded: who resumes the run waits for the rest of it, and knows nothing of the windows before."""
+    clock, store, handles = VirtualClock(), MemoryStore(), list[RunHandle]()
+    made.clear()
+
+    @executor("test.leave", effects="none")
+    async def leave() -> None:
+        if len(handles) == 1:
+            await anyio.sleep(600)
+            handles[0].suspend("enough for now")
+
+    workflow = Workflow("leaving")
+    workflow.step("each", "acme.read", foreach=[1, 2])
+    workflow.step("leave", "test.leave")
+
+    def registry() -> Registry:
+        return Registry.of(read, leave, policies=[Limits({"acme.*": "1/hour"}, on_limit="later")])
+
+    with pytest.raises(RunSuspendedError):
+        virtual_run(workflow, registry=registry(), clock=clock, store=store, on_start=handles.append)
+    handles.append(handles[0])
+    result = clock.run(partial(aresume, handles[0].run_id, store=store, registry=registry(), clock=clock))
+
+    assert result.status == "completed"
+    assert result.duration_s == pytest.approx(3600, abs=1)
+    assert len(made) == 2

@@ -81,7 +81,8 @@ def _converter() -> _Converter:
 
 def _dump_proposal(proposal: RetryAfter | GiveUp | None) -> object:
     if isinstance(proposal, RetryAfter):
-        return {"after_s": proposal.delay_s, "reason": proposal.reason}
+        data = {"after_s": proposal.delay_s, "reason": proposal.reason}
+        return data if proposal.is_counted else {**data, "is_counted": False}
     return None if proposal is None else {"give_up": proposal.reason}
 
 
@@ -90,7 +91,7 @@ def _load_proposal(data: object) -> RetryAfter | GiveUp | None:
         return None
     if "give_up" in data:
         return GiveUp(data["give_up"])
-    return RetryAfter(data["after_s"], data["reason"])
+    return RetryAfter(data["after_s"], data["reason"], data.get("is_counted", True))
 
 
 def dump_entry(entry: Entry) -> dict[str, object]:

@@ -59,6 +59,7 @@ class Step:
         "node",
         "partial_items",
         "path",
+        "put_off",
         "retrying",
         "returned",
         "scope",
@@ -83,6 +84,7 @@ class Step:
         self.in_flight = 0  # calls that may be running, or starts of a group that are not over
         self.retrying = NOTHING_HELD  # item -> attempt that failed, while its timer runs
         self.returned = NOTHING_BACK  # (item, next attempt) whose wait is over
+        self.put_off: dict[int | None, int] | None = None  # item -> attempts in which the call was not made
         self.variants: dict[int | None, int] | None = None  # item -> fallback that it has come to, from 1
         self.scopes: dict[int | None, Scope] | None = None  # item -> its start, of a group
         self.asking = {} if node.has_slots else NOTHING_HELD  # item -> attempt that stands in line for a slot
@@ -138,8 +140,19 @@ class Step:
         number = self.variants.get(index, 0) if self.variants else 0
         return f"fallback {number}" if number else "primary"
 
+    def note_put_off(self, index: int | None) -> None:
+        """An attempt of an item does not count."""
+        if self.put_off is None:
+            self.put_off = {}
+        self.put_off[index] = self.put_off.get(index, 0) + 1
+
+    def most_attempts(self, index: int | None) -> int:
+        """The number of the last attempt there may be of what the item has come to."""
+        most = self.max_attempts(index)
+        return most + self.put_off.get(index, 0) if self.put_off else most
+
     def max_attempts(self, index: int | None) -> int:
-        """The most there may be of what the item has come to."""
+        """How many times what the item has come to may be made."""
         if self.is_undo and self.node.compensation is not None:
             return self.node.compensation.max_attempts
         number = self.variants.get(index, 0) if self.variants else 0
@@ -293,6 +306,8 @@ def dump_step(step: Step) -> dict[str, Json]:
         data["slots"] = sorted(step.slots, key=lambda index: -1 if index is None else index)
     if step.variants:
         data["variants"] = [list(pair) for pair in step.variants.items()]
+    if step.put_off:
+        data["put_off"] = [list(pair) for pair in step.put_off.items()]
     return data
 
 
@@ -308,6 +323,8 @@ def load_step(step: Step, data: Mapping[str, object]) -> None:
         step.slots = set(cast("list[int | None]", data.get("slots", [])))
     variants = data.get("variants")
     step.variants = dict(cast("list[tuple[int | None, int]]", variants)) if variants else None
+    put_off = data.get("put_off")
+    step.put_off = dict(cast("list[tuple[int | None, int]]", put_off)) if put_off else None
 
 
 _SCOPE_FIELDS = ("phase", "failures", "stopping", "is_cancelled", "has_lost", "main_status", "taken", "running")

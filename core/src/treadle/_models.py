@@ -95,10 +95,13 @@ class RetryAfter:
     Attributes:
         delay_s: Seconds to wait; None leaves the delay to the step's retry policy.
         reason: Why trying again may help; shown to people.
+        is_counted: Whether the attempt that failed counts against ``max_attempts`` and the run's ``max_retries``. Not when the
+            call was put off: it was not made.
     """
 
     delay_s: float | None = None
     reason: str = ""
+    is_counted: bool = True
 
 
 @attrs.frozen

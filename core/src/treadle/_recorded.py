@@ -87,7 +87,7 @@ class Recorded:
         outcome = self.outcomes.get(key)
         if outcome is None or outcome.status == "cancelled" or self.is_live(call.path) or self.inputs[key] != call.inputs:
             return None
-        retry = RetryAfter(0.0, outcome.retry.reason) if isinstance(outcome.retry, RetryAfter) else outcome.retry
+        retry = attrs.evolve(outcome.retry, delay_s=0.0) if isinstance(outcome.retry, RetryAfter) else outcome.retry
         # What it used up, the other run has paid for.
         return attrs.evolve(outcome, retry=retry, started_at=now, ended_at=now, spans=(), usage=None, taken_from=self.run_id)
 

@@ -18,6 +18,7 @@ import attrs
 from treadle._durations import parse_duration
 from treadle._models import Call, GiveUp, Json, RetryAfter, RetryPolicy
 from treadle.errors import (
+    CallPutOffError,
     ConfigError,
     ExpressionError,
     Fault,
@@ -71,8 +72,8 @@ def propose(
 ) -> RetryAfter | GiveUp:
     """Whether to try again after ``error``, and when.
 
-    In order: invalid output, unsafe effects, the file's lists, the hooks, what the error says of itself, its type, and last
-    the words of its message. What nobody knows is not retried.
+    In order: that the call was put off, invalid output, unsafe effects, the file's lists, the hooks, what the error says of
+    itself, its type, and last the words of its message. What nobody knows is not retried.
 
     Args:
         call: The attempt that failed.
@@ -86,7 +87,8 @@ def propose(
     """
     error = _only_leaf(error)
     verdict = (
-        _by_validity(call.retry, error)
+        _by_putting_off(error)
+        or _by_validity(call.retry, error)
         or unsafe_refusal(effects, call.retry)
         or _by_file(call.retry, error)
         or _by_hooks(call, error, hook)
@@ -151,6 +153,10 @@ def _only_leaf(error: Exception) -> Exception:
 
 
 # -- one voice each ------------------------------------------------------------------------------------------------------
+
+
+def _by_putting_off(error: Exception) -> RetryAfter | None:
+    return RetryAfter(error.retry_after_s, error.reason, is_counted=False) if isinstance(error, CallPutOffError) else None
 
 
 def _is_invalid(error: Exception) -> bool:

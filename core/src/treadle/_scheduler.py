@@ -887,11 +887,12 @@ class Scheduler:
         if not isinstance(outcome.retry, RetryAfter):
             why = f": {outcome.retry.reason}" if outcome.retry and outcome.retry.reason else ""
             return Kind.NOT_RETRIABLE, f"not retried{why}"
-        most = step.max_attempts(index)
-        if attempt >= most:
+        is_counted = outcome.retry.is_counted
+        most = step.most_attempts(index)
+        if attempt >= most and is_counted:
             return Kind.ATTEMPTS_USED_UP, f"attempt {attempt} of {most} failed"
         allowed = self._graph.max_retries
-        if allowed is not None and self._retries >= allowed:
+        if allowed is not None and self._retries >= allowed and is_counted:
             return Kind.RETRIES_USED_UP, f"not retried: the run's max_retries of {allowed} are used up"
         if self._ledger is not None and not self._is_clean_up(step):
             late = self._ledger.late(item_path(step.path, index), self._at + (outcome.retry.delay_s or 0.0))
@@ -900,10 +901,13 @@ class Scheduler:
         return None
 
     def _retry(self, step: Step, index: int | None, attempt: int, proposal: RetryAfter) -> None:
-        path, most, variant = step.path, step.max_attempts(index), step.variant(index)
+        if proposal.is_counted:
+            self._retries += 1
+        else:
+            step.note_put_off(index)
+        path, most, variant = step.path, step.most_attempts(index), step.variant(index)
         due = self._at + (proposal.delay_s or 0.0)
         timer_id = retry_timer_id(path, index, attempt, variant)
-        self._retries += 1
         step.note_retry(index, attempt)
         self._timers[timer_id] = (path, index, due)
         self._decide(Kind.RETRIED, RetryScheduled(self._at, path, index, attempt, most, due, proposal.reason, variant))
@@ -932,6 +936,8 @@ class Scheduler:
         if step.is_stopped or step.is_undo or number > len(step.node.fallbacks):
             return False
         step.variants[index] = number
+        if step.put_off:
+            step.put_off.pop(index, None)
         variant = step.variant(index)
         self._decide(Kind.FELL_BACK, FallbackChosen(self._at, step.path, index, variant, attempt, reason, outcome.error))
         step.put_back(index, 1)

@@ -13,6 +13,7 @@ __all__ = [
     "BindError",
     "BudgetExceededError",
     "CallCancelledError",
+    "CallPutOffError",
     "ConfigError",
     "ConfigInvalidError",
     "ExecutorDiedError",
@@ -288,6 +289,24 @@ class TransientError(TreadleError):
     def __init__(self, problem: str = "temporary failure", remedy: str = "", *, retry_after_s: float | None = None) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(problem, remedy)
+
+
+class CallPutOffError(TransientError):
+    """For policies to raise in the place of the work: the call was not made, and is to be made later.
+
+    Its step gives back its place in ``max_parallel`` until then. What was put off counts neither against ``max_attempts`` nor
+    against the run's ``max_retries``; the wait is recorded, so that a resumed run goes on with it.
+
+    Args:
+        problem: What is waited for.
+        remedy: What a person can do.
+        retry_after_s: Seconds until then.
+        reason: The same as ``problem`` in a few words, for who looks at the run.
+    """
+
+    def __init__(self, problem: str, remedy: str = "", *, retry_after_s: float, reason: str) -> None:
+        self.reason = reason
+        super().__init__(problem, remedy, retry_after_s=retry_after_s)
 
 
 class PermanentError(TreadleError):

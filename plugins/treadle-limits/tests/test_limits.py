@@ -17,6 +17,7 @@ from treadle.errors import ConfigInvalidError, WorkflowInvalidError
 from treadle.ports import AttemptEnded, RetryScheduled
 from treadle.testing import Recorder, VirtualClock, virtual_run
 from treadle_limits import Limits
+from treadle_limits._tickets import LATE_S, Tickets
 
 started: list[tuple[str, int, float]] = []
 
@@ -349,3 +350,125 @@ print([name for name in sys.modules if name.split(".")[0] in ("limits", "treadle
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
     assert done.stdout == "[]\n", done.stderr
+
+
+# -- calls that are put off ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_put_off_holds_no_place(backend: str) -> None:
+    """With ``on_limit = "later"`` others go on, be there a single place; the order is that of arrival, no attempt is lost."""
+    workflow = each(4, retry={"max_attempts": 1})
+    workflow.step("other", "other.call", foreach=[1, 2, 3], i="${{ item }}")
+    recorder = Recorder()
+
+    result = run(workflow, Limits({"api.*": "1/minute"}, on_limit="later"), backend=backend, max_parallel=1, sinks=[recorder])
+
+    first = started[0][2]
+    assert result.status == "completed"
+    assert result.steps["each"].output == [0, 1, 2, 3]
+    assert [round(at - first) for name, _, at in started if name == "other.call"] == [0, 0, 0]
+    assert [(i, round(at - first)) for name, i, at in started if name == "api.read"] == [(0, 0), (1, 60), (2, 120), (3, 180)]
+    scheduled = [one for one in recorder.entries("RetryScheduled") if isinstance(one, RetryScheduled)]
+    assert [one.reason for one in scheduled] == ["it waits for its turn: 'api.*' allows 1 per 1 minute"] * 3
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    count=st.integers(1, 30),
+    amount=st.integers(1, 7),
+    seconds=st.integers(1, 90),
+    places=st.integers(1, 8),
+    takes=st.integers(0, 5),
+)
+def test_no_window_holds_more_of_what_was_put_off(count: int, amount: int, seconds: int, places: int, takes: int) -> None:
+    """Whenever it gets its place; all of them are made."""
+    at: list[float] = []
+
+    @executor("api.slow", effects="none")
+    async def slow(i: int) -> int:
+        at.append(anyio.current_time())
+        await anyio.sleep(takes * i % 7)
+        return i
+
+    limits = Limits({"*": f"{amount} per {seconds} seconds"}, on_limit="later")
+    workflow = each(count, "api.slow", retry={"max_attempts": 1})
+
+    result = virtual_run(workflow, registry=Registry.of(slow, policies=[limits]), max_parallel=places)
+
+    assert result.status == "completed"
+    assert len(at) == count
+    assert all(later - earlier >= seconds - 1e-6 for earlier, later in zip(at, at[amount:], strict=False))
+
+
+def test_what_is_put_off_is_not_bounded_by_the_timeout_of_an_attempt() -> None:
+    """That is for the call itself, which has not begun."""
+    result = run(each(3, timeout=5), Limits({"*": "1/minute"}, on_limit="later"))
+
+    assert result.status == "completed"
+    assert result.duration_s == pytest.approx(120, abs=0.1)
+
+
+def test_short_waits_are_waited_for(backend: str) -> None:
+    """What has its turn in a moment is not put off, which would be recorded each time."""
+    recorder = Recorder()
+
+    run(each(20), Limits({"*": "1/second"}, on_limit="later"), backend=backend, sinks=[recorder])
+    scheduled = len(recorder.entries("RetryScheduled"))
+    quick = Recorder()
+    limits = Limits({"*": "1/second"}, on_limit="later")
+    limits._parsed[0].rates[0].expiry = 0.04  # type: ignore[assignment]  # no rate of the library is so short
+    run(each(2), limits, backend=backend, sinks=[quick])
+
+    assert scheduled >= 19
+    assert quick.entries("RetryScheduled") == []
+
+
+def test_who_was_cancelled_holds_nobody_up() -> None:
+    """Calls of a run that ended do not come back; of others that do not, nobody waits for long."""
+    registry, clock = Registry.of(*EXECUTORS, policies=[Limits({"api.*": "2/hour"}, on_limit="later")]), VirtualClock()
+    handles: list[RunHandle] = []
+
+    @executor("test.stop")
+    async def stop() -> None:
+        await anyio.sleep(600)
+        handles[0].cancel("enough")
+
+    workflow = each(50)
+    workflow.step("stop", "test.stop")
+    stopping = Registry.of(*EXECUTORS, stop, policies=registry.policies())
+
+    cancelled = virtual_run(workflow, registry=stopping, clock=clock, on_start=handles.append)
+    after = virtual_run(each(2), registry=registry, clock=clock)
+
+    assert cancelled.status == "cancelled"
+    assert after.status == "completed"
+    assert after.duration_s <= 3600
+
+
+def test_a_ticket_is_held_for_a_while_only() -> None:
+    """Who does not come back in time has to queue again."""
+    tickets = Tickets()
+    for number, due in enumerate((10.0, 20.0, 30.0)):
+        tickets.put(("run", f"s{number}", None, "primary"), due)
+
+    assert tickets.before(20.0) == 1
+    tickets.forget(20.0 + LATE_S)
+    assert len(tickets) == 2
+    assert tickets.take(("run", "s0", None, "primary")) is None
+    assert tickets.take(("run", "s1", None, "primary")) == 20.0
+    tickets.forget_run("another")
+    assert len(tickets) == 1
+    tickets.forget_run("run")
+    assert len(tickets) == 0
+
+
+def test_the_log_does_not_name_the_step_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever shows the line names the step that it is of."""
+    caplog.set_level("INFO", logger="treadle.policies")
+
+    run(each(2), Limits({"*": "1/second"}))
+    run(each(2), Limits({"*": "1/second"}, on_limit="later"))
+
+    lines = [record.getMessage() for record in caplog.records if record.name == "treadle.policies.limits"]
+    assert len(lines) == 2
+    assert not any("each" in line for line in lines)

@@ -198,7 +198,7 @@ async def _struck(faults: Sequence[Fault], call: Call, work: Work) -> object:
     output = await work()
     for fault in faults:
         if fault.kind == "invalid":
-            _log.info("chaos replaces the output of %s", call.item)
+            _log.info("chaos replaces the output")
             output = _Invalid()
         elif fault.when == "after":
             await _strike(fault, call)
@@ -206,7 +206,7 @@ async def _struck(faults: Sequence[Fault], call: Call, work: Work) -> object:
 
 
 async def _strike(fault: Fault, call: Call) -> None:
-    _log.info("chaos strikes %s, attempt %d: %s %s it", call.item, call.attempt, fault.kind, fault.when)
+    _log.info("chaos strikes attempt %d: %s %s it", call.attempt, fault.kind, fault.when)
     if fault.kind == "delay":
         await anyio.sleep(fault.delay_s)
     elif fault.kind == "crash":

@@ -24,11 +24,13 @@ from limits import (
 )
 from limits.strategies import MovingWindowRateLimiter
 from treadle import TransientError, hookimpl
+from treadle.errors import CallPutOffError
 from treadle.ports import Call, CallRate, Context, RunSurroundings, Work
 
+from treadle_limits._tickets import CallName, Tickets
 from treadle_limits._windows import LoopStorage, NamedRate
 
-__all__ = ["Limits", "RateLimitedError"]
+__all__ = ["Limits", "RateLimitedError", "RateWaitError"]
 
 _MOST_KEYS = 10_000
 """Rates of steps that are kept; of more, the one that was not used for the longest time is forgotten."""
@@ -38,8 +40,31 @@ _Rate = tuple[str, int, float]  # whom it is for, calls, seconds
 
 _SHORTEST_S = 0.001  # a wait of less may be lost in the rounding of a loop's clock
 
+_PUT_OFF_S = 0.05
+"""A shorter wait is waited for at once: to be put off is recorded."""
+
 _log = logging.getLogger("treadle.policies.limits")
 _queues: RunVar[dict[_Rule, anyio.Lock]] = RunVar("treadle_limits_queues")
+
+
+class RateWaitError(CallPutOffError):
+    """A call that its rate does not let through now, and that is made later.
+
+    Attributes:
+        rule: The pattern that holds it back.
+        rate: What the rule allows.
+        refused_by: ``limits``: the call was not made, so it says nothing about the service.
+    """
+
+    refused_by = "limits"
+
+    def __init__(self, item: str, rule: str, rate: str, retry_after_s: float) -> None:
+        self.rule, self.rate = rule, rate
+        super().__init__(
+            f"Step {item!r} waits for its turn: {rule!r} allows {rate}.",
+            retry_after_s=retry_after_s,
+            reason=f"it waits for its turn: {rule!r} allows {rate}",
+        )
 
 
 class RateLimitedError(TransientError):
@@ -71,7 +96,13 @@ class _Rule:
     pattern: str
     rates: tuple[NamedRate, ...]
     where: str = "[policies.limits.rules]"
-    waiting: int = 0
+    waiting: int = 0  # calls that stand before whoever comes now
+    standing: int = 0  # of these, the ones that wait where they are
+    tickets: Tickets = attrs.field(factory=Tickets)
+
+    def count(self) -> None:
+        """Count anew who waits."""
+        self.waiting = self.standing + len(self.tickets)
 
     @property
     def rate(self) -> str:
@@ -115,13 +146,14 @@ class Limits:
 
     Attributes:
         rules: Executor, or pattern like ``http.*``, -> how many calls: ``30/minute``, ``10/second; 500/hour``.
-        on_limit: ``wait`` until there is room, first come, first served; ``fail`` at once, to be retried later.
+        on_limit: ``wait`` until there is room, first come, first served; ``later``, to be put off until then, without a place
+            in ``max_parallel``; ``fail`` at once, to be retried later.
     """
 
     serves: ClassVar[tuple[str, ...]] = ("rate_limit",)
 
     rules: dict[str, str] = attrs.field(factory=dict)
-    on_limit: Literal["wait", "fail"] = "wait"
+    on_limit: Literal["wait", "later", "fail"] = "wait"
     _parsed: tuple[_Rule, ...] = attrs.field(init=False)
     _matching: dict[str, tuple[_Rule, ...]] = attrs.field(init=False, factory=dict)
     _beginning: dict[str, _Begin] = attrs.field(init=False, factory=dict)
@@ -142,8 +174,12 @@ class Limits:
 
     @hookimpl
     def close_run(self, run: RunSurroundings) -> None:
-        """Its time is no longer asked for."""
+        """Its time is no longer asked for, and no call of it comes back."""
         self._seconds.pop(run.run_id, None)
+        with self._lock:
+            for rule in (*self._parsed, *self._of_steps.values()):
+                rule.tickets.forget_run(run.run_id)
+                rule.count()
 
     @hookimpl
     def wrap_work(self, call: Call, ctx: Context, work: Work) -> Work | None:
@@ -212,40 +248,70 @@ class Limits:
             wanted = [rate for rule in rules for rate in rule.rates]
             return all(self._limiter.test(rate) for rate in wanted) and all(self._limiter.hit(rate) for rate in wanted)
 
-    def _longest(self, rules: Sequence[_Rule], call: Call, *, is_queued: bool) -> tuple[float, _Rule]:
-        """Seconds until there is room, and the rule that it takes longest for."""
+    def _longest(
+        self, rules: Sequence[_Rule], call: Call, ahead: Callable[[_Rule], int] = lambda rule: 0
+    ) -> tuple[float, _Rule]:
+        """Seconds until there is room behind those that are ahead, and the rule that it takes longest for."""
         with self._lock:
             self._windows.at = self._seconds[call.run_id]()
-            waits = [
-                (self._windows.wait_s(rate, 0 if is_queued else rule.waiting), rule) for rule in rules for rate in rule.rates
-            ]
+            waits = [(self._windows.wait_s(rate, ahead(rule)), rule) for rule in rules for rate in rule.rates]
         return max(waits, key=lambda wait: wait[0])
 
+    def _may_begin(self, rules: Sequence[_Rule], call: Call) -> bool:
+        """Whether a call that was put off has its turn now; otherwise it is put off, again if it was, unless it is soon.
+
+        Raises:
+            RateWaitError: It is to come back.
+        """
+        name: CallName = (call.run_id, call.path, call.index, call.variant)
+        with self._lock:
+            at = self._seconds[call.run_id]()
+            dues = [due for rule in rules if (due := rule.tickets.take(name)) is not None]
+            for rule in rules:
+                rule.tickets.forget(at)
+                rule.count()
+        if dues and self._take(rules, call):
+            return True
+        due = min(dues, default=math.inf)
+        wait_s, slowest = self._longest(rules, call, lambda rule: rule.standing + rule.tickets.before(due))
+        if wait_s <= _PUT_OFF_S:
+            return False
+        with self._lock:
+            for rule in rules:
+                rule.tickets.put(name, at + wait_s)
+                rule.count()
+        _log.info("is made in about %.3g s: %s allows %s", wait_s, slowest.pattern, slowest.rate)
+        raise RateWaitError(call.item, slowest.pattern, slowest.rate, wait_s)
+
     async def _wait(self, rules: Sequence[_Rule], call: Call, ctx: Context) -> None:
-        wait_s, rule = self._longest(rules, call, is_queued=False)
+        if self.on_limit == "later" and self._may_begin(rules, call):
+            return
+        wait_s, rule = self._longest(rules, call, lambda rule: rule.waiting)
         if self.on_limit == "fail":
             raise RateLimitedError(call.item, rule.pattern, rule.rate, wait_s, where=rule.where)
-        if wait_s > (math.inf if call.timeout_s is None else call.timeout_s):
+        if self.on_limit != "later" and wait_s > (math.inf if call.timeout_s is None else call.timeout_s):
             why = f", and its turn would come after its timeout of {call.timeout_s:g} s"
             raise RateLimitedError(call.item, rule.pattern, rule.rate, wait_s, why, rule.where)
-        _log.info("%s waits about %.3g s: %s allows %s", call.item, wait_s, rule.pattern, rule.rate)
+        _log.info("waits about %.3g s: %s allows %s", wait_s, rule.pattern, rule.rate)
         attributes = {"treadle.policy": "limits", "treadle.limits.rule": rule.pattern, "treadle.limits.rate": rule.rate}
         with ctx.span("wait for rate limit", kind="internal", attributes=attributes), _counted(rules):
             async with _queued(rules):
                 while not self._take(rules, call):  # noqa: ASYNC110 - room is made by time alone
-                    await anyio.sleep(max(self._longest(rules, call, is_queued=True)[0], _SHORTEST_S))
+                    await anyio.sleep(max(self._longest(rules, call)[0], _SHORTEST_S))
 
 
 @contextmanager
 def _counted(rules: Sequence[_Rule]) -> Iterator[None]:
     """While the block is open, the call stands before whoever comes now."""
     for rule in rules:
-        rule.waiting += 1
+        rule.standing += 1
+        rule.count()
     try:
         yield
     finally:
         for rule in rules:
-            rule.waiting -= 1
+            rule.standing -= 1
+            rule.count()
 
 
 @asynccontextmanager
