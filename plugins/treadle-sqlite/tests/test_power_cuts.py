@@ -24,11 +24,15 @@ MODES: tuple[Survivors, ...] = get_args(Survivors)
 
 @pytest.fixture(autouse=True)
 def without_power(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small log, so that cuts fall into checkpoints too; and what SQLite does not ask about is nobody's.
+    """A small log, made longer often, so that cuts fall into all that is done with it.
+
+    What SQLite does not ask about is nobody's.
 
     The disk counts as quick, so that a run that is alone commits on its own thread.
     """
     monkeypatch.setattr(_worker, "CHECKPOINT_PAGES", 20)
+    monkeypatch.setattr(_worker, "STRETCH_FROM", 4)
+    monkeypatch.setattr(_worker, "STRETCH_PAGES", 16)
     monkeypatch.setattr(_worker, "QUICK_S", 1e6)
     hook = sys.unraisablehook
 

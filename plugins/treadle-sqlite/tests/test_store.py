@@ -546,7 +546,9 @@ def test_the_log_is_indexed_for_audits_when_asked(tmp_path: Path) -> None:
 # -- being killed
 
 
-@pytest.mark.parametrize("point", ["in_migration:1", "in_transaction:1", "in_transaction:3", "committed:2", "committed:3"])
+@pytest.mark.parametrize(
+    "point", ["in_migration:1", "in_transaction:1", "in_transaction:3", "committed:2", "committed:3", "in_stretch:1"]
+)
 def test_a_store_survives_being_killed_anywhere(tmp_path: Path, point: str) -> None:
     """While its tables are made, in a transaction, or between commit and answer: what was acknowledged is there."""
     path = tmp_path / "runs.db"
@@ -582,6 +584,47 @@ def test_a_long_log_is_brought_into_the_file(store: SqliteStore) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert store.path.stat().st_size > 500_000
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+def test_the_log_is_made_longer_ahead_of_commits(tmp_path: Path, durability: str) -> None:
+    """A commit then changes no file's length, where each is synchronised; what is written ahead is no part of the log."""
+    store = SqliteStore(path=tmp_path / "runs.db", durability=durability)  # type: ignore[arg-type]  # one of the two
+    log = tmp_path / "runs.db-wal"
+    sizes: list[int] = []
+
+    class Measured(list[int]):
+        def append(self, seq: int) -> None:
+            super().append(seq)
+            sizes.append(log.stat().st_size)
+
+    anyio.run(partial(write_records, store, 100, Measured()))
+    copy = tmp_path / "copy" / "runs.db"
+    copy.parent.mkdir()
+    subprocess.run(["cp", str(store.path), str(log), str(copy.parent)], check=True)  # as a crash would leave them
+    store.close()
+
+    assert numbers(copy) == numbers(store.path) == list(range(1, 102))
+    changes = sum(before != after for before, after in itertools.pairwise(sizes))
+    assert changes < 10 if durability == "full" else changes > 90
+
+
+@pytest.mark.parametrize("error", [apsw.FullError("full"), OSError("no")])
+def test_a_log_that_cannot_be_made_longer_is_lengthened_by_commits(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is tried once, and nobody hears of it: the commit that finds no room on the disk says so."""
+    tried: list[str] = []
+
+    def refuse(vfs: str, *_: object) -> None:
+        tried.append(vfs)
+        raise error
+
+    monkeypatch.setattr("apsw.VFSFile", refuse)
+    fill(store, 50)
+
+    assert len(tried) == 1
+    assert numbers(store.path) == list(range(1, 52))
 
 
 def test_checkpoints_and_lists_of_many_runs_are_quick(store: SqliteStore) -> None:

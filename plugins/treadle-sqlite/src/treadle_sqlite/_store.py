@@ -586,7 +586,10 @@ class SqliteStore:
                 if self._writer is None:
                     chore = self._clean_by_and_by if self._keep_days else None
                     connect, check = self._open_writer, self._guard.check
-                    self._writer = Writer("treadle-sqlite-writer", str(self.path), connect, self._timeout_s, check, chore)
+                    stretches = self._durability == "full"
+                    self._writer = Writer(
+                        "treadle-sqlite-writer", str(self.path), connect, self._timeout_s, check, chore, stretches=stretches
+                    )
         return self._writer
 
     def _read(self) -> Worker:
