@@ -105,7 +105,8 @@ def _sentence(each: Explained) -> str:
     if each.values:
         found = ", ".join(f"{name} was {_short(value)}" for name, value in each.values.items())
         return f"{text}: {found}"
-    has_reason = each.why is None or each.why in _SAID or bool(getattr(each.entry, "reason", None))
+    is_undo = getattr(each.entry, "variant", "") == "compensation"  # what its step needed is not why it is called
+    has_reason = each.why is None or each.why in _SAID or is_undo or bool(getattr(each.entry, "reason", None))
     return text if each.why is None or has_reason else f"{text}: {each.why.description}"
 
 
@@ -139,10 +140,8 @@ _TELLERS: Mapping[type, Callable[..., str]] = {
     InterruptAsked: lambda e: f"{item_name(e.path, e.index)}: may have been done; somebody has to say what to do",
     InterruptAnswered: lambda e: f"{item_name(e.path, e.index)}: somebody says: {e.answer}",
     Evaluated: lambda e: _tell_evaluated(e),
-    AttemptStarted: lambda e: f"{item_name(e.path, e.index)}: attempt {e.attempt} was released in stint {e.stint}",
-    AttemptEnded: lambda e: (
-        f"{item_name(e.path, e.index)}: attempt {e.attempt} {e.outcome.status}{_taken(e.outcome)}{_why(e.outcome.error)}"
-    ),
+    AttemptStarted: lambda e: f"{_call(e)} was released in stint {e.stint}",
+    AttemptEnded: lambda e: f"{_call(e)} {e.outcome.status}{_taken(e.outcome)}{_why(e.outcome.error)}",
     UsageNoted: lambda e: (
         f"{item_name(e.path, e.index)}: attempt {e.attempt} has used {spell_usage(*attrs.astuple(e.usage))} more"
     ),
@@ -150,7 +149,7 @@ _TELLERS: Mapping[type, Callable[..., str]] = {
         f"{item_name(e.path, e.index)}: will be tried again after {spell(e.due - e.at)}"
         f" (attempt {e.attempt} of {e.max_attempts} failed): {e.reason or 'no reason given'}"
     ),
-    TimerFired: lambda e: f"the wait {e.timer_id} is over",
+    TimerFired: lambda e: _tell_timer(e.timer_id),
     SlotTaken: lambda e: f"{item_name(e.path, e.index) if e.path else 'the run'}: has its slot",
     SignalReceived: lambda e: f"the signal {e.name!r} came" + (", to be delivered later" if e.due is not None else ""),
     WaitStarted: lambda e: (
@@ -179,6 +178,24 @@ _TELLERS: Mapping[type, Callable[..., str]] = {
 def _tell(entry: Entry) -> str:
     teller = _TELLERS.get(type(entry))
     return teller(entry) if teller is not None else entry.kind
+
+
+def _call(entry: AttemptStarted | AttemptEnded) -> str:
+    """Which attempt of what it is."""
+    whose = "" if entry.variant == "primary" else f" of its {entry.variant}"
+    return f"{item_name(entry.path, entry.index)}: attempt {entry.attempt}{whose}"
+
+
+def _tell_timer(timer_id: str) -> str:
+    kind, _, rest = timer_id.partition(":")
+    path = rest.partition(":")[0]
+    if kind == "timeout":
+        return f"the time of {path or 'the run'} is up"
+    if kind == "signal":
+        return "the time of a signal that was sent for later has come"
+    if kind == "budget" or not path:
+        return "the time of the run's budget is up"
+    return f"{path}: its wait is over" if kind == "wait" else f"{path}: the wait before its next attempt is over"
 
 
 def _tell_evaluated(entry: Evaluated) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from treadle._cli._kept import begun
+from treadle._paths import plan_path
 from treadle._plan import Plan, compile_plan
 from treadle._workflow import Workflow
 from treadle.errors import StepNotFoundError
@@ -26,9 +27,8 @@ def split_item(path: str, plan: Plan) -> tuple[str, int | None]:
         StepNotFoundError: There is no such step; the remedy names those that were probably meant.
     """
     known = [*plan.steps]
-    if not path or path in known or any(name.startswith(f"{path}/") for name in known):
-        return path, None
-    found = _ITEM.fullmatch(path)
-    if found and found[1] in known:
-        return found[1], int(found[2])
+    where = plan_path(path)  # a step of an item is written as runs show it: each[3]/post
+    if not where or where in known or any(name.startswith(f"{where}/") for name in known):
+        found = _ITEM.fullmatch(path)
+        return (found[1], int(found[2])) if found and where in known else (path, None)
     raise StepNotFoundError("This run", path, known)

@@ -11,10 +11,12 @@ import attrs
 
 from treadle._cli._output import MARKS, clean, count, first_line, is_terminal, mark, paint, spell, spell_budget, spell_usage
 from treadle._cli._view import told
+from treadle._paths import item_path
 from treadle._results import RunResult
-from treadle.ports import GroupStarted, MapStarted, RetryRequested, StepResult
+from treadle.ports import CompensationEnded, GroupStarted, MapStarted, RetryRequested, StepResult
 
 _SHORT = 200
+_NAMED = 5
 _INSPECTED = ("InputsInvalidError", "OutputInvalidError")
 _BAD = ("failed", "timed_out", "poisoned", "interrupted")
 
@@ -35,7 +37,7 @@ def summarize(
     status = str(result.status)
     head = paint(f"{mark(status, stream)} {name} {status}", status, stream)
     lines = [f"{head} in {spell(result.duration_s)} ({_counts(result)})"]
-    lines += [f"  {label + ':':<8} {text}" for label, text in _causes(result)]
+    lines += [f"  {label + ':':<8} {text}" for label, text in [*_causes(result), *_undone(result)]]
     lines += [f"  {'output:':<8} {text}" for text in _outputs(result.outputs, cut=is_terminal(stream))]
     lines += [f"  {'used:' if not number else '':<8} {used}" for number, used in enumerate(_used(result))]
     trace = f"  trace {result.trace_id}" if result.trace_id else ""
@@ -83,8 +85,35 @@ def _causes(result: RunResult) -> Iterator[tuple[str, str]]:
         if culprit.error and culprit.error.remedy:
             yield "remedy", first_line(culprit.error.remedy)
     for path, step in result.steps.items():
-        if path != result.culprit and step.status in _BAD:
+        if path != result.culprit and step.status in _BAD and not _is_told_within(path, step, result.steps):
             yield "also", f"{path}: {_why(step, maps)}"
+
+
+def _is_told_within(path: str, step: StepResult, steps: Mapping[str, StepResult]) -> bool:
+    """Whether a group failed by nothing but what a step in it failed by, which is told."""
+    return any(
+        other.startswith((f"{path}/", f"{path}[")) and inner.status in _BAD and inner.error == step.error
+        for other, inner in steps.items()
+    )
+
+
+def _undone(result: RunResult) -> Iterator[tuple[str, str]]:
+    """What was taken back since the run began or was retried last, and what could not be."""
+    done: list[str] = []
+    left: list[str] = []
+    for entry in result.entries:
+        if isinstance(entry, RetryRequested):
+            done, left = [], []
+        elif isinstance(entry, CompensationEnded):
+            name = item_path(entry.path, entry.index)
+            if entry.status == "completed":
+                done.append(name)
+            else:
+                left.append(f"{name}: {told(entry.error) or first_line(entry.reason) or entry.status}")
+    if done:
+        yield "undone", ", ".join(done[:_NAMED]) + (f" and {len(done) - _NAMED} more" if len(done) > _NAMED else "")
+    for text in left:
+        yield "not undone", text
 
 
 def _why(step: StepResult, maps: Set[str]) -> str:

@@ -18,14 +18,14 @@ from treadle._log_rows import rows_of
 from treadle._models import SpanRecord
 from treadle._span_ids import step_span_id
 from treadle._span_projection import SpanProjection
-from treadle._telemetry import ATTEMPT_NUMBER, ATTEMPT_VARIANT, STEP_INDEX, STEP_STATUS, TASK
+from treadle._telemetry import ATTEMPT_NUMBER, ATTEMPT_VARIANT, STEP_INDEX, STEP_STATUS, TASK, TASK_RESULT
 from treadle.ports import Entry, RetryRequested, RunEnded, Store
 
 _FOLD = 40
 _BAR, _WIDEST_BAR = 16, 48
 _WIDTH = 120
 _LONGEST_NOTE = 24
-_RESULTS = "cicd.pipeline.task.run.result"
+_ENDINGS = {"cancellation": "cancelled"}
 
 
 @attrs.define
@@ -126,10 +126,11 @@ def _node(span: SpanRecord) -> Node:
         notes += [f"attempt {attempt}"] if attempt != 1 else []
         name = " ".join([name, *notes])
     elif STEP_STATUS in told:
-        kind, name = "step", path
+        kind, name = "step", item_name(path, told.get(STEP_INDEX))  # type: ignore[arg-type]  # the same
     else:
         kind, name = "call", span.name
-    status = str(told.get(STEP_STATUS) or ("failed" if span.status == "error" else "completed"))
+    ended = "failed" if span.status == "error" else _ENDINGS.get(str(told.get(TASK_RESULT)), "completed")
+    status = str(told.get(STEP_STATUS) or ended)
     message = first_line(span.status_message) if span.status == "error" else ""
     return Node(span.span_id, span.parent_id, name, kind, span.started_at, span.ended_at, status, message, told)
 

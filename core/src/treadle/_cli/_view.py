@@ -124,6 +124,7 @@ class RunView:
     usage: StepUsage = attrs.field(factory=StepUsage)
     budget: Budget | None = None
     _needs_slot: bool = False
+    _groups: set[str] = attrs.field(factory=set)
     _document: Mapping[str, object] = attrs.field(factory=dict)
     _errors: dict[tuple[str, int | None], str] = attrs.field(factory=dict)
 
@@ -182,6 +183,7 @@ class RunView:
         return self._step(outer, at) if outer != path else None
 
     def _group_started(self, entry: GroupStarted) -> list[Change]:
+        self._groups.add(item_path(entry.path, entry.index))
         outer = self._outer(entry.path, entry.at)
         step = outer or self._step(entry.path, entry.at)
         if outer is not None:
@@ -308,7 +310,8 @@ class RunView:
             step.done += outer is None
             return [] if outer is not None else self._milestone(step, entry.at)
         step.failed += outer is None
-        tries = f" after {count(entry.attempts, 'attempt')}" if entry.attempts > 1 else ""
+        is_group = item_path(entry.path, entry.index) in self._groups  # its attempts are those of all its steps
+        tries = f" after {count(entry.attempts, 'attempt')}" if entry.attempts > 1 and not is_group else ""
         text = f"{_item(entry.path, entry.index)}: {entry.status}{tries}{_because(entry)}"
         return [Change(entry.at, "item_ended", entry.status, text, entry.path, entry.index, scrolls=True)]
 
