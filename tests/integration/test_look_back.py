@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import anyio
 import pytest
 from kept_project import KeptProject, fitting
 from treadle import Context, Registry, Workflow, executor, run
+from treadle._cli import _runs
 from treadle.ports import RunRow, StepRow
 from treadle_sqlite import SqliteStore
 
@@ -393,6 +395,44 @@ def test_runs_are_listed_in_pages_that_stay_right(project: KeptProject) -> None:
     assert statuses("--status", "completed", "--since", "1h", "--until", "2999-01-01") == ["completed"] * 3
     assert statuses("--until", "1h") == statuses("--workflow", "other") == []
     assert project("runs", "--since", "yesterday").returncode == 2
+
+
+def test_times_are_those_of_the_machine_with_their_offset(project: KeptProject) -> None:
+    """One rule for all that people read, and for what they type; programs get seconds since 1970, whatever the zone."""
+    assert project("run", "shop.yaml", "--quiet").returncode == 0
+    india = timezone(timedelta(hours=5, minutes=30))
+    ats = {json.loads(project("runs", "--json", TZ=zone).stdout)["runs"][0]["created_at"] for zone in ("IST-5:30", "UTC0")}
+    (at,) = ats
+
+    local = datetime.fromtimestamp(at, india).isoformat(" ", "seconds")
+    assert local.endswith("+05:30")
+    for words in (("runs",), ("show", "last"), ("store", "stats")):
+        assert local in project(*words, TZ="IST-5:30").stdout
+    assert datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds") in project("runs", TZ="UTC0").stdout
+    after = datetime.fromtimestamp(at + 60, india)
+    assert len(json.loads(project("runs", "--since", local, "--json", TZ="UTC0").stdout)["runs"]) == 1
+    assert json.loads(project("runs", "--since", f"{after:%Y-%m-%d %H:%M:%S}", "--json", TZ="IST-5:30").stdout)["runs"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2026-01-31", datetime(2026, 1, 30, 18, 30, tzinfo=UTC)),
+        ("2026-01-31T12:00", datetime(2026, 1, 31, 6, 30, tzinfo=UTC)),
+        ("2026-01-31 12:00:05", datetime(2026, 1, 31, 6, 30, 5, tzinfo=UTC)),
+        ("2026-01-31T12:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31 12:00:00+01:00", datetime(2026, 1, 31, 11, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_without_an_offset_is_of_this_machine(monkeypatch: pytest.MonkeyPatch, text: str, at: datetime) -> None:
+    """What a command shows can be given back to it; another offset, or Z, is what it says."""
+    monkeypatch.setenv("TZ", "IST-5:30")
+    time.tzset()
+    try:
+        assert _runs._moment(text, "--since") == at.timestamp()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_run_is_shown_with_its_steps(project: KeptProject) -> None:

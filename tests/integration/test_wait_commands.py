@@ -54,7 +54,7 @@ def test_an_approval_from_another_process(project: KeptProject) -> None:
     told = fitting(answered.stdout, "signal")
 
     assert re.search(r"ok: waits for the signal 'release', at most 48h00m: treadle approve [\w-]+ release$", said)
-    assert re.search(r"ok waits for the signal 'release' until [\d: -]+: treadle approve [\w-]+ release", shown.stdout)
+    assert re.search(r"ok waits for the signal 'release' until [\d: +-]+: treadle approve [\w-]+ release", shown.stdout)
     assert isinstance(waits, list)
     assert [(wait["path"], wait["signal"], wait["is_approval"]) for wait in waits] == [("ok", "release", True)]
     assert told["steps"] == ["ok"]

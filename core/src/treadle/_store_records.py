@@ -5,8 +5,8 @@ The log is the truth; every row here is computed from it by core (``_log_rows``)
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Literal, TypeVar
 
 import attrs
@@ -751,5 +751,10 @@ def shown(owner: str) -> str:
 
 
 def since(at: float | None) -> str:
-    """A time for people, UTC; empty for None."""
-    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
+    """A time for people; empty for None."""
+    return "" if at is None else local_text(at)
+
+
+def local_text(at: float) -> str:
+    """A time for people: in the zone of the machine, with its offset from UTC."""
+    return datetime.fromtimestamp(at).astimezone().isoformat(" ", "seconds")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ import click
 from treadle._cli._loading import discover
 from treadle._cli._output import spell
 from treadle._plugins import Registry
+from treadle._store_records import local_text
 from treadle._stores import open_store
 from treadle.errors import ConfigError, RunNotFoundError
 from treadle.ports import Entry, RunCreated, RunQuery, RunRow, Store
@@ -108,8 +108,8 @@ def begun(entries: Sequence[Entry]) -> RunCreated:
 
 
 def moment(at: float | None) -> str:
-    """A time for people, UTC."""
-    return "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
+    """A time for people."""
+    return "-" if at is None else local_text(at)
 
 
 def took(row: RunRow) -> str:

@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 
 import anyio
 import attrs
@@ -84,26 +85,19 @@ def runs(
 
 
 def _moment(text: str | None, option: str) -> float | None:
-    """A moment as seconds since the epoch: a date, a date with a time (UTC), or an age."""
+    """A moment as seconds since the epoch: an age, or a date, with a time or not, of this machine unless it names an offset."""
     if text is None:
         return None
     if re.match(r"\d{4}-\d\d-\d\d", text):
-        for form in ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"):
-            try:
-                return float(_timegm(time.strptime(text.removesuffix("Z"), form)))
-            except ValueError:
-                continue
-        raise click.UsageError(f"{option}: {text!r} is no date. Write 2026-01-31 or 2026-01-31T12:00.")
+        try:
+            return datetime.fromisoformat(text).timestamp()
+        except (ValueError, OverflowError, OSError) as error:
+            remedy = "Write 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00+01:00."
+            raise click.UsageError(f"{option}: {text!r} is no date. {remedy}") from error
     try:
         return time.time() - parse_duration(text)
     except ValueError as error:
         raise click.UsageError(f"{option}: {error}") from error
-
-
-def _timegm(moment: time.struct_time) -> int:
-    import calendar  # a small thing that only this option needs
-
-    return calendar.timegm(moment)
 
 
 # -- show ---------------------------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def _tell(row: RunRow, sent: Signal, waits: Sequence[Open], *, as_json: bool) ->
             }
         )
         return
-    when = "" if sent.due is None else f", to be delivered at {moment(sent.due)} UTC"
+    when = "" if sent.due is None else f", to be delivered at {moment(sent.due)}"
     waiting = f"step {steps[0]} waits for it" if steps else "no step waits for it yet, so it is kept"
     write(clean(f"Sent {sent.name} to run {row.run_id}{when}: {waiting}."))
     if not row.owner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +11,7 @@ import anyio
 import attrs
 import click
 
-from treadle._cli._kept import kept_runs
+from treadle._cli._kept import kept_runs, moment
 from treadle._cli._loading import json_option
 from treadle._cli._output import count, say, table, write, write_json
 from treadle._durations import parse_duration
@@ -61,7 +60,7 @@ def _lines(found: StoreStats) -> Iterator[str]:
     states = ", ".join(f"{number:,} {status}" for status, number in found.runs.items())
     yield f"  runs:       {sum(found.runs.values()):,}" + (f" ({states})" if states else "")
     if found.oldest_run_at is not None:
-        yield f"  oldest run: {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(found.oldest_run_at))}"
+        yield f"  oldest run: {moment(found.oldest_run_at)}"
     points = found.rows.get("checkpoints", 0)
     if points:
         yield f"  checkpoints: {_size(found.checkpoint_bytes)} in {points:,}, {_size(found.checkpoint_bytes // points)} each"
