@@ -10,6 +10,7 @@ from treadle._budget_use import BudgetUse, budget_uses, usage_data
 from treadle._models import (
     AttemptEnded,
     AttemptStarted,
+    CompensationEnded,
     Entry,
     ErrorInfo,
     Evaluated,
@@ -19,6 +20,7 @@ from treadle._models import (
     Json,
     MapStarted,
     Record,
+    RetryRequested,
     RunCreated,
     RunEnded,
     RunStatus,
@@ -127,6 +129,7 @@ class RunResult:
             "steps": {path: _step(step) for path, step in self.steps.items()},
             **_usage(self.usage.total),
             **_budgets(self.budgets, self.ended_at),
+            **undone_data(self.entries),
         }
 
 
@@ -176,6 +179,27 @@ def budgets_of(entries: Sequence[Entry]) -> list[BudgetUse]:
     if not isinstance(created, RunCreated) or not _names_budget(created.workflow):
         return []
     return budget_uses(compile_plan(Workflow.from_dict(created.workflow)).graph, entries)
+
+
+def undone_of(entries: Iterable[Entry]) -> list[CompensationEnded]:
+    """What a run has undone, or could not, since it began or was retried last."""
+    undone: list[CompensationEnded] = []
+    for entry in entries:
+        if isinstance(entry, RetryRequested):
+            undone.clear()
+        elif isinstance(entry, CompensationEnded):
+            undone.append(entry)
+    return undone
+
+
+def undone_data(entries: Iterable[Entry]) -> dict[str, Json]:
+    """The same as ``--json`` prints it, under its key; nothing when it was nothing."""
+    told: list[Json] = []
+    for entry in undone_of(entries):
+        one: dict[str, Json] = {"step": item_path(entry.path, entry.index), "status": entry.status.value}
+        one |= {"error": _error(entry.error)} if entry.error is not None else {}
+        told.append(one | ({"reason": entry.reason} if entry.reason else {}))
+    return {"undone": told} if told else {}
 
 
 def _names_budget(data: object) -> bool:

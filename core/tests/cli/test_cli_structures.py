@@ -25,16 +25,27 @@ steps:
 """
 
 
-def test_a_summary_says_what_was_undone_and_what_could_not_be(treadle: Any) -> None:
-    """After the causes; of a failure that is told of a step, the groups around it are not told again."""
+def test_a_summary_says_what_was_undone_and_what_could_not_be(treadle: Any, fits: Any) -> None:
+    """After the causes; of a failure that is told of a step, the groups around it are not told again; ``show`` and programs
+    are told the same.
+    """
+    treadle.environ["TREADLE_STORE__USE"] = "sqlite"
     treadle.write("w.yaml", WORKFLOW)
 
-    run = treadle("run", "w.yaml", "-q")
+    told = fits(treadle("run", "w.yaml", "--json").stdout, "run")["undone"]
+    run, shown = treadle("run", "w.yaml", "-q"), treadle("show", "last")
+    kept = fits(treadle("show", "last", "--json").stdout, "show")
 
     lines = [line.strip() for line in (run.stdout + run.stderr).splitlines()]
     assert "undone:  trips[1]/book" in lines
     [left] = [line for line in lines if line.startswith("not undone:")]
     assert left.startswith("not undone: trips[1]/guide: ")
+    assert [(one["step"], one["status"]) for one in told] == [("trips[1]/guide", "failed"), ("trips[1]/book", "completed")]
+    assert kept["undone"] == told
+    assert {"undone:  trips[1]/book", left} <= {line.strip() for line in shown.stdout.splitlines()}
+    assert [line.split()[0] for line in shown.stdout.splitlines() if "trips" in line.split(" ")[0]][:3] == [
+        *("trips", "trips[0]/book", "trips[0]/guide")
+    ]
     assert [line.split(": ")[1].strip() for line in lines if line.startswith("also:")] == ["trips[1]/fly"]
 
 

@@ -75,7 +75,7 @@ class LiveDisplay:
         return outer
 
     def _sign(self, step: StepView, now: float) -> Text | str:
-        if step.signal is not None or (step.waiting and not step.active):
+        if step.signal is not None or ((step.waiting or step.awaiting) and not step.active):
             return Text(mark("retrying", self._stream), style=colour("retrying") or "")
         frame = self._spinner.render(now)
         return frame if isinstance(frame, Text) else ""
@@ -87,6 +87,7 @@ class LiveDisplay:
         if step.total is not None:
             yield f"{self._bar(step.done + step.failed, step.total)} {items_over(step)}"
             yield f"{len(step.active)} active" if step.active else ""
+            yield f"{len(step.awaiting)} waiting" if step.awaiting else ""
         elif step.inner or step.inner_done:
             names = [path.removeprefix(f"{step.path}/") for path in step.inner]
             yield f"{count(step.inner_done, 'step')} over"

@@ -17,8 +17,10 @@ from treadle._cli._loading import json_option
 from treadle._cli._open_waits import Open, open_waits
 from treadle._cli._output import clean, mark, paint, say, spell, table, write, write_json
 from treadle._cli._spending import Spending
+from treadle._cli._summary import undone
 from treadle._collector import collector_paused
 from treadle._durations import parse_duration
+from treadle._results import undone_data
 from treadle.ports import (
     CheckpointRow,
     Entry,
@@ -109,23 +111,52 @@ def _moment(text: str | None, option: str) -> float | None:
 def show(run: str, as_json: bool) -> None:
     """Show how RUN (an id, the beginning of one, or 'last') stands: its state, its steps, what it waits for."""
 
-    async def look(store: Store) -> tuple[RunRow, Sequence[StepRow], list[Open], Sequence[CheckpointRow], Spending]:
+    async def look(store: Store) -> _Looked:
         row = await find_run(store, run)
         steps = await store.steps(row.run_id)
         with collector_paused():
             entries = [record.entry for record in await store.read(row.run_id)]
-        spending = Spending.of(row, steps, entries, time.time())
-        return row, steps, await _waits(store, row, steps, entries), await store.checkpoints(row.run_id), spending
+        waits, points = await _waits(store, row, steps, entries), await store.checkpoints(row.run_id)
+        return _Looked(row, steps, entries, waits, points, Spending.of(row, steps, entries, time.time()))
 
     with kept_runs() as (store, _):
-        row, steps, waits, points, spending = anyio.run(look, store)
+        seen = anyio.run(look, store)
     if as_json:
-        told = {"waits": [attrs.asdict(wait) for wait in waits], "checkpoints": [attrs.asdict(point) for point in points]}
-        shown = [_step_object(step) | {"requests": spending.requests(step)} for step in steps]
-        write_json({**_run_object(row), **spending.to_dict(), "steps": shown, **told})
+        write_json(seen.to_dict())
         return
-    for line in _shown_run(row, steps, waits, points, spending):
+    for line in _shown_run(seen):
         write(line)
+
+
+@attrs.frozen
+class _Looked:
+    """What is known of a run."""
+
+    row: RunRow
+    steps: Sequence[StepRow]
+    entries: Sequence[Entry]
+    waits: Sequence[Open]
+    points: Sequence[CheckpointRow]
+    spending: Spending
+
+    def to_dict(self) -> dict[str, object]:
+        """What ``treadle show --json`` prints."""
+        steps = [_step_object(step) | {"requests": self.spending.requests(step)} for step in self.steps]
+        waits, points = list(map(attrs.asdict, self.waits)), list(map(attrs.asdict, self.points))
+        told = {"steps": steps, "waits": waits, "checkpoints": points}
+        return {**_run_object(self.row), **self.spending.to_dict(), **undone_data(self.entries), **told}
+
+    @property
+    def tree(self) -> list[StepRow]:
+        """The steps, what is within one below it; else in the order in which they were first heard of."""
+        places = {item_name(step.path, step.index): place for place, step in enumerate(self.steps)}
+
+        def order(step: StepRow) -> list[int]:
+            name = item_name(step.path, step.index)
+            around = [name[:cut] for cut, letter in enumerate(name) if letter in "/["]
+            return [places[each] for each in around if each in places] + [places[name]]
+
+        return sorted(self.steps, key=order)
 
 
 async def _waits(store: Store, row: RunRow, steps: Sequence[StepRow], entries: Sequence[Entry]) -> list[Open]:
@@ -157,9 +188,8 @@ def _shown_wait(row: RunRow, wait: Open) -> str:
     return f"{wait.path} waits for the signal {wait.signal!r}{until}: {answer}"
 
 
-def _shown_run(
-    row: RunRow, steps: Sequence[StepRow], waits: Sequence[Open], points: Sequence[CheckpointRow], spending: Spending
-) -> Iterator[str]:
+def _shown_run(seen: _Looked) -> Iterator[str]:
+    row, spending = seen.row, seen.spending
     status = row.status.value
     yield paint(f"{mark(status, sys.stdout)} {clean(row.workflow)} {status}", status, sys.stdout)
     yield f"  run:     {row.run_id}" + (f"  trace {row.trace_id}" if row.trace_id else "")
@@ -168,6 +198,8 @@ def _shown_run(
         yield f"  owner:   {row.owner}, last heard of {moment(row.heartbeat_at)}"
     if row.error_message or row.reason:
         yield f"  cause:   {clean(row.culprit + ': ' if row.culprit else '')}{clean(row.error_message or row.reason)}"
+    for label, text in undone(seen.entries):
+        yield f"  {label + ':':<8} {clean(text)}"
     if spending.whole:
         yield f"  used:    {spending.whole}"
     rows = [
@@ -179,20 +211,20 @@ def _shown_run(
             spending.of_step(step),
             f"{step.error_type}: {step.error_message}" if step.error_type else step.reason,
         ]
-        for step in steps
+        for step in seen.tree
     ]
     if rows:
         yield ""
         has_used = any(cells[4] for cells in rows)
         heads = ["STEP", "STATUS", "ATTEMPTS", "TOOK", "USED", "WHY"]
         yield table(heads, rows) if has_used else table([*heads[:4], "WHY"], [[*cells[:4], cells[5]] for cells in rows])
-    for wait in waits:
+    for wait in seen.waits:
         yield f"  {clean(_shown_wait(row, wait))}"
-    for point in points:
+    for point in seen.points:
         item = item_name(point.path, point.index) + (f" ({point.variant})" if point.variant != "primary" else "")
         size = f"{point.size_bytes:,} bytes, {moment(point.saved_at)}"
         yield f"  {clean(item)} goes on at checkpoint {clean(point.token)} ({size})"
-    asked = [item_name(step.path, step.index) for step in steps if _asks(step)]
+    asked = [item_name(step.path, step.index) for step in seen.steps if _asks(step)]
     for item in asked:
         yield f"  {clean(item)} may have been done: treadle resume {row.run_id} --rerun '{clean(item)}' (or --fail)"
     if row.status.value not in ENDED and not row.owner and not asked:

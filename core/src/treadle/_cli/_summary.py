@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import TextIO
 
 import attrs
@@ -12,8 +12,8 @@ import attrs
 from treadle._cli._output import MARKS, clean, count, first_line, is_terminal, mark, paint, spell, spell_budget, spell_usage
 from treadle._cli._view import told
 from treadle._paths import item_path
-from treadle._results import RunResult
-from treadle.ports import CompensationEnded, GroupStarted, MapStarted, RetryRequested, StepResult
+from treadle._results import RunResult, undone_of
+from treadle.ports import Entry, GroupStarted, MapStarted, RetryRequested, StepResult
 
 _SHORT = 200
 _NAMED = 5
@@ -37,7 +37,7 @@ def summarize(
     status = str(result.status)
     head = paint(f"{mark(status, stream)} {name} {status}", status, stream)
     lines = [f"{head} in {spell(result.duration_s)} ({_counts(result)})"]
-    lines += [f"  {label + ':':<8} {text}" for label, text in [*_causes(result), *_undone(result)]]
+    lines += [f"  {label + ':':<8} {text}" for label, text in [*_causes(result), *undone(result.entries)]]
     lines += [f"  {'output:':<8} {text}" for text in _outputs(result.outputs, cut=is_terminal(stream))]
     lines += [f"  {'used:' if not number else '':<8} {used}" for number, used in enumerate(_used(result))]
     trace = f"  trace {result.trace_id}" if result.trace_id else ""
@@ -97,23 +97,16 @@ def _is_told_within(path: str, step: StepResult, steps: Mapping[str, StepResult]
     )
 
 
-def _undone(result: RunResult) -> Iterator[tuple[str, str]]:
-    """What was taken back since the run began or was retried last, and what could not be."""
-    done: list[str] = []
-    left: list[str] = []
-    for entry in result.entries:
-        if isinstance(entry, RetryRequested):
-            done, left = [], []
-        elif isinstance(entry, CompensationEnded):
-            name = item_path(entry.path, entry.index)
-            if entry.status == "completed":
-                done.append(name)
-            else:
-                left.append(f"{name}: {told(entry.error) or first_line(entry.reason) or entry.status}")
+def undone(entries: Iterable[Entry]) -> Iterator[tuple[str, str]]:
+    """What a run took back, and what it could not: label and text."""
+    ended = undone_of(entries)
+    done = [item_path(entry.path, entry.index) for entry in ended if entry.status == "completed"]
     if done:
         yield "undone", ", ".join(done[:_NAMED]) + (f" and {len(done) - _NAMED} more" if len(done) > _NAMED else "")
-    for text in left:
-        yield "not undone", text
+    for entry in ended:
+        if entry.status != "completed":
+            why = told(entry.error) or first_line(entry.reason) or str(entry.status)
+            yield "not undone", f"{item_path(entry.path, entry.index)}: {why}"
 
 
 def _why(step: StepResult, maps: Set[str]) -> str:
@@ -132,12 +125,9 @@ def _outputs(outputs: Mapping[str, object], *, cut: bool) -> Iterator[str]:
 
 
 def _has_no_means(result: RunResult) -> bool:
-    """Whether the run ended because a budget is used up, which stays so when it is retried."""
-    return (
-        result.error is not None
-        and result.error.type == "BudgetExceededError"
-        and any(use.is_used_up for use in result.budgets)
-    )
+    """Whether the run ended because there was too little of something that does not come back when it is retried."""
+    error = result.error
+    return error is not None and error.type == "BudgetExceededError" and not error.message.startswith("The wall_time budget")
 
 
 def _next_command(result: RunResult, rerun: str, executors: Mapping[str, str]) -> str:

@@ -101,6 +101,7 @@ class StepView:
     tenths: int = 0
     inner: dict[str, float] = attrs.field(factory=dict)
     inner_done: int = 0
+    awaiting: set[int] = attrs.field(factory=set)
     progress: tuple[float, float | None, str] | None = None
     signal: str | None = None
     due: float | None = None
@@ -228,7 +229,7 @@ class RunView:
         if outer is not None:
             outer.inner[entry.path] = entry.at
         elif entry.index is not None:
-            self._step(entry.path, entry.at).active[entry.index] = 1
+            self._step(entry.path, entry.at).awaiting.add(entry.index)
         else:
             step = self._step(entry.path, entry.at)
             step.signal, step.due = entry.signal, entry.due
@@ -306,10 +307,13 @@ class RunView:
         else:
             step.waiting.pop(entry.index, None)
             step.active.pop(entry.index, None)
+            step.awaiting.discard(entry.index)
         if entry.status in _FINE:
             step.done += outer is None
             return [] if outer is not None else self._milestone(step, entry.at)
-        step.failed += outer is None
+        if entry.status == "cancelled" and not entry.attempts:
+            return []  # it had not begun, and why nothing does is said once
+        step.failed += outer is None and entry.status != "cancelled"
         is_group = item_path(entry.path, entry.index) in self._groups  # its attempts are those of all its steps
         tries = f" after {count(entry.attempts, 'attempt')}" if entry.attempts > 1 and not is_group else ""
         text = f"{_item(entry.path, entry.index)}: {entry.status}{tries}{_because(entry)}"
