@@ -63,7 +63,8 @@ for file in sys.argv[1:]:
     except WorkflowInvalidError as error:
         message = str(error)
     seconds = time.process_time() - started
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    status = open("/proc/self/status").read()  # ru_maxrss begins with what the parent had
+    peak_mb = int(status.partition("VmHWM:")[2].split()[0]) // 1024
     answers[file] = {"seconds": seconds, "peak_mb": peak_mb, "message": message[:400], "length": len(message)}
 print(json.dumps(answers))
 """

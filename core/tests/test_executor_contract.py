@@ -118,7 +118,7 @@ def problems(rule: str, executor: object, backend: str = "asyncio", **said: obje
 
 @executor("left.thread")
 async def leaves_a_thread(text: str) -> None:
-    threading.Thread(target=time.sleep, args=(0.4,), name="poller").start()
+    threading.Thread(target=time.sleep, args=(3,), name="poller").start()
 
 
 @executor("left.file")

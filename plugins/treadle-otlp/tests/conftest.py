@@ -31,11 +31,11 @@ def spans(n, **attributes):
 def run() -> Run:
     """Run code after ``setup()`` in a process of its own, under the given variables alone."""
 
-    def process(code: str, *, prelude: str = PRELUDE, **environ: str) -> Ended:
+    def process(code: str, *, before: str = "", prelude: str = PRELUDE, **environ: str) -> Ended:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         began = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", prelude + textwrap.dedent(code)],
+            [sys.executable, "-W", "error", "-c", before + prelude + textwrap.dedent(code)],
             capture_output=True,
             text=True,
             env=inherited | environ,
