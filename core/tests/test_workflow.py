@@ -613,3 +613,16 @@ def test_the_keys_of_a_table_are_listed_once() -> None:
     assert remedies["steps.a.zzzz"].startswith("keys: parallel, choose, ")
     assert remedies["steps.b.zzzz"] == "its keys: see steps.a.zzzz"
     assert remedies["steps.a.need"] == remedies["steps.b.need"] == "did you mean 'needs'?"
+
+
+def test_a_key_of_the_group_itself_is_sent_beside_the_steps() -> None:
+    """What stands within ``parallel`` but is for the group as a whole says where it belongs."""
+    group = {"budget": {"tokens": 1}, "needs": [], "steps": {"x": {"uses": "a.b"}}}
+
+    with pytest.raises(WorkflowInvalidError) as raised:
+        Workflow.from_dict({"name": "w", "steps": {"g": {"parallel": group}}})
+
+    remedies = {fault.path: fault.remedy for fault in raised.value.faults}
+    assert remedies == {
+        f"steps.g.parallel.{key}": "it is for the group as a whole: write it beside 'parallel'" for key in ("budget", "needs")
+    }

@@ -175,6 +175,8 @@ class Reader:
     def _unknown(self, place: str, key: object, table: Table) -> None:
         supported = [name for name, known in table.keys.items() if known.kind]
         remedy = suggestion(key, supported, table.aliases)
+        if table is PARALLEL and key in STEP.keys:
+            remedy = "it is for the group as a whole: write it beside 'parallel'"
         if not remedy:
             # Said once: what is wrong at many places of a kind need not be told its keys at each.
             listed = self._listed.setdefault(table.what, place[:80])
