@@ -140,7 +140,7 @@ def test_a_run_that_is_cancelled_is_freed_at_once(how: str, anyio_backend: str) 
 
     assert len(refs.entries) > 5
     if how == "cancel":  # an error's traceback keeps what it tells of, as anywhere
-        assert left - Counter({"Outcome": 1}) == Counter(), "no more than a variable of a task that was cancelled"
+        assert left - Counter({"Outcome": 1}) == Counter(), "no more than that of the call whose error it was"
     assert (handles[0].only_waits, handles[0].awaited) == (False, {})
     handles[0].cancel("again")
     handles[0].suspend("again")

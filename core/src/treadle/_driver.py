@@ -72,6 +72,9 @@ DRAIN_S = 30.0
 MAX_IDLE_WORKERS = 8
 """Workers that wait for more to do; a further one ends, since starting another costs no more than waking one."""
 
+_WOKEN_AT_ONCE = 2
+"""How many workers one that has to wait wakes for other ready calls."""
+
 _YIELD_AFTER_S = 0.005
 """How long workers go on by themselves before the event loop has a turn for whatever else there is."""
 
@@ -333,6 +336,8 @@ class Driver:
                 commands += turn.commands
                 if self._inbox and self._conductor.status is not None:
                     break  # a log ends with RunEnded; what arrives later is nobody's
+            if self._ready:  # they need not wait for the store
+                self._wake_workers(len(self._ready))
             try:
                 await self._commit(self._pack(self._seq + 1, records, is_alone=not (self._active or self._ready)))
             except TreadleError as error:
@@ -345,7 +350,7 @@ class Driver:
             self._on_commit(first, records)
         self._is_draining = False
         if self._ready:
-            self._wake_workers()
+            self._wake_workers(_WOKEN_AT_ONCE)
         elif self._suspension is None:
             self._watch_for_stall()
         else:
@@ -395,15 +400,24 @@ class Driver:
         self._workers += 1
         self._group.start_soon(self._keep_working)
 
-    def _wake_workers(self) -> None:
-        """Make sure that somebody takes each ready call. The caller, if a worker, takes one itself."""
-        wanted = len(self._ready)
+    def _wake_workers(self, most: int) -> None:
+        """Have somebody take ready calls; the caller, if a worker, takes one itself.
+
+        Who takes one and has to wait in it wakes others for the rest. So calls begin at the pace at which workers can be made,
+        the first ones at once, and what ends at the same pace need not stand in line.
+        """
+        wanted = min(len(self._ready), most)
         while wanted and self._idle:
             self._idle.pop().set()
             wanted -= 1
         while wanted and self._workers < self._most_workers:
             self._start_worker()
             wanted -= 1
+
+    def _pass_on(self) -> None:
+        """A call has to wait for something."""
+        if self._ready:
+            self._wake_workers(_WOKEN_AT_ONCE)
 
     async def _keep_working(self) -> None:
         """Work on, though an executor may cancel the task that it ran in long after it returned."""
@@ -434,12 +448,13 @@ class Driver:
                     if call.timeout_s is not None:
                         self._set_timer(active.started_at + call.timeout_s, "deadline", active.key)
                     outcome = None
-                    outcome = await _Contextual(self._engine.perform(call))
+                    outcome = await _Contextual(self._engine.perform(call), self._pass_on)
                     if scope.cancel_called:
                         break  # leave the scope before the next await
                     if task is not None and task.cancelling():
                         await _forget_cancel(task)
                     await self._conclude(active, outcome)
+                    active = outcome = None  # while nothing is to be done, nothing is kept
             assert active is not None, "only a running call's scope is cancelled"
             if outcome is None:
                 error = self._runner.interruptions.pop(active.key, None) or CallCancelledError("cancelled")
@@ -477,7 +492,7 @@ class Driver:
             self._runner.interruptions.pop(key, None)
         self._note_end(call, outcome)
         await self._drain()
-        if self._at - self._last_yield > (0.0 if self._is_yielding else _YIELD_AFTER_S):
+        if not self._is_finished and self._at - self._last_yield > (0.0 if self._is_yielding else _YIELD_AFTER_S):
             await self._yield()
 
     async def _yield(self) -> None:
@@ -580,12 +595,17 @@ def received(signal: Signal, at: float) -> SignalReceived:
 
 
 class _Contextual(Generic[T]):
-    """Awaits a coroutine inside a copy of the current context: what it sets stays in there, and no task is made for it."""
+    """Awaits a coroutine inside a copy of the current context: what it sets stays in there, and no task is made for it.
 
-    __slots__ = ("_context", "_coroutine")
+    Args:
+        coroutine: What is awaited.
+        on_wait: Called each time when it has to wait for something.
+    """
 
-    def __init__(self, coroutine: Coroutine[object, object, T]) -> None:
-        self._coroutine, self._context = coroutine, contextvars.copy_context()
+    __slots__ = ("_context", "_coroutine", "_on_wait")
+
+    def __init__(self, coroutine: Coroutine[object, object, T], on_wait: Callable[[], object]) -> None:
+        self._coroutine, self._context, self._on_wait = coroutine, contextvars.copy_context(), on_wait
 
     def __await__(self) -> Generator[object, object, T]:
         run, coroutine = self._context.run, self._coroutine
@@ -596,6 +616,7 @@ class _Contextual(Generic[T]):
                 asked = run(resume, value)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]  # it is the coroutine's own answer
+            self._on_wait()
             try:
                 resume, value = coroutine.send, (yield asked)
             except BaseException as error:  # a cancellation: it belongs to the coroutine
