@@ -125,7 +125,7 @@ def status(*, as_json: bool) -> None:
 
 
 def _why(export: SpanExport) -> str:
-    reasons = [export.reason, *dict.fromkeys(letter.reason for letter in export.letters)]
+    reasons = dict.fromkeys([export.reason, *(letter.reason for letter in export.letters)])
     return "; ".join(filter(None, reasons)) or "-"
 
 
