@@ -30,7 +30,7 @@ class Implementation(Protocol):
 
 
 def first_answer(implementations: Sequence[Implementation], names: Sequence[str], by_pluggy: Call) -> Call:
-    """What calling a ``firstresult`` hook does, at a third of the price.
+    """What calling a ``firstresult`` hook of two arguments does, at a third of the price.
 
     Args:
         implementations: All of them, in pluggy's order: the last one is called first.
@@ -130,9 +130,9 @@ def _name(implementation: Implementation) -> str:
 
 
 def _first(answers: Sequence[Call]) -> Call:
-    def ask(*given: object) -> object:
+    def ask(first: object, second: object) -> object:
         for answer in answers:
-            result = answer(*given)
+            result = answer(first, second)
             if result is not None:
                 return result
         return None
@@ -143,14 +143,14 @@ def _first(answers: Sequence[Call]) -> Call:
 def _around(name: str, wrapper: Call, inner: Call) -> Call:
     """``inner`` within a wrapper: a generator that is told the answer, or thrown the error, and returns the answer."""
 
-    def call(*given: object) -> object:
-        generator: Generator[None, object, object] = wrapper(*given)  # type: ignore[assignment]  # pluggy has checked it
+    def call(first: object, second: object) -> object:
+        generator: Generator[None, object, object] = wrapper(first, second)  # type: ignore[assignment]  # pluggy has checked it
         try:
             next(generator)
         except StopIteration:
             raise RuntimeError(f"the wrapper {name} did not yield") from None
         try:
-            answer = inner(*given)
+            answer = inner(first, second)
         except BaseException as error:
             try:
                 generator.throw(error)

@@ -22,6 +22,9 @@ from treadle.ports import Context, Redactor, RunSurroundings
 
 _log = logging.getLogger("treadle.hooks")
 
+_OPTIONS = f"{PROJECT}_impl"
+"""Where pluggy's marker leaves its options on a function."""
+
 _GUARDED = {"validate_output", "emit_span", "record_event", "close_run", "end_attempt"}
 _OPENING = {"open_run", "make_redactor"}
 _EXECUTOR_HOOKS = ("execute", "wrap_work", "validate_output", "retry_policy", "end_attempt")
@@ -243,7 +246,7 @@ class _Hooks:
         if first is not None:
             self._shown.insert(0, _Proxy(first, names, None))
         # Which function it is decides its options and arguments; whose it is does not matter.
-        key = (specification, *[(name, _function(one, name)) for one in (first, *plugins) for name in names])
+        key = (specification, *[tuple([(hook, _function(one)) for hook, one in vars(shown).items()]) for shown in self._shown])
         order = _orders.get(key)
         if order is None:
             if len(_orders) >= MOST_ORDERS:
@@ -285,8 +288,8 @@ class _Hooks:
         return manager
 
 
-def _function(plugin: object, hook: str) -> object:
-    method = getattr(plugin, hook, None) if _implements(plugin, hook) else None
+def _function(shown: object) -> object:
+    method = getattr(shown, "__wrapped__", shown)
     return getattr(method, "__func__", method)
 
 
@@ -329,7 +332,7 @@ def plugin_name(plugin: object) -> str:
 
 
 def _implements(plugin: object, hook: str) -> bool:
-    return hasattr(getattr(plugin, hook, None), f"{PROJECT}_impl")
+    return hasattr(getattr(plugin, hook, None), _OPTIONS)
 
 
 def _impl_names(plugin: object) -> list[str]:
@@ -342,7 +345,7 @@ class _Proxy:
     def __init__(self, plugin: object, hooks: Iterable[str], trouble: TroubleLog | None) -> None:
         for hook in hooks:
             method = getattr(plugin, hook, None)
-            options = getattr(method, f"{PROJECT}_impl", None)
+            options = getattr(method, _OPTIONS, None)
             if method is None or options is None:
                 continue
             is_wrapper = options.get("wrapper") or options.get("hookwrapper")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -283,3 +284,29 @@ def test_it_costs_nothing_when_it_is_not_named(site: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
     assert ended.stdout == "completed\nFalse\n", ended.stderr
+
+
+def test_the_decisions_are_written_down() -> None:
+    """They are the same in every version: a draw is a hash of the seed, the fault and which attempt of what it is."""
+    chances = (0.0, 1e-12, 0.1, 0.5, 0.999, 1.0)
+    faults = [*(Fault("error", probability=chance) for chance in chances), Fault("crash", probability=0.4, stints=0)]
+    chaos = Chaos(7, faults)
+
+    for number in range(200):
+        call = Call(
+            "r",
+            "w",
+            f"s'{number}\"\u00e9",
+            "e",
+            {},
+            index=number if number % 3 else None,
+            attempt=1 + number % 4,
+            variant="fallback 1" if number % 5 == 0 else "primary",
+            generation=int(number % 7 == 0),
+            stint=1 + number % 2,
+        )
+        for place, fault in enumerate(faults):
+            where: tuple[object, ...] = (7, place, call.path, call.index, call.variant, call.generation, call.attempt)
+            where = (*where, call.stint) if fault.kind == "crash" else where
+            drawn = int.from_bytes(hashlib.blake2b(repr(where).encode(), digest_size=8).digest()) / 2**64
+            assert chaos.decides(place, call) == (drawn < fault.probability)

@@ -76,6 +76,7 @@ class _Circuit:
     worked, it changes nothing. So such a circuit is only told of failures.
     """
 
+    name: str
     breaker: CircuitBreaker
     is_calm: bool = True
 
@@ -126,25 +127,28 @@ class Breaker:
     @hookimpl
     def wrap_work(self, call: Call, ctx: Context, work: Work) -> Work | None:
         """Put the circuit around the work."""
-        is_watched = self._watched.get(call.executor)
-        if is_watched is None:
-            is_watched = any(fnmatchcase(call.executor, pattern) for pattern in self.executors)
-            self._watched[call.executor] = is_watched
-        return partial(self._guarded, call, work) if is_watched else None
+        circuit = None if self.keys else self._circuits.get(call.executor)
+        if circuit is None:
+            is_watched = self._watched.get(call.executor)
+            if is_watched is None:
+                is_watched = any(fnmatchcase(call.executor, pattern) for pattern in self.executors)
+                self._watched[call.executor] = is_watched
+            if not is_watched:
+                return None
+            name = self._name(call) if self.keys else call.executor
+            circuit = self._circuits.get(name) or self._circuit(name)
+        return partial(self._guarded, circuit, call, work)
 
-    async def _guarded(self, call: Call, work: Work) -> object:
-        name = self._name(call) if self.keys else call.executor
-        circuit = self._circuits.get(name) or self._circuit(name)
-        seconds = self._seconds[call.run_id]
-        is_entered = not circuit.is_calm
-        # How long a call took is only asked where it has a deadline that may have ended it.
-        began = seconds() if is_entered or call.timeout_s is not None else 0.0
+    async def _guarded(self, circuit: _Circuit, call: Call, work: Work) -> object:
+        is_entered, began = not circuit.is_calm, 0.0
+        if is_entered or call.timeout_s is not None:  # how long it took is only asked where a deadline may have ended it
+            began = self._seconds[call.run_id]()
         if is_entered:
-            await self._enter(circuit, call, name, began)
+            await self._enter(circuit, call, began)
         try:
             output = await work()
         except BaseException as error:
-            now = seconds()
+            now = self._seconds[call.run_id]()
             verdict = self._verdict(call, error, now - began)
             if is_entered:
                 await self._tell(circuit, verdict, now)
@@ -152,17 +156,17 @@ class Breaker:
                 await self._tell_late(circuit, verdict, now)
             raise
         if is_entered:
-            await self._tell(circuit, None, seconds())
+            await self._tell(circuit, None, self._seconds[call.run_id]())
         elif not circuit.is_calm:  # others have failed meanwhile
-            await self._tell_late(circuit, None, seconds())
+            await self._tell_late(circuit, None, self._seconds[call.run_id]())
         return output
 
-    async def _enter(self, circuit: _Circuit, call: Call, name: str, at: float) -> None:
+    async def _enter(self, circuit: _Circuit, call: Call, at: float) -> None:
         self._time.at = at
         try:
             await circuit.breaker.__aenter__()
         except CircuitOpenError as refusal:
-            raise self._refused(call, name, refusal) from None
+            raise self._refused(call, circuit.name, refusal) from None
 
     async def _tell(self, circuit: _Circuit, verdict: BaseException | None, at: float) -> None:
         """Leave what was entered. By hand: what the circuit is told differs from what is raised."""
@@ -189,7 +193,7 @@ class Breaker:
                 calm = (name for name, one in self._circuits.items() if one.breaker.state is State.CLOSED)
                 self._circuits.pop(next(calm, next(iter(self._circuits))))
             made = CircuitBreaker(name=name, config=self._config(), clock=self._time, listener=_Teller())
-            return self._circuits.setdefault(name, _Circuit(made))
+            return self._circuits.setdefault(name, _Circuit(name, made))
 
     def _config(self) -> Config:
         """As many failures in a row as the window is long; being slow is no failure; one probe, alone."""
