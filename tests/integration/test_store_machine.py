@@ -186,7 +186,7 @@ class Machine(RuleBasedStateMachine):
         else:
             assert answer is None
             model.names.append("ended")
-            model.is_ended, model.owner = True, ""
+            model.is_ended, model.owner, model.cancel = True, "", None
 
     @has_runs
     @rule(place=PLACES, which=st.integers(0, 1))
