@@ -302,9 +302,8 @@ def test_a_span_that_is_never_taken_is_set_aside_and_the_others_arrive(project: 
     collector.busy_for = "attempt die"
     for _ in range(2):
         assert project.run(TREADLE_RUN__SPAN_PATIENCE="1ms").returncode == 0
-    ended = project("spans", "export", "--timeout", "80s", TREADLE_RUN__SPAN_PATIENCE="1ms")
+    project("spans", "export", "--timeout", "80s", TREADLE_RUN__SPAN_PATIENCE="1ms")  # what the runs' ends had no time for
 
-    assert (ended.returncode, ended.stdout.count("delivered to")) in {(0, 0), (1, 0), (1, 1)}
     assert collector.own_once == sorted(name for name in OWN * 2 if name != "attempt die")
     letters = [letter for run in project.status() for letter in run["letters"]]  # type: ignore[attr-defined]  # a list, by its schema
     assert [(letter["spans"], letter["is_final"]) for letter in letters] == [(1, True)] * 2
