@@ -55,11 +55,15 @@ def test_failed_attempts_have_cost_too() -> None:
 
 @pytest.mark.parametrize(
     ("uses", "step"),
-    [("wait", {}), ("hang", {"isolation": "process"}), ("hang", {})],
+    [
+        ("wait", {"timeout": "1s"}),
+        ("hang", {"isolation": "process", "timeout": "10s"}),  # a process takes its time to start
+        ("hang", {"timeout": "2s"}),
+    ],
 )
 def test_what_was_used_before_a_deadline_counts(uses: str, step: Any) -> None:
     """Also of a thread that does not stop, and of a process that is ended."""
-    result = one(uses, step={"timeout": "500ms", **step}, cost=50)
+    result = one(uses, step=step, cost=50)
 
     assert result.steps["s"].status == "timed_out"
     assert result.usage.total == StepUsage(50)
