@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import attrs
 import click
 
 from treadle._cli._loading import discover
@@ -127,3 +128,8 @@ def positive(ctx: click.Context, parameter: click.Parameter, value: float) -> fl
     if value <= 0:
         raise click.BadParameter("must be above 0", ctx, parameter)
     return value
+
+
+def run_object(row: RunRow) -> dict[str, object]:
+    """A run's row for ``--json``."""
+    return attrs.asdict(row) | {"status": row.status.value, "duration_s": row.duration_s}

@@ -31,7 +31,7 @@ GROUPS = {
     },
     "Look back at runs": {
         "runs": ("_runs", "List the runs that are kept."),
-        "show": ("_runs", "Show a run and its steps."),
+        "show": ("_show", "Show a run and its steps."),
         "watch": ("_watch", "Watch a run that another process drives."),
         "logs": ("_logs", "Show what the steps of a run logged and printed."),
         "trace": ("_trace", "Show where the time of a run went: its spans as a tree."),
