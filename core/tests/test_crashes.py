@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import anyio
 import pytest
+from crashing import CrashingStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from treadle import Registry, Workflow, _heart, aresume, arun, executor
@@ -47,7 +48,7 @@ from treadle._results import RunResult
 from treadle._run_settings import RunSettings, run_settings
 from treadle._scheduler import Scheduler
 from treadle.errors import AnswerNeededError, ConfigError, ConfigInvalidError, StoreUnavailableError, TreadleError
-from treadle.ports import CancelRequest, Claim, Commit, Context, ProcessRow, Rows, RunQuery
+from treadle.ports import CancelRequest, Claim, Context, ProcessRow, RunQuery
 from treadle.testing._store_contract import _Writer
 
 # -- the scheduler
@@ -328,22 +329,6 @@ def test_every_run_gets_to_its_end_whatever_crashes(graph: Graph, data: st.DataO
 
 
 # -- runs
-
-
-class CrashingStore(MemoryStore):
-    """Counts as durable; when the process has crashed it takes nothing, and nobody lets go of the run."""
-
-    is_durable = True
-    is_crashed = False
-
-    async def commit(self, commit: Commit) -> None:
-        if self.is_crashed:
-            raise StoreUnavailableError("crashed")
-        await super().commit(commit)
-
-    async def release(self, claim: Claim, rows: Rows | None = None) -> None:
-        if not self.is_crashed:
-            await super().release(claim, rows)
 
 
 QUICK = Config(run={"lease": 0.05, "beat": 0.02})

@@ -20,19 +20,19 @@ from pathlib import Path
 import anyio
 import attrs
 import pytest
+from crashing import CrashingStore
 from treadle import Context, PermanentError, Registry, SyncContext, TransientError, aresume, arun, executor, hookimpl
 from treadle._app import RunHandle
 from treadle._codec import dump_entry, load_line
 from treadle._conductor import Conductor
 from treadle._config import Config
 from treadle._loader import load_workflow
-from treadle._memory import MemoryStore
 from treadle._models import DECISIONS, Entry, Evaluated, Finish, RunCreated, RunEnded, StepResult, StintOpened
 from treadle._plan import Plan, compile_plan
 from treadle._results import RunResult, summarise
 from treadle._workflow import Workflow
 from treadle.errors import AnswerNeededError, CallPutOffError, ReplayMismatchError, StoreUnavailableError
-from treadle.ports import Cached, Call, Claim, Commit, Outcome, Rows, RunQuery, Work
+from treadle.ports import Cached, Call, Outcome, RunQuery, Work
 from treadle.testing import VirtualClock, virtual_run
 from treadle.testing._virtual_time import START
 
@@ -150,22 +150,6 @@ class Remembering:
     def end_attempt(self, call: Call, outcome: Outcome) -> None:
         if call.cache and outcome.status == "completed":
             self.outputs[call.cache.key] = outcome.output
-
-
-class CrashingStore(MemoryStore):
-    """Counts as durable; when the process has crashed it takes nothing, and nobody lets go of the run."""
-
-    is_durable = True
-    is_crashed = False
-
-    async def commit(self, commit: Commit) -> None:
-        if self.is_crashed:
-            raise StoreUnavailableError("crashed")
-        await super().commit(commit)
-
-    async def release(self, claim: Claim, rows: Rows | None = None) -> None:
-        if not self.is_crashed:
-            await super().release(claim, rows)
 
 
 class StillClock(VirtualClock):
