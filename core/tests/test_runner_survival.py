@@ -22,6 +22,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from leaping import Leaping
 from treadle import Context, Registry, SyncContext, TransientError, Workflow, arun, executor
 from treadle import _driver as driver_module
 from treadle import _runner as runner_module
@@ -48,7 +49,7 @@ def nothing_left() -> Iterator[None]:
     descriptors = len(os.listdir("/proc/self/fd"))
     threads = set(threading.enumerate())
     yield
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 30.0
     while extra := {thread for thread in set(threading.enumerate()) - threads if "trio" not in thread.name.lower()}:
         assert time.monotonic() < deadline, f"left behind: {extra}"
         time.sleep(0.01)
@@ -67,7 +68,7 @@ async def sibling() -> str:
     return "unharmed"
 
 
-def run_beside_a_sibling(guilty: object, loop: str, **step: object) -> RunResult:
+def run_beside_a_sibling(guilty: object, loop: str, clock: Leaping | None = None, **step: object) -> RunResult:
     """Run an executor called ``guilty`` beside two ordinary steps, and see that those complete."""
     workflow = Workflow("survival", on_error="continue")
     workflow.step("guilty", "guilty", **step)  # type: ignore[arg-type]  # the test names them
@@ -76,8 +77,8 @@ def run_beside_a_sibling(guilty: object, loop: str, **step: object) -> RunResult
     registry = Registry.of(guilty, sibling)
 
     async def main() -> RunResult:
-        with anyio.fail_after(30):
-            result = await arun(workflow, registry=registry)
+        with anyio.fail_after(60):
+            result = await arun(workflow, registry=registry, clock=clock)
         if loop != "trio":
             assert asyncio.all_tasks() == {asyncio.current_task()}
         return result
@@ -246,7 +247,7 @@ def test_many_executors_that_cancel_their_tasks_leave_enough_workers(loop: str) 
     workflow.step("after", "sibling", needs=["each"])
 
     async def main() -> RunResult:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             return await arun(workflow, registry=Registry.of(cancels_its_task("returns"), sibling))
 
     result = in_loop(main, loop)
@@ -386,14 +387,16 @@ def test_an_async_executor_is_stopped_at_its_deadline(loop: str) -> None:
 
 def test_a_thread_that_outlives_its_deadline_is_left_behind_and_counted(loop: str) -> None:
     """It cannot be stopped: the outcome says so, and it is not tried again while it may still have effects (T9, W6)."""
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
 
     @executor("guilty")
     def guilty() -> None:
-        release.wait(20)
+        begun.set()
+        release.wait(60)
 
+    retry = {"max_attempts": 3, "base": 0.01, "jitter": 0}
     try:
-        result = run_beside_a_sibling(guilty, loop, timeout=0.03, retry={"max_attempts": 3, "base": 0.01, "jitter": 0})
+        result = run_beside_a_sibling(guilty, loop, Leaping(begun.is_set), timeout="1h", retry=retry)
     finally:
         release.set()
 
@@ -405,16 +408,18 @@ def test_a_thread_that_outlives_its_deadline_is_left_behind_and_counted(loop: st
 
 def test_a_thread_without_effects_is_tried_again_though_the_first_still_runs(loop: str) -> None:
     """``effects="none"`` says that it does no harm."""
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
 
     @executor("guilty", effects="none")
     def guilty(ctx: SyncContext, /) -> int:
         if ctx.attempt == 1:
-            release.wait(20)
+            begun.set()
+            release.wait(60)
         return ctx.attempt
 
+    retry = {"max_attempts": 2, "base": 0.01, "jitter": 0}
     try:
-        result = run_beside_a_sibling(guilty, loop, timeout=0.5, retry={"max_attempts": 2, "base": 0.01, "jitter": 0})
+        result = run_beside_a_sibling(guilty, loop, Leaping(begun.is_set), timeout="1h", retry=retry)
     finally:
         release.set()
 
@@ -430,14 +435,14 @@ def test_no_further_thread_is_started_when_too_many_are_left_behind(loop: str, m
     @executor("guilty")
     def guilty(number: int) -> None:
         started.append(number)
-        release.wait(20)
+        release.wait(60)
 
     workflow = Workflow("threads", on_error="continue", max_parallel=1)
-    workflow.step("each", "guilty", foreach=[1, 2, 3, 4], number="${{ item }}", timeout=0.02, on_error="continue")
+    workflow.step("each", "guilty", foreach=[1, 2, 3, 4], number="${{ item }}", timeout="1h", on_error="continue")
     workflow.step("after", "sibling", needs=["each"])
 
     async def main() -> RunResult:
-        return await arun(workflow, registry=Registry.of(guilty, sibling))
+        return await arun(workflow, registry=Registry.of(guilty, sibling), clock=Leaping(lambda: len(started)))
 
     try:
         result = in_loop(main, loop)
@@ -475,7 +480,7 @@ def test_one_that_swallows_its_cancellation_is_given_up_after_the_grace(loop: st
     workflow.step("sibling", "sibling")
 
     async def main() -> RunResult:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             return await arun(workflow, registry=Registry.of(guilty, sibling), on_stuck=tell)
 
     result = in_loop(main, loop)
@@ -539,7 +544,8 @@ def test_a_failing_cleanup_does_not_hide_the_deadline(loop: str) -> None:
 # -- cancelling --------------------------------------------------------------------------------------------------------------
 
 
-def cancelled_run(loop: str, *, force: bool, guilty: object) -> RunResult:
+def cancelled_run(loop: str, *, force: bool, guilty: object, begun: threading.Event) -> RunResult:
+    """A run that is cancelled as soon as its first step has begun."""
     workflow = Workflow("cancelled")
     workflow.step("guilty", "guilty")
     workflow.step("never", "sibling", needs=["guilty"])
@@ -547,12 +553,13 @@ def cancelled_run(loop: str, *, force: bool, guilty: object) -> RunResult:
     handles: list[RunHandle] = []
 
     async def cancel_soon() -> None:
-        await anyio.sleep(0.03)
+        while not begun.is_set():  # noqa: ASYNC110 - it may be set in a thread
+            await anyio.sleep(0.005)
         handles[0].cancel("enough", force=force)
         handles[0].cancel("enough", force=force)
 
     async def main() -> RunResult:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 group.start_soon(cancel_soon)
                 return await arun(workflow, registry=Registry.of(guilty, sibling), on_start=handles.append)
@@ -565,12 +572,14 @@ def cancelled_run(loop: str, *, force: bool, guilty: object) -> RunResult:
 @pytest.mark.parametrize("force", [False, True], ids=["graceful", "forced"])
 def test_a_cancel_stops_what_runs_starts_nothing_and_cleans_up_unless_forced(force: bool, loop: str) -> None:
     """Asking twice changes nothing."""
+    begun = threading.Event()
 
     @executor("guilty")
     async def guilty() -> None:
-        await anyio.sleep(30)
+        begun.set()
+        await anyio.sleep(60)
 
-    result = cancelled_run(loop, force=force, guilty=guilty)
+    result = cancelled_run(loop, force=force, guilty=guilty, begun=begun)
 
     assert (result.status.value, result.reason) == ("cancelled", "enough")
     assert {path: step.status.value for path, step in result.steps.items()} == {
@@ -585,14 +594,15 @@ def test_a_cancel_stops_what_runs_starts_nothing_and_cleans_up_unless_forced(for
 
 def test_a_cancelled_thread_is_left_behind_and_the_run_ends(loop: str) -> None:
     """Nobody waits for what cannot be stopped."""
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
 
     @executor("guilty")
     def guilty() -> None:
-        release.wait(20)
+        begun.set()
+        release.wait(60)
 
     try:
-        result = cancelled_run(loop, force=False, guilty=guilty)
+        result = cancelled_run(loop, force=False, guilty=guilty, begun=begun)
     finally:
         release.set()
 
@@ -603,12 +613,14 @@ def test_a_cancelled_thread_is_left_behind_and_the_run_ends(loop: str) -> None:
 
 def test_a_run_that_is_cancelled_from_outside_leaves_nothing_behind(loop: str) -> None:
     """Whoever awaits the run may cancel it like any other call; executors are cancelled with it."""
+    begun: list[str] = []
     cleaned: list[str] = []
 
     @executor("guilty")
     async def guilty(name: str) -> None:
+        begun.append(name)
         try:
-            await anyio.sleep(30)
+            await anyio.sleep(60)
         finally:
             cleaned.append(name)
 
@@ -616,9 +628,16 @@ def test_a_run_that_is_cancelled_from_outside_leaves_nothing_behind(loop: str) -
     for name in ("one", "two"):
         workflow.step(name, "guilty", with_={"name": name})
 
+    async def cancel_soon(scope: anyio.CancelScope) -> None:
+        while len(begun) < 2:  # noqa: ASYNC110 - two events
+            await anyio.sleep(0.005)
+        scope.cancel()
+
     async def main() -> bool:
-        with anyio.move_on_after(0.05) as scope:
-            await arun(workflow, registry=Registry.of(guilty))
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                group.start_soon(cancel_soon, scope)
+                await arun(workflow, registry=Registry.of(guilty))
         if loop != "trio":
             assert asyncio.all_tasks() == {asyncio.current_task()}
         return scope.cancelled_caught
