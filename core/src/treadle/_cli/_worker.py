@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import FrameType
@@ -58,17 +59,17 @@ def start(poll: str, concurrency: int, once: bool, log_format: LogFormat, quiet:
         poll_s = parse_duration(poll)
     except ValueError as error:
         raise click.UsageError(f"--poll: {error}") from error
-    with kept_runs() as (store, registry):
+    with _Drain() as drain, kept_runs() as (store, registry):
         run_settings(registry.config)  # its faults are said here, not once for each run
-        made = _Process(store, registry, quiet=quiet, log_format=log_format)
+        made = _Process(store, registry, drain, quiet=quiet, log_format=log_format)
         made.run(poll_s, concurrency, once=once)
 
 
 class _Process:
     """One worker as a process."""
 
-    def __init__(self, store: Store, registry: Registry, *, quiet: bool, log_format: LogFormat) -> None:
-        self._store, self._registry = store, registry
+    def __init__(self, store: Store, registry: Registry, drain: _Drain, *, quiet: bool, log_format: LogFormat) -> None:
+        self._store, self._registry, self._drain = store, registry, drain
         self._is_quiet, self._log_format = quiet, log_format
 
     def run(self, poll_s: float, concurrency: int, *, once: bool) -> None:
@@ -90,33 +91,49 @@ class _Process:
             say(f"Took up {count(made.taken, 'run')}.")
 
     async def _work(self, made: Worker, once: bool) -> None:
-        with _Drain(made):
-            await made.work(once=once)
+        self._drain.attach(made)
+        await made.work(once=once)
 
 
 class _Drain:
-    """Takes the signals of the process while a worker works; a context manager, entered on its event loop."""
+    """Takes the signals of the process; a context manager, entered before anything of the worker is made.
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker, self._post = worker, loop_poster()
+    What comes before the worker works is told to it when it does, so that no moment of a worker's start loses a signal.
+    """
+
+    def __init__(self) -> None:
+        self._tell: Callable[[str], object] | None = None
+        self._said = ""
         self._count = 0
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Drain:
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             if hasattr(signal, name):  # SIGHUP does not exist on Windows
                 number = getattr(signal, name)
                 self._before[number] = signal.signal(number, self._received)
+        return self
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # type: ignore[arg-type]  # what signal.signal answered
 
+    def attach(self, worker: Worker) -> None:
+        """The worker is about to work, on the event loop that runs here."""
+        post = loop_poster()
+        self._tell = lambda reason: post(lambda: worker.suspend(reason))
+        if self._said:
+            worker.suspend(self._said)
+
     def _received(self, number: int, frame: FrameType | None) -> None:
         self._count += 1
         name = signal.Signals(number).name
+        self._said = f"by {name}"
         if self._count > 2:
             os._exit(CANCELLED)
         say(f"{name} again: stopping at once." if self._count == 2 else f"{name}: draining; once more stops at once.")
-        with suppress(RuntimeError):  # the event loop has just ended
-            self._post(lambda: self._worker.suspend(f"by {name}"))
+        if self._tell is not None:
+            with suppress(RuntimeError):  # the event loop has just ended
+                self._tell(self._said)
+        elif self._count == 2:
+            raise KeyboardInterrupt(name)  # nothing runs yet
