@@ -528,6 +528,51 @@ def test_a_signal_before_the_run_is_a_cancel_too(treadle: Treadle) -> None:
     assert "Traceback" not in err
 
 
+def test_a_signal_between_the_checks_and_the_run_cancels_the_run(treadle: Treadle, fits: Fits) -> None:
+    """At that moment there are handlers and no run: it is told once it is there, and nothing is raised in the event loop."""
+    (treadle.folder / "executors" / "early.py").write_text(
+        "import os, signal\n"
+        "from treadle import executor\n"
+        "from treadle._cli._signals import Interrupts\n"
+        "enter = Interrupts.__enter__\n"
+        "def early(self):\n"
+        "    entered = enter(self)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return entered\n"
+        "Interrupts.__enter__ = early\n"
+        "@executor('early.one')\n"
+        "def one() -> None:\n"
+        "    pass\n",
+        "utf-8",
+    )
+    done = treadle("run", treadle.write("w.yaml", "name: w\nsteps: {it: {uses: early.one}}"), "--json")
+
+    result = fits(done.stdout, "run")
+    assert (done.returncode, result["status"]) == (3, "cancelled")
+    assert "SIGINT: the run is told once it is there." in done.stderr
+    assert "SIGINT: cancelling" in done.stderr
+
+
+def test_an_interrupt_that_passed_through_exec_keeps_its_exit_code(treadle: Treadle) -> None:
+    """CPython ends a process by the signal, caught or not, when KeyboardInterrupt has left source text that was executed."""
+    (treadle.folder / "executors" / "slow.py").write_text(
+        "import pathlib, time\n"
+        "exec('pathlib.Path(\"importing\").touch(); time.sleep(60)')\n"
+        "from treadle import executor\n"
+        "@executor('slow.one')\n"
+        "def one() -> None:\n"
+        "    pass\n",
+        "utf-8",
+    )
+    process = treadle.start("run", treadle.write("w.yaml", "name: w\nsteps: {it: {uses: slow.one}}"))
+    until((treadle.folder / "importing").exists)
+
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+
+    assert (process.returncode, err) == (3, "Cancelled.\n")
+
+
 # -- tracing ------------------------------------------------------------------------------------------------------------
 
 

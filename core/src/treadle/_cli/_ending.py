@@ -7,6 +7,9 @@ import sys
 import threading
 from typing import NoReturn
 
+CANCELLED = 3
+"""The exit code of what was interrupted."""
+
 
 def open_closed_streams() -> None:
     """Put nothing in the place of a standard stream that the parent closed, before a file of somebody gets its number."""
@@ -34,6 +37,16 @@ def leave_at_once(code: int) -> NoReturn:
         except (OSError, ValueError):  # the reader has gone, or it is closed: nothing can be said any more
             continue
     os._exit(code)
+
+
+def leave_interrupted() -> NoReturn:
+    """End the process that a signal interrupted before or after its run.
+
+    Not by ``sys.exit``: once KeyboardInterrupt has passed through some kinds of ``exec``, CPython ends a process by SIGINT
+    whatever exit code it was given, also when the exception was caught.
+    """
+    print("Cancelled.", file=sys.stderr)
+    leave_at_once(CANCELLED)
 
 
 def exports_left() -> bool:

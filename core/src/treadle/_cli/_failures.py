@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import attrs
 
+from treadle._cli._ending import CANCELLED
 from treadle._cli._output import clean, say, write_json
 from treadle.errors import (
     Fault,
@@ -19,7 +20,7 @@ from treadle.errors import (
     TreadleError,
 )
 
-FAILED, USAGE, CANCELLED, OWNED, UNAVAILABLE = 1, 2, 3, 4, 75
+FAILED, USAGE, OWNED, UNAVAILABLE = 1, 2, 4, 75
 
 
 def report(error: BaseException, *, json_wanted: bool = False) -> int:

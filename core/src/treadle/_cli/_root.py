@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 
 import click
 
-from treadle._cli._ending import leave, open_closed_streams
+from treadle._cli._ending import leave, leave_interrupted, open_closed_streams
 
 PLUGIN_GROUP = "treadle.commands"
 
@@ -53,9 +53,6 @@ GROUPS = {
     },
 }
 COMMANDS = {name: command for commands in GROUPS.values() for name, command in commands.items()}
-
-CANCELLED = 3
-"""Exit code of a command that was cancelled, also by a signal."""
 
 
 class PluginCommand(NamedTuple):
@@ -123,8 +120,7 @@ class Root(click.Group):
         except (click.exceptions.Exit, click.ClickException):
             raise
         except (KeyboardInterrupt, click.Abort):
-            click.echo("Cancelled.", err=True)
-            ctx.exit(CANCELLED)
+            leave_interrupted()
         except Exception as error:
             failures = importlib.import_module("treadle._cli._failures")
             ctx.exit(failures.report(error, json_wanted=bool(ctx.meta.get("treadle.json"))))
@@ -183,6 +179,5 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Cancelled.", err=True)
-        code = CANCELLED
+        leave_interrupted()
     leave(code)

@@ -19,8 +19,8 @@ import click
 from treadle._app import RunHandle, check_engine
 from treadle._app import resume as resume_run
 from treadle._app import run as run_workflow
-from treadle._cli._ending import leave_at_once
-from treadle._cli._failures import CANCELLED, FAILED, error_object
+from treadle._cli._ending import CANCELLED, leave_at_once
+from treadle._cli._failures import FAILED, error_object
 from treadle._cli._inputs import gather
 from treadle._cli._kept import command_store
 from treadle._cli._loading import FILE, discover, json_option

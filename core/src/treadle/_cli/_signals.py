@@ -11,7 +11,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Protocol
 
-_CANCELLED = 3
+from treadle._cli._ending import CANCELLED
+
 _PATIENCE_S = 2.0
 
 _SIGNALS = tuple(
@@ -44,7 +45,9 @@ class Cancellable(Protocol):
 class Interrupts:
     """Takes the signals of the process while a run goes on; a context manager.
 
-    Plain signal handlers rather than the event loop's: they also run while an executor blocks the loop.
+    Plain signal handlers rather than the event loop's: they also run while an executor blocks the loop. Nothing is raised
+    from one: an exception anywhere in an event loop leaves it in a state that nobody knows. A signal that comes before the
+    run is there waits for it; a second one ends the process.
 
     Args:
         say: Shows a line to the person; must be safe in a signal handler.
@@ -55,6 +58,7 @@ class Interrupts:
         self._say, self._give_up = say, give_up
         self._count = 0
         self._only_waits = False
+        self._early: int | None = None
         self._handle: Cancellable | None = None
         self._post: Callable[[Callable[[], None]], object] | None = None
         self._forced: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -73,36 +77,42 @@ class Interrupts:
         self._forced.put(False)
 
     def attach(self, handle: Cancellable, post: Callable[[Callable[[], None]], object]) -> None:
-        """The run has begun.
+        """The run has begun; what came before is done to it now.
 
         Args:
             handle: The run.
             post: Calls a function on the run's event loop soon; must be safe in a signal handler.
         """
         self._handle, self._post = handle, post
+        early, self._early = self._early, None
+        if early is not None:
+            self._act(early, handle, post)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         self._count += 1
-        name = signal.Signals(number).name
-        if self._handle is None or self._post is None:
-            raise KeyboardInterrupt(name)  # nothing runs yet
-        if self._handle.is_durable and self._count <= 2 and (number != signal.SIGINT or self._is_waiting(self._handle)):
-            self._suspend(self._handle, self._post, name)
+        if self._handle is not None and self._post is not None:
+            if self._count == 1:
+                self._only_waits = self._handle.only_waits  # then to stop watching it must not end it
+            self._act(number, self._handle, self._post)
         elif self._count == 1:
-            self._say(f"{name}: cancelling; steps that run are told to stop. Once more stops at once.")
-            self._cancel(self._handle, self._post, name, force=False)
-        elif self._count == 2:
-            self._say(f"{name} again: stopping at once.")
-            self._cancel(self._handle, self._post, name, force=True)
-            self._forced.put(True)
+            self._early = number
+            self._say(f"{signal.Signals(number).name}: the run is told once it is there. Once more stops at once.")
         else:
             self._end()
 
-    def _is_waiting(self, handle: Cancellable) -> bool:
-        """Whether the run did nothing but wait at the first signal: to stop watching it must not end it."""
-        if self._count == 1:
-            self._only_waits = handle.only_waits
-        return self._only_waits
+    def _act(self, number: int, handle: Cancellable, post: Callable[[Callable[[], None]], object]) -> None:
+        name = signal.Signals(number).name
+        if handle.is_durable and self._count <= 2 and (number != signal.SIGINT or self._only_waits):
+            self._suspend(handle, post, name)
+        elif self._count == 1:
+            self._say(f"{name}: cancelling; steps that run are told to stop. Once more stops at once.")
+            self._cancel(handle, post, name, force=False)
+        elif self._count == 2:
+            self._say(f"{name} again: stopping at once.")
+            self._cancel(handle, post, name, force=True)
+            self._forced.put(True)
+        else:
+            self._end()
 
     def _suspend(self, handle: Cancellable, post: Callable[[Callable[[], None]], object], name: str) -> None:
         if self._count == 1 and self._only_waits:
@@ -132,4 +142,4 @@ class Interrupts:
         try:
             self._give_up()
         finally:
-            os._exit(_CANCELLED)
+            os._exit(CANCELLED)

@@ -13,7 +13,7 @@ import anyio
 import attrs
 import click
 
-from treadle._cli._failures import CANCELLED
+from treadle._cli._ending import CANCELLED
 from treadle._cli._kept import ENDED, begun, find_run, kept_runs
 from treadle._cli._loading import json_option
 from treadle._cli._logs import text_of

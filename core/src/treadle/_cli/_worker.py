@@ -13,7 +13,7 @@ from types import FrameType
 import anyio
 import click
 
-from treadle._cli._failures import CANCELLED
+from treadle._cli._ending import CANCELLED
 from treadle._cli._kept import kept_runs
 from treadle._cli._logging import LogFormat, logging_to
 from treadle._cli._output import count, say
