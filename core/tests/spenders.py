@@ -43,15 +43,17 @@ async def spend_fail(ctx: Context, /, cost: int, failures: int) -> int:
 
 @executor("spend.hang")
 def spend_hang(ctx: SyncContext, /, cost: int) -> None:
-    """Spend, and never come back."""
+    """Spend, say so, and never come back."""
     ctx.spend(cost=cost)
+    ctx.progress(1)
     time.sleep(60)
 
 
 @executor("spend.wait")
 async def spend_wait(ctx: Context, /, cost: int, seconds: float = 60.0) -> None:
-    """Spend, and take its time."""
+    """Spend, say so, and take its time."""
     ctx.spend(cost=cost)
+    ctx.progress(1)
     await anyio.sleep(seconds)
 
 
@@ -64,11 +66,12 @@ def spend_die(ctx: SyncContext, /, cost: int) -> None:
 
 @executor("spend.late")
 def spend_late(ctx: SyncContext, /, cost: int, refused: str) -> None:
-    """Leave a thread behind that spends on, and notes that it is refused."""
+    """Leave a thread behind that spends on once there is the folder of ``refused``, and notes there that it is refused."""
     ctx.spend(cost=cost)
 
     def work() -> None:
-        time.sleep(0.3)
+        while not os.path.exists(os.path.dirname(refused)):
+            time.sleep(0.02)
         try:
             ctx.spend(cost=cost)
         except Exception as error:

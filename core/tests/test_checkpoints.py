@@ -14,6 +14,7 @@ import anyio.lowlevel
 import attrs
 import misbehaving as m
 import pytest
+from leaping import Leaping
 from treadle import PermanentError, Registry, SyncContext, TransientError, Workflow, aresume, arun, executor
 from treadle._app import RunHandle
 from treadle._call_context import MAX_CHECKPOINT, checked_checkpoint
@@ -412,12 +413,13 @@ def test_an_attempt_that_is_over_saves_nothing(anyio_backend: str) -> None:
     """A thread that goes on after its deadline is refused, and what the next attempt saved stays (G6)."""
     store = WatchedStore()
     refused: list[str] = []
-    go_on, done = threading.Event(), threading.Event()
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
     @executor("demo.work", effects="idempotent")
     def work(ctx: SyncContext, /) -> str:
         if ctx.attempt == 1:
-            go_on.wait(10)
+            begun.set()
+            go_on.wait(60)
             try:
                 ctx.save("late", 1)
             except CallCancelledError as error:
@@ -426,12 +428,13 @@ def test_an_attempt_that_is_over_saves_nothing(anyio_backend: str) -> None:
             return "late"
         ctx.save("second", 2)
         go_on.set()
-        assert done.wait(10)
+        assert done.wait(60)
         return "second"
 
     workflow = Workflow("w")
-    workflow.step("a", "demo.work", timeout="0.05s", retry={"max_attempts": 2, "delays": [0], "retry_on": ["timeout"]})
-    result = anyio.run(partial(arun, workflow, registry=Registry.of(work), store=store), backend=anyio_backend)
+    workflow.step("a", "demo.work", timeout="1h", retry={"max_attempts": 2, "delays": [0], "retry_on": ["timeout"]})
+    clock = Leaping(begun.is_set)
+    result = anyio.run(partial(arun, workflow, registry=Registry.of(work), store=store, clock=clock), backend=anyio_backend)
 
     assert [point.token for point in store.saves] == ["second"]
     assert refused == ["Attempt 1 of step 'a' is over; nothing more is kept of it."]

@@ -15,6 +15,7 @@ from crashing import CrashingStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from treadle import Registry, Workflow, _heart, aresume, arun, executor
+from treadle._clock import RealClock
 from treadle._config import Config
 from treadle._graph import Graph, Node, Rules, Variant
 from treadle._heart import Heart
@@ -516,24 +517,28 @@ async def test_a_loop_that_is_blocked_for_half_the_lease_is_not_kept_alive(caplo
         def beat(self, claim: Claim, steps: object = ()) -> None:
             self.beats.append(time.monotonic())
 
+        async def beats_after(self, at: float) -> None:
+            with anyio.fail_after(30):
+                while not any(beat > at for beat in self.beats):  # noqa: ASYNC110 - a thread beats
+                    await anyio.sleep(0.01)
+
     store = Beaten()
     claim = Claim("r", this_owner(), 1, lease_s=4.0)
     lost: list[TreadleError] = []
     asked: list[CancelRequest] = []
     heart = Heart(store, claim, post=loop_poster(), on_lost=lost.append, on_cancel=asked.append, beat_s=0.05)
     with heart:
-        await anyio.sleep(0.2)
+        await store.beats_after(0.0)
         began = time.monotonic()
-        time.sleep(3.0)  # noqa: ASYNC251 - this is what must not be done
+        time.sleep(5.0)  # noqa: ASYNC251 - this is what must not be done
         ended = time.monotonic()
-        await anyio.sleep(0.5)
+        await store.beats_after(ended)  # it beats again when the loop goes on
 
     during = [at - began for at in store.beats if began < at < ended]
     assert during, "a short block costs no beat"
-    assert max(during) < 2.0 + 0.6, "no beat after half of the lease"
-    assert any(at > ended for at in store.beats), "it beats again when the loop goes on"
+    assert max(during) < 2.0 + 2.0, "no beat after half of the lease"
     told = [record.getMessage() for record in caplog.records if "is blocked for" in record.getMessage()]
-    assert any("time.sleep(3.0)" in one for one in told)
+    assert any("time.sleep(5.0)" in one for one in told)
     assert not lost
 
 
@@ -542,19 +547,41 @@ async def test_a_run_in_which_nothing_happens_is_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Calls that are out for long without a sign are named, now and then; those that give signs are not."""
-    monkeypatch.setattr(_heart, "SILENT_S", 0.2)
+    monkeypatch.setattr(_heart, "SILENT_S", 150.0)
+
+    class Minutes(RealClock):
+        """Time that goes on in the test's steps alone, by one minute each."""
+
+        at = 1000.0
+
+        def now(self) -> float:
+            return self.at
+
+    class Looked(CrashingStore):
+        """Counts the looks of the heart."""
+
+        looks = 0
+
+        def cancel_request(self, run_id: str) -> CancelRequest | None:
+            self.looks += 1
+            return super().cancel_request(run_id)
 
     @executor("demo.quiet")
     async def quiet(ctx: Context, /, beats: bool) -> None:
-        for _ in range(8):
-            await anyio.sleep(0.1)
+        for _ in range(5):
+            clock.at += 60.0
+            looks = store.looks
+            while store.looks < looks + 2:  # noqa: ASYNC110 - of another thread
+                await anyio.sleep(0.01)
             if beats:
                 ctx.heartbeat()
 
     for beats in (True, False):
+        clock, store = Minutes(), Looked()
         workflow = Workflow("w")
         workflow.step("each", "demo.quiet", foreach=[1, 2], beats=beats)
-        await arun(workflow, registry=Registry.of(quiet, config=Config(run={"beat": 0.05})), store=CrashingStore())
+        registry = Registry.of(quiet, config=Config(run={"beat": 0.05}))
+        await arun(workflow, registry=registry, store=store, clock=clock)
         told = [record.getMessage() for record in caplog.records if "nothing has happened" in record.getMessage()]
         if beats:
             assert told == []
