@@ -23,8 +23,12 @@ _EXPORTING = ("treadle-spans", "treadle-tracing-close", "treadle-otlp-", "OtelPe
 
 
 def leave(code: int) -> NoReturn:
-    """End the process now, whatever threads are left."""
-    if not threads_left() and not exports_left():
+    """End the process now, whatever threads are left.
+
+    One that was interrupted not by ``sys.exit``: once KeyboardInterrupt has left an ``exec`` of source text, CPython ends the
+    process by SIGINT whatever exit code it is given, also when the exception was caught.
+    """
+    if code != CANCELLED and not threads_left() and not exports_left():
         sys.exit(code)
     leave_at_once(code)
 
@@ -37,16 +41,6 @@ def leave_at_once(code: int) -> NoReturn:
         except (OSError, ValueError):  # the reader has gone, or it is closed: nothing can be said any more
             continue
     os._exit(code)
-
-
-def leave_interrupted() -> NoReturn:
-    """End the process that a signal interrupted before or after its run.
-
-    Not by ``sys.exit``: once KeyboardInterrupt has passed through some kinds of ``exec``, CPython ends a process by SIGINT
-    whatever exit code it was given, also when the exception was caught.
-    """
-    print("Cancelled.", file=sys.stderr)
-    leave_at_once(CANCELLED)
 
 
 def exports_left() -> bool:

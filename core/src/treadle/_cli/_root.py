@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 
 import click
 
-from treadle._cli._ending import leave, leave_interrupted, open_closed_streams
+from treadle._cli._ending import CANCELLED, leave, open_closed_streams
 
 PLUGIN_GROUP = "treadle.commands"
 
@@ -120,7 +120,8 @@ class Root(click.Group):
         except (click.exceptions.Exit, click.ClickException):
             raise
         except (KeyboardInterrupt, click.Abort):
-            leave_interrupted()
+            click.echo("Cancelled.", err=True)
+            ctx.exit(CANCELLED)
         except Exception as error:
             failures = importlib.import_module("treadle._cli._failures")
             ctx.exit(failures.report(error, json_wanted=bool(ctx.meta.get("treadle.json"))))
@@ -179,5 +180,6 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        leave_interrupted()
+        click.echo("Cancelled.", err=True)
+        code = CANCELLED
     leave(code)
