@@ -23,7 +23,7 @@ import pytest
 import treadle.testing._executor_contract as contract_module
 from mutants.contracts import MUTANTS
 from sites import ECHO, Site
-from treadle import Context, PermanentError, Secret, TransientError, executor
+from treadle import Context, PermanentError, Secret, SyncContext, TransientError, executor
 from treadle.testing import Asked, FakeClient
 from treadle.testing._rules import RULES, Rule, Verdict, judge, tried_backends
 from treadle.testing._subject import Subject, make_subject, owner_of
@@ -116,9 +116,21 @@ def problems(rule: str, executor: object, backend: str = "asyncio", **said: obje
     return judge(subject, RULE[rule], backend).problems
 
 
+released = threading.Event()
+"""Set when a test has seen what goes on without end."""
+
+
+@pytest.fixture
+def endless() -> Iterator[None]:
+    """What waits for ``released`` goes on until the end of the test."""
+    released.clear()
+    yield
+    released.set()
+
+
 @executor("left.thread")
 async def leaves_a_thread(text: str) -> None:
-    threading.Thread(target=time.sleep, args=(3,), name="poller").start()
+    threading.Thread(target=released.wait, args=(30,), name="poller").start()
 
 
 @executor("left.file")
@@ -150,6 +162,7 @@ async def leaves_half_a_file(text: str) -> None:
     Path("result.part").rename("result")  # noqa: ASYNC240 - the same
 
 
+@pytest.mark.usefixtures("endless")
 @pytest.mark.parametrize(
     ("leaver", "what"),
     [
@@ -173,10 +186,14 @@ async def shields_its_call(chat: FakeClient, /, text: str) -> None:
 
 
 @executor("deaf.thread")
-def works_on(text: str) -> None:
-    time.sleep(1.5)
+def works_on(ctx: SyncContext, /, text: str) -> None:
+    if ctx.call.timeout_s is None:
+        time.sleep(0.1)  # as long as it usually takes
+    else:
+        released.wait(30)
 
 
+@pytest.mark.usefixtures("endless")
 @pytest.mark.parametrize("deaf", [shields_its_call, works_on])
 def test_a_deadline_is_tried_while_the_service_hangs(deaf: object, anyio_backend: str) -> None:
     """An executor that ends in time only when its service answers, or whose thread goes on, is found."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 import subprocess
@@ -23,11 +24,11 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from leaping import Leaping
-from treadle import Context, Registry, SyncContext, TransientError, Workflow, arun, executor
+from treadle import Context, Registry, SyncContext, TransientError, Workflow, arun, executor, hookimpl
 from treadle import _driver as driver_module
 from treadle import _runner as runner_module
 from treadle._app import RunHandle
-from treadle._models import AttemptEnded, Outcome, StepStatus
+from treadle._models import AttemptEnded, Call, Outcome, StepStatus, Work
 from treadle._results import RunResult
 
 
@@ -609,6 +610,45 @@ def test_a_cancelled_thread_is_left_behind_and_the_run_ends(loop: str) -> None:
     assert result.steps["guilty"].status is StepStatus.CANCELLED
     assert outcomes(result, "guilty")[0].detached
     assert result.steps["finally/clean"].output == "unharmed"
+
+
+def test_a_thread_that_never_began_is_not_left_behind(loop: str) -> None:
+    """A call that is cancelled before its thread has begun does nothing, and nothing of it goes on."""
+    entered: list[bool] = []
+    handles: list[RunHandle] = []
+
+    @executor("guilty")
+    def guilty() -> None:
+        entered.append(True)
+
+    class TooSoon:
+        @hookimpl(wrapper=True)
+        def execute(self, call: Call) -> Iterator[None, Work, Work]:  # type: ignore[type-arg]  # a pluggy wrapper
+            work = yield
+
+            async def cancelled() -> object:
+                handles[0].cancel("enough")
+                while anyio.current_effective_deadline() != -math.inf:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.sleep(0.001)
+                return await work()
+
+            return cancelled
+
+    workflow = Workflow("cancelled")
+    workflow.step("guilty", "guilty")
+
+    async def main() -> RunResult:
+        with anyio.fail_after(60):
+            registry = Registry.of(guilty, policies=[TooSoon()])
+            return await arun(workflow, registry=registry, on_start=handles.append)
+
+    result = in_loop(main, loop)
+
+    assert isinstance(result, RunResult)
+    assert result.steps["guilty"].status is StepStatus.CANCELLED
+    assert not outcomes(result, "guilty")[0].detached
+    assert not entered
 
 
 def test_a_run_that_is_cancelled_from_outside_leaves_nothing_behind(loop: str) -> None:

@@ -291,8 +291,11 @@ class Runner:
             self._limiter = anyio.CapacityLimiter(math.inf)  # max_parallel is the cap
 
         cancelled = anyio.get_cancelled_exc_class()
+        begins = ["once"]  # taken by the thread when it begins, or by its caller, who goes before it has
 
         def guarded() -> T:
+            if not _is_first(begins):
+                raise CallCancelledError("Its caller did not wait for it to begin.")  # nobody hears of this either
             try:
                 return function()
             except StopIteration as error:
@@ -305,8 +308,12 @@ class Runner:
                 context.threads -= 1
 
         context.threads += 1
-        with self._clock.hold():
-            return await anyio.to_thread.run_sync(guarded, abandon_on_cancel=True, limiter=self._limiter)
+        try:
+            with self._clock.hold():
+                return await anyio.to_thread.run_sync(guarded, abandon_on_cancel=True, limiter=self._limiter)
+        finally:
+            if _is_first(begins):
+                context.threads -= 1
 
     def client_span(
         self, call: Call, name: str, kind: SpanKind, attributes: Mapping[str, object], keep: Callable[[SpanRecord], object]
@@ -459,6 +466,15 @@ class Runner:
             except TreadleError:  # that it is missing may be the very error
                 continue
         return values
+
+
+def _is_first(begins: list[str]) -> bool:
+    """Whether nobody has taken what there is once; threads may ask at the same time."""
+    try:
+        begins.pop()
+    except IndexError:
+        return False
+    return True
 
 
 def _nothing(meter: Meter) -> None:
