@@ -185,17 +185,17 @@ async def test_a_blocking_opening_that_nobody_waits_for_is_left_again() -> None:
         @contextmanager
         def open(self) -> Iterator[str]:
             entered.set()
-            go_on.wait(5)
+            go_on.wait(60)
             yield "connection"
             left.set()
 
     async with ClientHosts(Source({"db": Slow})) as hosts, anyio.create_task_group() as group:
         group.start_soon(hosts.get, "db")
-        await anyio.to_thread.run_sync(entered.wait, 5)
+        await anyio.to_thread.run_sync(entered.wait, 60)
         group.cancel_scope.cancel()
     go_on.set()
 
-    assert await anyio.to_thread.run_sync(left.wait, 5)
+    assert await anyio.to_thread.run_sync(left.wait, 60)
 
 
 async def test_open_must_answer_a_context_manager() -> None:
@@ -284,7 +284,7 @@ async def test_an_opening_that_never_ends_is_cancelled_with_the_run() -> None:
             finally:
                 diary.append("given up")
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with ClientHosts(Source({"db": Endless})) as hosts, anyio.create_task_group() as group:
             group.start_soon(hosts.get, "db")
             while not diary:
@@ -329,7 +329,7 @@ async def test_a_closing_that_hangs_is_cut_short(caplog: pytest.LogCaptureFixtur
 
     source.makers["b"] = Hanging
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with ClientHosts(source) as hosts:
             for name in "ab":
                 await hosts.get(name)

@@ -321,7 +321,7 @@ def test_independent_steps_of_a_graph_run_at_the_same_time() -> None:
     met = anyio.Event()
 
     async def first() -> int:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await met.wait()
         return 1
 

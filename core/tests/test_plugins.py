@@ -1013,7 +1013,7 @@ def together(count: int, call: Callable[[int], _Kind]) -> list[_Kind]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     return answers
 
 

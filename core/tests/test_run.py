@@ -435,7 +435,7 @@ def test_nothing_holds_the_event_loop(slow_callbacks: Callable[[], list[str]]) -
         return await arun(workflow, registry=Registry.of(block, echo))
 
     slow: list[str] = []
-    for _ in range(3):  # a busy machine may hold any process for 50 ms; a blocking call does it every time
+    for _ in range(30):  # a busy machine may hold any process for 50 ms; a blocking call does it every time
         before = len(slow_callbacks())
         result = anyio.run(main, backend="asyncio", backend_options={"debug": True})
         slow = slow_callbacks()[before:]

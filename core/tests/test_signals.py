@@ -84,7 +84,7 @@ async def test_a_running_run_hears_a_signal_within_a_beat() -> None:
     async def drive() -> None:
         results.append(await arun(approval(), registry=ECHO, store=store))
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(drive)
             run_id = await run_id_of(store)

@@ -134,7 +134,7 @@ def test_no_step_waits_for_lines() -> None:
 
     class Slow(MemoryStore):
         def keep_lines(self, run_id: str, lines: Sequence[LogLine]) -> None:
-            assert freed.wait(20), "a commit waited for it"
+            assert freed.wait(60), "a commit waited for it"
             super().keep_lines(run_id, lines)
 
     @executor("demo.log")

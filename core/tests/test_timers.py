@@ -80,7 +80,7 @@ async def test_a_clock_that_jumps_ahead_is_noticed_soon() -> None:
         clock.away_s = DAY
 
     begun = time.monotonic()
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(wake_up)
             await clock.sleep_until(clock.now() + 8 * HOUR)

@@ -61,7 +61,7 @@ def real_time() -> Iterator[None]:
     begun, used = time.monotonic(), time.process_time()
     yield
     assert time.process_time() - used < 1.0
-    assert time.monotonic() - begun < 20  # the machine may be busy with others
+    assert time.monotonic() - begun < 60  # the machine may be busy with others
 
 
 @pytest.mark.usefixtures("real_time")
@@ -116,11 +116,12 @@ def test_time_does_not_jump_while_a_thread_works(backend: str) -> None:
     workflow = Workflow("threads")
     workflow.step("busy", "busy", seconds=0.05, timeout="1h")
     workflow.step("nap", "nap", seconds=0.01)
+    begun = time.monotonic()
 
     result = virtual_run(workflow, executors=[busy, nap], backend=backend)
 
     assert result.status is RunStatus.COMPLETED
-    assert 0.05 <= result.duration_s < 10.0
+    assert 0.05 <= result.duration_s < time.monotonic() - begun + 1.0
 
 
 def test_a_thread_that_hangs_is_timed_out_at_the_pace_of_real_time(backend: str) -> None:
@@ -129,16 +130,17 @@ def test_a_thread_that_hangs_is_timed_out_at_the_pace_of_real_time(backend: str)
 
     @executor("hangs")
     def hangs() -> None:
-        released.wait(10)
+        released.wait(60)
 
     workflow = Workflow("threads")
     workflow.step("hangs", "hangs", timeout=0.05, retry={"max_attempts": 1})
+    begun = time.monotonic()
 
     result = virtual_run(workflow, executors=[hangs], backend=backend)
     released.set()
 
     assert result.steps["hangs"].status is StepStatus.TIMED_OUT
-    assert 0.05 <= result.duration_s < 5.0
+    assert 0.05 <= result.duration_s < time.monotonic() - begun + 1.0
 
 
 def test_patience_lets_time_wait_for_what_it_cannot_see(backend: str) -> None:
@@ -152,7 +154,7 @@ def test_patience_lets_time_wait_for_what_it_cannot_see(backend: str) -> None:
     workflow = Workflow("own")
     workflow.step("own", "own", timeout="1h")
 
-    result = virtual_run(workflow, executors=[own], backend=backend, clock=VirtualClock(patience_s=0.5))
+    result = virtual_run(workflow, executors=[own], backend=backend, clock=VirtualClock(patience_s=20))
 
     assert result.status is RunStatus.COMPLETED
     assert result.duration_s == 0.0
@@ -186,7 +188,7 @@ def test_now_may_be_asked_from_a_thread(backend: str) -> None:
 
     result = virtual_run(workflow, executors=[asks], backend=backend, clock=clock)
 
-    assert 500.0 <= result.steps["asks"].output < 501.0
+    assert 500.0 <= result.steps["asks"].output < 530.0
 
 
 @pytest.mark.parametrize(("attempts", "waits"), [(3, [1.0, 2.0]), (12, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300])])
@@ -271,7 +273,7 @@ def test_a_patient_clock_jumps_although_the_store_is_asked_for_news(backend: str
 
     thread = threading.Thread(target=patiently, daemon=True)  # it would never end
     thread.start()
-    thread.join(60)
+    thread.join(120)
 
     assert [result.duration_s for result in results] == [HOUR]
     assert missing == ["go"]

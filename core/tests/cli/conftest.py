@@ -61,6 +61,18 @@ async def crash() -> None:
     raise LookupError("an unexpected turn")
 
 
+@executor("demo.gate")
+async def gate(ctx: Context, /, file: str, failures: int = 0, steps: int = 0) -> int:
+    """Fail a number of times, then say how far it is, and wait until there is a file."""
+    if ctx.attempt <= failures:
+        raise TransientError(f"attempt {ctx.attempt} did not work")
+    for done in range(steps):
+        ctx.progress(done + 1, steps, "counting")
+    while not os.path.exists(file):
+        await anyio.sleep(0.05)
+    return ctx.attempt
+
+
 @executor("demo.flaky")
 async def flaky(ctx: Context, /, failures: int = 1, seconds: float = 0.0) -> int:
     """Fail a number of times, then work for some seconds."""
@@ -137,7 +149,7 @@ class Command:
         self.folder, self.environ = folder, dict(environ)
 
     def __call__(self, *words: str, stdin: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end; never more than a minute."""
+        """Run a command to its end; never more than two minutes."""
         return subprocess.run(
             [*COMMAND, *words],
             cwd=self.folder,
@@ -146,7 +158,7 @@ class Command:
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 

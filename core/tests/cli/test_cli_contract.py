@@ -121,7 +121,7 @@ def levels(executor: object) -> tuple[object, ...]:
 
 def test_each_executor_is_declared_and_tested(kit: Treadle, fits: Fits, tmp_path: Path) -> None:
     """One that hangs, ends the process or cannot be bound costs the others nothing; one that does harm is not run."""
-    ended = kit("plugins", "test", "--all", "--timeout", "8", "--json", TREADLE_PLUGINS="none", SENT=str(tmp_path / "sent"))
+    ended = kit("plugins", "test", "--all", "--timeout", "20", "--json", TREADLE_PLUGINS="none", SENT=str(tmp_path / "sent"))
 
     data = fits(ended.stdout, "plugins-test")
     found = {one["name"]: one for one in data["executors"]}
@@ -143,7 +143,7 @@ def test_each_executor_is_declared_and_tested(kit: Treadle, fits: Fits, tmp_path
     assert "only run with inputs from a test of its author" in said["kit.harmful"]
     assert not (tmp_path / "sent").exists()
     assert "ended with exit code 7" in said["kit.dies"]
-    assert "was not over after 8 s" in said["kit.hangs"]
+    assert "was not over after 20 s" in said["kit.hangs"]
     assert "'*text'" in said["kit.unbound"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import re
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -38,11 +39,23 @@ steps:
 """
 
 
+LIVE = """
+name: live
+steps:
+  flaky: {uses: demo.gate, with: {file: flaky, failures: 1}, retry: {max_attempts: 3, base: 3s, jitter: 0}}
+  each: {uses: demo.gate, foreach: "${{ [1, 2, 3, 4] }}", max_parallel: 2, with: {file: "item${{ item }}"}}
+  count: {uses: demo.gate, with: {file: counted, steps: 4}}
+  bad: {uses: demo.fail, needs: [flaky], with: {message: "no luck [bold]today[/bold]"}}
+"""
+"""Each step stays as it is until the test has seen it."""
+
+
 class Screen:
     """A terminal of 100 columns and 30 lines that keeps everything that was written to it."""
 
     def __init__(self, treadle: Treadle, *words: str, **environ: str) -> None:
         self.main, other = pty.openpty()
+        self.folder = treadle.folder
         size = {"COLUMNS": "100", "LINES": "30", "TERM": "xterm-256color"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "treadle._cli", *words],
@@ -55,42 +68,60 @@ class Screen:
         )
         os.close(other)
         self.raw = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may come in two parts
 
-    def read(self, until: str = "", seconds: float = 30.0) -> str:
-        """Everything so far, once ``until`` was written or the process has ended."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not (until and until in self.raw):
+    @property
+    def text(self) -> str:
+        """Everything so far, without colours and movements."""
+        return ESCAPES.sub("", self.raw)
+
+    def read(self, is_enough: Callable[[], object] = lambda: False) -> bool:
+        """Read until it is enough; False when the process ended, or a minute was over, before."""
+        deadline = time.monotonic() + 60.0
+        while not is_enough():
+            if time.monotonic() > deadline:
+                return False
             if not select.select([self.main], [], [], 0.1)[0]:
                 continue
             try:
                 chunk = os.read(self.main, 65536)
             except OSError:  # the other side is closed
-                break
+                return False
             if not chunk:
-                break
-            self.raw += chunk.decode("utf-8", "replace")
-        return self.raw
+                return False
+            self.raw += self._decoder.decode(chunk)
+        return True
+
+    def shows(self, *patterns: str) -> None:
+        """Wait until each of these was shown."""
+        assert self.read(lambda: all(re.search(pattern, self.text) for pattern in patterns)), self.text
+
+    def open(self, *files: str) -> None:
+        """Let steps go on that wait for these files."""
+        for file in files:
+            (self.folder / file).touch()
 
     def close(self) -> int:
         """Wait for the end; answers the exit code."""
         self.read()
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         os.close(self.main)
         return code
 
 
 def test_a_terminal_shows_active_steps_live_and_keeps_the_finished_ones(treadle: Treadle) -> None:
     """Retries with attempt and countdown, maps with their counts, progress, a footer; then the summary; the cursor is back."""
-    screen = Screen(treadle, "run", treadle.write("w.yaml", FLOW))
+    screen = Screen(treadle, "run", treadle.write("w.yaml", LIVE))
+    screen.shows(r"attempt 1/3 failed, next in [0-3]\.\d+s: TransientError: attempt 1 did not work", r"4/4, counting")
+    screen.open("counted", "item1")
+    screen.shows(r"━+─+ 1/4 items, 2 active", r"1/4 steps over, \d running, \d+\.\d+s")
+    screen.open("item2", "item3", "item4")
+    screen.shows("attempt 2/3")
+    screen.open("flaky")
     code = screen.close()
 
-    text = ESCAPES.sub("", screen.raw)
+    text = screen.text
     assert code == 1, text
-    assert re.search(r"attempt 1/3 failed, next in 0\.\d+s: TransientError: attempt 1 did not work", text)
-    assert "attempt 2/3" in text
-    assert re.search(r"━+─+ [1-3]/4 items, 2 active", text)
-    assert re.search(r"[1-4]/4, counting", text)
-    assert re.search(r"\d/4 steps over, \d running, \d\.\d+s", text)
     assert re.search(r"✓ flaky: completed \(.*2 attempts\)", text)
     assert "✗ bad: failed" in text
     assert "no luck [bold]today[/bold]" in text
@@ -100,14 +131,13 @@ def test_a_terminal_shows_active_steps_live_and_keeps_the_finished_ones(treadle:
 
 def test_more_active_steps_than_lines_are_counted(treadle: Treadle) -> None:
     """Sixty steps at once on thirty lines: the first ones, how many more there are, and the footer is never pushed away."""
-    steps = "\n".join(f"  s{number}: {{uses: demo.sleep, with: {{seconds: 1}}}}" for number in range(60))
+    steps = "\n".join(f"  s{number}: {{uses: demo.gate, with: {{file: go}}}}" for number in range(60))
     screen = Screen(treadle, "run", treadle.write("w.yaml", f"name: many\nmax_parallel: 60\nsteps:\n{steps}\n"))
+    screen.shows("and 34 more", "0/60 steps over, 60 running")
+    screen.open("go")
     screen.close()
 
-    text = ESCAPES.sub("", screen.raw)
-    assert "and 34 more" in text
-    assert "0/60 steps over, 60 running" in text
-    assert "60 steps)" in text
+    assert "60 steps)" in screen.text
 
 
 def test_no_progress_and_dumb_terminals_get_plain_lines(treadle: Treadle) -> None:
@@ -139,11 +169,11 @@ def test_ctrl_c_on_a_terminal_cancels_and_puts_the_cursor_back(treadle: Treadle)
     """The key itself, typed: a message, a summary, exit code 3."""
     flow = "name: w\nsteps: {wait: {uses: demo.sleep, with: {seconds: 60, started: started}}}"
     screen = Screen(treadle, "run", treadle.write("w.yaml", flow))
-    screen.read("wait")
+    assert screen.read((treadle.folder / "started").exists), screen.text
     os.killpg(screen.process.pid, signal.SIGINT)
     code = screen.close()
 
-    text = ESCAPES.sub("", screen.raw)
+    text = screen.text
     assert code == 3
     assert "SIGINT: cancelling" in text
     assert "■ w cancelled" in text
