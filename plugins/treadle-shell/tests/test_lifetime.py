@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import gc
+import contextlib
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import anyio
@@ -47,14 +48,14 @@ def noted(file: Path) -> list[int]:
 
 
 async def wait_for_family(file: Path, members: int) -> list[int]:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while len(noted(file)) < members:  # noqa: ASYNC110 -- another process writes it
             await anyio.sleep(0.01)
     return noted(file)
 
 
 async def wait_until_dead(processes: list[int]) -> None:
-    with anyio.fail_after(10):  # or never
+    with anyio.fail_after(60):  # or never: they would sleep for minutes
         while any(is_alive(process) for process in processes):  # noqa: ASYNC110 -- strangers: no event tells
             await anyio.sleep(0.01)
 
@@ -62,8 +63,11 @@ async def wait_until_dead(processes: list[int]) -> None:
 async def test_a_deadline_ends_the_whole_family(ctx: Context, tmp_path: Path) -> None:
     """S3-19: after a timeout nothing is left, whichever group or session a descendant moved to, even if it ignores TERM."""
     file = tmp_path / "pids"
-    with anyio.move_on_after(1.0) as deadline:
-        await run(SHELL, ctx, script=FAMILY, env={"pids": str(file)})
+    with anyio.move_on_after(120) as deadline:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: run(SHELL, ctx, script=FAMILY, env={"pids": str(file)}))
+            await wait_for_family(file, 5)
+            deadline.deadline = anyio.current_time()
 
     assert deadline.cancelled_caught
     assert len(noted(file)) == 5
@@ -74,7 +78,7 @@ async def test_whoever_hides_its_descent_is_found_by_its_parents(ctx: Context, t
     """S3-19: one that clears its environment and leaves the session is ended too, even if it ignores TERM, and its children."""
     file = tmp_path / "pids"
     hidden = f'trap "" TERM; echo $$ >>{file}; sh -c "echo \\$\\$ >>{file}; while :; do sleep 0.1; done"'
-    with anyio.move_on_after(5.0) as deadline:
+    with anyio.move_on_after(120) as deadline:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: run(SHELL, ctx, script=f"env -i PATH=\"$PATH\" setsid sh -c '{hidden}' & wait"))
             family = await wait_for_family(file, 2)
@@ -86,8 +90,9 @@ async def test_whoever_hides_its_descent_is_found_by_its_parents(ctx: Context, t
     await wait_until_dead(family)
 
 
-async def test_a_command_may_tidy_up_before_it_ends(ctx: Context, tmp_path: Path) -> None:
+async def test_a_command_may_tidy_up_before_it_ends(ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TERM comes first, and output written while tidying up does not block the command."""
+    monkeypatch.setattr(_process, "GRACE_S", 120.0)  # whoever hangs takes that long, and no busy machine does
     file = tmp_path / "tidied"
     script = (
         f"trap 'head -c 300000 /dev/zero; echo done >{file}; exit 0' TERM; echo ready >{file}; while :; do sleep 0.05; done"
@@ -95,7 +100,7 @@ async def test_a_command_may_tidy_up_before_it_ends(ctx: Context, tmp_path: Path
     began = time.monotonic()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(lambda: run(SHELL, ctx, script=script))
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while not file.exists():  # noqa: ASYNC110 -- another process writes it
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
@@ -104,13 +109,18 @@ async def test_a_command_may_tidy_up_before_it_ends(ctx: Context, tmp_path: Path
     assert time.monotonic() - began < _process.GRACE_S
 
 
-async def test_whoever_ignores_term_is_killed_after_the_grace(ctx: Context) -> None:
+async def test_whoever_ignores_term_is_killed_after_the_grace(ctx: Context, tmp_path: Path) -> None:
     """Cancelling returns within the grace and a little, however stubborn the command."""
-    began = time.monotonic()
-    with anyio.move_on_after(0.2):
-        await run(SHELL, ctx, script="trap '' TERM; while :; do sleep 0.05; done")
+    file = tmp_path / "pids"
+    script = f"trap '' TERM; echo $$ >{file}; while :; do sleep 0.05; done"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: run(SHELL, ctx, script=script))
+        family = await wait_for_family(file, 1)
+        began = time.monotonic()
+        tasks.cancel_scope.cancel()
 
-    assert _process.GRACE_S < time.monotonic() - began < _process.GRACE_S + 10
+    assert _process.GRACE_S <= time.monotonic() - began < _process.GRACE_S + 60
+    assert not any(is_alive(member) for member in family)
 
 
 async def test_a_descendant_that_holds_the_output_does_not_hold_the_step(ctx: Context, tmp_path: Path) -> None:
@@ -120,7 +130,7 @@ async def test_a_descendant_that_holds_the_output_does_not_hold_the_step(ctx: Co
     result = await run(SHELL, ctx, script='sleep 300 & echo $! >"$pids"; echo said', env={"pids": str(file)})
 
     assert result.stdout == "said\n"
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 120
     await wait_until_dead(noted(file))
 
 
@@ -136,11 +146,29 @@ async def test_a_flood_costs_no_memory_and_can_be_stopped(ctx: Context) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
 
 
+def open_files() -> Counter[str]:
+    """What this process has open: what others close meanwhile counts for nothing, unlike the number of descriptors."""
+    found: Counter[str] = Counter()
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one by which they are listed
+            found[os.readlink(f"/proc/self/fd/{entry}")] += 1
+    return found
+
+
+def children() -> set[int]:
+    """The processes that this one has started and not collected."""
+    found = set()
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if int(Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.add(int(entry))
+    return found
+
+
 async def test_many_at_once_leave_no_descriptor_and_no_process(ctx: Context) -> None:
     """Fifty commands at once, half of them cancelled: every pipe is closed and every child collected."""
     await run(SHELL, ctx, argv=["true"])
-    gc.collect()  # what other tests left to the collector would be closed in the middle of this one
-    before = sorted(os.listdir("/proc/self/fd"))
+    before, others = open_files(), children()
 
     async def one(number: int) -> None:
         with anyio.move_on_after(0.3 if number % 2 else 30):
@@ -150,9 +178,8 @@ async def test_many_at_once_leave_no_descriptor_and_no_process(ctx: Context) -> 
         for number in range(50):
             tasks.start_soon(one, number)
 
-    assert sorted(os.listdir("/proc/self/fd")) == before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)  # noqa: ASYNC222 -- WNOHANG does not wait
+    assert not open_files() - before
+    assert not children() - others
 
 
 async def test_a_cancel_before_the_start_starts_nothing(ctx: Context, tmp_path: Path) -> None:
@@ -208,9 +235,11 @@ async def test_everything_dies_with_treadle(anyio_backend: str, tmp_path: Path) 
     """When the engine gets ``kill -9``, command, grandchildren and those in other sessions are gone within two seconds."""
     file = tmp_path / "pids"
     with engine(anyio_backend, f"await run(SHELL, ctx, script={FAMILY!r}, env={{'pids': {str(file)!r}}})") as process:
-        family = await wait_for_family(file, 5)
-        assert all(is_alive(member) for member in family)
-        process.send_signal(signal.SIGKILL)
+        try:
+            family = await wait_for_family(file, 5)
+            assert all(is_alive(member) for member in family)
+        finally:
+            process.send_signal(signal.SIGKILL)
 
         await wait_until_dead(family)
 
@@ -230,7 +259,7 @@ async def test_the_dead_are_collected_where_treadle_adopts_orphans(anyio_backend
         print("none left")
     """
     with engine(anyio_backend, body, before=adopt) as process:
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=300)
 
     assert said == "none left\n"
 

@@ -36,8 +36,8 @@ async def test_lines_are_logged_as_they_are_written(
     """Each line stands in the step's log with its stream, and the last one in its progress, before the command has ended."""
     caplog.set_level("INFO")
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: run(SHELL, ctx, script="echo one; echo two >&2; sleep 30; echo three"))
-        with anyio.fail_after(20):
+        tasks.start_soon(lambda: run(SHELL, ctx, script="echo one; echo two >&2; sleep 300; echo three"))
+        with anyio.fail_after(60):
             while len(logged(caplog)) < 2:  # noqa: ASYNC110 -- another process writes it
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
