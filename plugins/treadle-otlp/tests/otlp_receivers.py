@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -73,7 +72,7 @@ class HttpCollector(Received):
     Args:
         status: What it answers.
         fail_first: How many requests are answered 503 before that.
-        delay_s: How long it thinks.
+        delay_s: How long it thinks, at most until it is closed.
         answer: What it writes.
         more: Headers of its answers.
     """
@@ -90,9 +89,12 @@ class HttpCollector(Received):
         super().__init__()
         self.status, self.fail_first, self.delay_s = status, fail_first, delay_s
         self.answer, self.more = answer, more or {}
+        self._is_closing = threading.Event()
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = 60
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 self.send_response(collector.take(self.path, body, dict(self.headers)))
@@ -107,13 +109,14 @@ class HttpCollector(Received):
                 """Quiet."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server.daemon_threads = False  # so that closing waits for them, and none goes on in the middle of other tests
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     def take(self, path: str, body: bytes, headers: dict[str, str]) -> int:
         self.requests += 1
-        time.sleep(self.delay_s)
+        if self.delay_s:
+            self._is_closing.wait(self.delay_s)
         if self.requests <= self.fail_first:
             return 503
         if headers.get("Content-Encoding") == "gzip":
@@ -131,6 +134,7 @@ class HttpCollector(Received):
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._is_closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

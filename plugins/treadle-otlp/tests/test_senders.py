@@ -50,7 +50,7 @@ def collector(protocol: str) -> Iterator[HttpCollector | GrpcCollector]:
 
 def sender_to(endpoint: str, protocol: str = "http/protobuf", **connection: object) -> SpanSender:
     settings = read_settings("traces", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
-    return make_sender(settings, Connection(**connection), RESOURCE)  # type: ignore[arg-type]  # fields of it
+    return make_sender(settings, Connection(**{"timeout_s": 60.0, **connection}), RESOURCE)  # type: ignore[arg-type]  # fields of it
 
 
 # -- encoding --------------------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_spans_arrive(collector: HttpCollector | GrpcCollector, protocol: str) -
     """Over both protocols, with headers, compressed, one connection for many batches."""
     sender = sender_to(collector.endpoint, protocol, headers={"x-api-key": "secret"}, compression="gzip")
 
-    deliveries = [sender.send(batch(span(2 * number), span(2 * number + 1)), 5) for number in range(3)]
+    deliveries = [sender.send(batch(span(2 * number), span(2 * number + 1)), 60) for number in range(3)]
 
     assert deliveries == [Delivery("delivered")] * 3
     assert [int.from_bytes(item.span_id, "big") for item in collector.spans] == list(range(6))
@@ -170,7 +170,7 @@ def test_spans_arrive(collector: HttpCollector | GrpcCollector, protocol: str) -
 def test_a_status_says_what_becomes_of_the_batch(status: int, outcome: str) -> None:
     """Spans are to blame for 400, settings for 401, size for 413; what OTLP's table names passes."""
     with HttpCollector(status=status) as collector:
-        delivery = sender_to(collector.endpoint).send(batch(span()), 5)
+        delivery = sender_to(collector.endpoint).send(batch(span()), 60)
 
     assert delivery.outcome == outcome
     assert delivery.reason.startswith(str(status))
@@ -201,7 +201,7 @@ def test_a_status_says_what_becomes_of_the_batch(status: int, outcome: str) -> N
 def test_a_code_of_grpc_says_what_becomes_of_the_batch(code: str, outcome: str) -> None:
     """The same over gRPC, for every code of OTLP's table."""
     with GrpcCollector(grpc.StatusCode[code]) as collector:
-        delivery = sender_to(collector.endpoint, "grpc").send(batch(span()), 30)
+        delivery = sender_to(collector.endpoint, "grpc").send(batch(span()), 60)
 
     assert delivery.outcome == outcome
     assert delivery.reason
@@ -211,7 +211,7 @@ def test_what_an_exhausted_server_says_decides_over_grpc() -> None:
     """It recovers when it says how long it takes, and a message that was too large is sent in parts."""
     retry = RetryInfo(retry_delay=Duration(seconds=2, nanos=500_000_000)).SerializeToString()
     with GrpcCollector(grpc.StatusCode.RESOURCE_EXHAUSTED, [("google.rpc.retryinfo-bin", retry)]) as collector:
-        recovers = sender_to(collector.endpoint, "grpc").send(batch(span()), 30)
+        recovers = sender_to(collector.endpoint, "grpc").send(batch(span()), 60)
 
     assert (recovers.outcome, recovers.retry_after_s) == ("later", 2.5)
     for details, outcome in (
@@ -252,7 +252,7 @@ def test_retry_after_is_handed_on(header: str, least: float | None, most: float 
     """In seconds or as a date; what cannot be read is no wish."""
     header = formatdate(time.time() + 3600, usegmt=True) if header == "in an hour" else header
     with HttpCollector(status=503, more={"Retry-After": header}) as collector:
-        asked = sender_to(collector.endpoint).send(batch(span()), 5).retry_after_s
+        asked = sender_to(collector.endpoint).send(batch(span()), 60).retry_after_s
 
     assert asked is None if least is None or most is None else asked is not None and least <= asked <= most
 
@@ -260,11 +260,11 @@ def test_retry_after_is_handed_on(header: str, least: float | None, most: float 
 def test_what_a_backend_says_is_told() -> None:
     """The words of a refusal, and how many spans of a batch were rejected."""
     with HttpCollector(status=400, answer=b'{"message": "no service.name"}') as collector:
-        refused = sender_to(collector.endpoint).send(batch(span()), 5)
+        refused = sender_to(collector.endpoint).send(batch(span()), 60)
     partial = ExportTracePartialSuccess(rejected_spans=2, error_message="too old")
     answer = ExportTraceServiceResponse(partial_success=partial).SerializeToString()
     with HttpCollector(answer=answer) as collector:
-        taken = sender_to(collector.endpoint).send(batch(span()), 5)
+        taken = sender_to(collector.endpoint).send(batch(span()), 60)
 
     assert refused == Delivery("refused", '400 Bad Request: {"message": "no service.name"}')
     assert taken == Delivery("delivered", "too old", rejected=2)
@@ -272,19 +272,22 @@ def test_what_a_backend_says_is_told() -> None:
 
 def test_nobody_there_is_for_later(dead_endpoint: str, protocol: str) -> None:
     """A collector that is away is no loss, and is told in two words."""
-    delivery = sender_to(dead_endpoint, protocol).send(batch(span()), 5)
+    delivery = sender_to(dead_endpoint, protocol).send(batch(span()), 60)
 
     assert (delivery.outcome, delivery.reason) == ("later", "connection refused")
 
 
 def test_a_slow_collector_is_waited_for_so_long() -> None:
     """As long as the caller says and ``OTEL_EXPORTER_OTLP_TIMEOUT`` allows, whichever is less."""
-    with HttpCollector(delay_s=5) as collector:
+    with HttpCollector(delay_s=600) as collector:
         began = time.monotonic()
-        delivery = sender_to(collector.endpoint, timeout_s=0.3).send(batch(span()), 60)
+        deliveries = [
+            sender_to(collector.endpoint, timeout_s=own_s).send(batch(span()), given_s)
+            for own_s, given_s in ((0.3, 600), (600, 0.3))
+        ]
 
-    assert (delivery.outcome, delivery.reason) == ("later", "no answer in time")
-    assert time.monotonic() - began < 10
+    assert deliveries == [Delivery("later", "no answer in time")] * 2
+    assert time.monotonic() - began < 120
 
 
 def test_a_request_is_bounded(collector: HttpCollector | GrpcCollector, protocol: str) -> None:
@@ -292,9 +295,9 @@ def test_a_request_is_bounded(collector: HttpCollector | GrpcCollector, protocol
     sender = sender_to(collector.endpoint, protocol)
     large = span(attributes={"text": "x" * MOST_BYTES})
 
-    assert sender.send(batch(large, span(2)), 5).outcome == "too_large"
+    assert sender.send(batch(large, span(2)), 60).outcome == "too_large"
     assert collector.spans == []
-    assert sender.send(batch(large), 20).outcome == "delivered"
+    assert sender.send(batch(large), 60).outcome == "delivered"
 
 
 # -- settings --------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,9 @@ from treadle_otlp._trouble import ExportTrouble
 
 __all__ = ["NothingToClose", "Pipeline", "setup"]
 
+AT_EXIT_S = 2.0
+"""How long the end of the process may wait where nobody called ``shutdown``."""
+
 _log = logging.getLogger("treadle.otlp")
 
 
@@ -160,7 +163,7 @@ class Pipeline:
 
     def _at_exit(self) -> None:
         """Nobody called ``shutdown``: do it, and say on the log what was lost."""
-        if undelivered := self.shutdown(2.0):
+        if undelivered := self.shutdown(AT_EXIT_S):
             _log.warning(undelivered)
 
 
