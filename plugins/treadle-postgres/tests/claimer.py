@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -26,16 +27,16 @@ async def claim(store: PostgresStore, count: int) -> None:
 
 
 async def write(store: PostgresStore, count: int) -> None:
-    """Make a run and write to it; say how long the slowest commit took."""
+    """Make a run and write to it; say of each commit when it was begun and ended."""
     run_id = f"w{os.getpid()}"
     creation = await store.create(new_run(run_id))
     assert creation.claim is not None
-    slowest = 0.0
+    commits: list[tuple[float, float]] = []
     for number in range(count):
         begun = time.monotonic()
         await append(store, creation.claim, number + 2, signal(number))
-        slowest = max(slowest, time.monotonic() - begun)
-    print(f"{run_id} {slowest:.3f}", flush=True)
+        commits.append((begun, time.monotonic()))
+    print(json.dumps([run_id, commits]), flush=True)
 
 
 async def freeze(store: PostgresStore, count: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
@@ -24,6 +25,8 @@ class Proxy:
         self._plan: list[tuple[int, Cut, bytes]] = []
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._is_closed = False
 
     def cut(self, after: int, how: Cut, *, needle: bytes = b"") -> None:
         """Cut whichever connection sends the message that is so many from now, of those that hold ``needle``."""
@@ -36,14 +39,22 @@ class Proxy:
             self.cut(random.randint(1, most), random.choice(CUTS))
 
     def __enter__(self) -> Proxy:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._start(self._accept)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._listener.close()
+        _end(self._listener)  # closing alone would leave its thread waiting, and the port open
         with self._lock:
+            self._is_closed = True
             for each in self._open:
                 _end(each)
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _accept(self) -> None:
         with suppress(OSError):  # closed
@@ -52,9 +63,13 @@ class Proxy:
                 server = socket.create_connection(self._server)
                 with self._lock:
                     self._open |= {client, server}
+                    if self._is_closed:
+                        _end(client)
+                        _end(server)
+                        return
                 drops = threading.Event()
-                threading.Thread(target=self._forward, args=(client, server, drops), daemon=True).start()
-                threading.Thread(target=self._back, args=(server, client, drops), daemon=True).start()
+                self._start(self._forward, client, server, drops)
+                self._start(self._back, server, client, drops)
 
     def _forward(self, client: socket.socket, server: socket.socket, drops: threading.Event) -> None:
         with suppress(OSError):

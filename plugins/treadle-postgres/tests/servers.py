@@ -53,12 +53,13 @@ class PostgresServer:
         if self._user:
             os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
         self._call("initdb", "-D", self._data, "-U", "tester", "--auth=trust", "-E", "UTF8", "--no-locale", "--no-sync")
-        self.port = _free_port()
+        self._reservation = _reserved_port()
+        self.port = int(self._reservation.getsockname()[1])
         self.start()
 
     def _call(self, program: str, *args: str | Path) -> None:
         log = self._folder.with_suffix(".out")
-        environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"}
+        environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "PGCTLTIMEOUT": "240"}
         with log.open("ab") as output:  # not a pipe: the server would keep it open
             done = subprocess.run(
                 [self._programs / program, *args],
@@ -69,7 +70,7 @@ class PostgresServer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                timeout=60,
+                timeout=300,
                 check=False,
             )
         assert done.returncode == 0, f"{program} failed:\n{log.read_text()}\n{self._log()}"
@@ -93,6 +94,7 @@ class PostgresServer:
         """Stop it and delete its data."""
         if (self._data / "postmaster.pid").exists():
             self.stop(mode="immediate")
+        self._reservation.close()
         shutil.rmtree(self._folder)
 
     def program(self, name: str) -> Path:
@@ -108,7 +110,13 @@ class PostgresServer:
         return psycopg.connect(self.dsn(), autocommit=True, options=f"-c search_path={schema}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _reserved_port() -> socket.socket:
+    """A socket that keeps a free port from everybody but the server, also while that is down.
+
+    It does not listen and may share its address, as the server's own asks to: then the system lets the server have it, and
+    gives the port to nobody who asks for any.
+    """
+    reservation = socket.socket()
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reservation.bind(("127.0.0.1", 0))
+    return reservation

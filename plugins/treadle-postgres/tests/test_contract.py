@@ -22,4 +22,4 @@ class TestPostgresStore(StoreContract):
 
     def make_store(self, folder: Path) -> Store:
         schema = "c_" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-        return PostgresStore(Secret(self.server.dsn()), schema=schema, timeout_s=10)
+        return PostgresStore(Secret(self.server.dsn()), schema=schema, timeout_s=60)

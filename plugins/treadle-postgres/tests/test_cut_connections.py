@@ -21,7 +21,7 @@ CUTS_RUN = int(os.environ.get("TREADLE_CUTS", "20"))
 
 def through(proxy: Proxy, server: PostgresServer, schema: str) -> PostgresStore:
     """A store that reaches the server by the proxy."""
-    return PostgresStore(Secret(server.dsn(proxy.port)), schema=schema, timeout_s=10)
+    return PostgresStore(Secret(server.dsn(proxy.port)), schema=schema, timeout_s=120)
 
 
 async def write_some(store: PostgresStore, proxy: Proxy, cuts: random.Random) -> None:

@@ -31,7 +31,7 @@ def test_a_migration_that_is_killed_is_made_the_next_time(server: PostgresServer
     """Nothing of it is left behind, and the next process begins anew (fault 27)."""
     command = [sys.executable, str(Path(__file__).with_name("claimer.py")), "write", server.dsn(), schema, "1"]
     killed = subprocess.run(
-        command, env=os.environ | {"TREADLE_FAULTS": "in_migration:1"}, capture_output=True, timeout=30, check=False
+        command, env=os.environ | {"TREADLE_FAULTS": "in_migration:1"}, capture_output=True, timeout=300, check=False
     )
     with server.connect() as connection:
         left = connection.execute("SELECT count(*) FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone()

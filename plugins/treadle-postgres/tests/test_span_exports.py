@@ -68,7 +68,7 @@ def test_the_trace_of_a_killed_run_is_whole(server: PostgresServer, schema: str,
         env=os.environ | ({"TREADLE_FAULTS": f"committed:{commit}"} if commit else {}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert killed.returncode == (-signals.SIGKILL if commit else 0), killed.stderr
@@ -77,7 +77,7 @@ def test_the_trace_of_a_killed_run_is_whole(server: PostgresServer, schema: str,
     outbox = Outbox(store, backend)
 
     result = resume(run_id, registry=Registry.of(count), store=store, sinks=[outbox]) if commit else None
-    report = outbox.close(10) if commit else outbox.drain(10)
+    report = outbox.close(60) if commit else outbox.drain(60)
     (export,) = anyio.run(lambda: store.span_exports(run_id=run_id))
     store.close()
 
