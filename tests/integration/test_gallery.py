@@ -205,12 +205,18 @@ def test_a_release_waits_for_an_answer(example: Example, answer: str) -> None:
 @of("import-readings")
 def test_an_import_that_is_killed_loads_every_row_once(example: Example) -> None:
     """Killed in the middle and resumed: no batch is loaded twice, and the bad one is borne (G1, G2)."""
-    with example.started("rows: completed", "-i", "pause=0.7") as process:
+    tool = example.folder / "tools" / "load.py"
+    code = tool.read_text("utf-8")
+    assert "time.sleep(pause)" in code
+    held = 'while pause and not Path("go").exists():\n        time.sleep(0.02)'
+    tool.write_text(code.replace("time.sleep(pause)", held), "utf-8")
+    with example.started("rows: completed", "-i", "pause=1") as process:
         process.send_signal(signal.SIGSTOP)  # the command below sees a run that is driven
         listed = json.loads(example("runs", "--json").stdout)["runs"]
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
 
+    (example.folder / "go").touch()
     done = example("resume", "last", "--json")
     result = json.loads(done.stdout)
     with closing(sqlite3.connect(example.folder / "report" / "readings.db")) as connection:

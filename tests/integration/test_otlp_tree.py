@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +16,7 @@ from subprocess import PIPE, CompletedProcess
 import anyio
 import grpc  # type: ignore[import-untyped]  # ships no types
 import pytest
+from held_port import held_port
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces_pb
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as traces_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -98,7 +98,7 @@ class Trace:
 
     async def until(self, count: int) -> None:
         """Wait until so many spans are there: the receiver hands them over a moment after it took them."""
-        with anyio.move_on_after(10):
+        with anyio.move_on_after(60):
             while len(self.spans) < count:  # noqa: ASYNC110 - one collector fills the list from its own threads
                 await anyio.sleep(0.02)
 
@@ -121,9 +121,6 @@ Collector = AbstractAsyncContextManager[tuple[Trace, dict[str, str]]]
 @asynccontextmanager
 async def over_http() -> AsyncIterator[tuple[Trace, dict[str, str]]]:
     """A collector that speaks OTLP over HTTP; gives what it receives and the variables that lead to it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     trace = Trace()
 
     async def read(receiver: OtelTapHttpProtobufReceiver) -> None:
@@ -134,14 +131,15 @@ async def over_http() -> AsyncIterator[tuple[Trace, dict[str, str]]]:
         async for metric in receiver.stream_metrics():
             trace.metrics.add(metric.name)
 
-    async with (
-        OtelTapHttpProtobufReceiver(OtelTapHttpProtobufReceiverSettings(http_port=port)) as receiver,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(read, receiver)
-        tasks.start_soon(count, receiver)
-        yield trace, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
-        tasks.cancel_scope.cancel()
+    with held_port() as port:
+        async with (
+            OtelTapHttpProtobufReceiver(OtelTapHttpProtobufReceiverSettings(http_port=port)) as receiver,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(read, receiver)
+            tasks.start_soon(count, receiver)
+            yield trace, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
+            tasks.cancel_scope.cancel()
 
 
 class Servicer(traces_grpc.TraceServiceServicer):
@@ -282,7 +280,7 @@ async def test_the_metrics_of_a_run_arrive(folder: Path) -> None:
     async with over_http() as (trace, environ):
         ended = await command(folder, "run", "inner.json", **environ | {"OTEL_METRICS_EXPORTER": "otlp"})
         assert ended.returncode == 0, ended.stderr.decode()
-        with anyio.move_on_after(10):
+        with anyio.move_on_after(60):
             while len(trace.metrics) < 4:  # noqa: ASYNC110 - the receiver hands them over a moment later
                 await anyio.sleep(0.02)
 

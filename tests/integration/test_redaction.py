@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from base64 import b64encode
@@ -13,6 +12,7 @@ from urllib.parse import quote
 
 import anyio
 import pytest
+from held_port import held_port
 from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSettings
 
 pytestmark = pytest.mark.anyio
@@ -155,24 +155,22 @@ async def command(path: Path, *arguments: str, **environ: str) -> subprocess.Com
 
 async def left_behind(path: Path) -> dict[str, bytes]:
     """Run the workflow with everything on that tells of a run; what each place then holds, as raw bytes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_METRICS_EXPORTER": "none"}
     spans = bytearray()
 
     async def read(receiver: OtelTapHttpProtobufReceiver) -> None:
         async for span in receiver.stream_traces():
             spans.extend(span.SerializeToString())
 
-    settings = OtelTapHttpProtobufReceiverSettings(http_port=port)
-    async with OtelTapHttpProtobufReceiver(settings) as receiver, anyio.create_task_group() as tasks:
-        tasks.start_soon(read, receiver)
-        ended = await command(path, "run", "leaky.json", "--json", "--log-format", "json", TOKEN=TOKEN, **environ)
-        with anyio.move_on_after(10):
-            while b"RUN leaky" not in spans:  # noqa: ASYNC110 - the receiver fills it from its threads
-                await anyio.sleep(0.02)
-        tasks.cancel_scope.cancel()
+    with held_port() as port:
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_METRICS_EXPORTER": "none"}
+        settings = OtelTapHttpProtobufReceiverSettings(http_port=port)
+        async with OtelTapHttpProtobufReceiver(settings) as receiver, anyio.create_task_group() as tasks:
+            tasks.start_soon(read, receiver)
+            ended = await command(path, "run", "leaky.json", "--json", "--log-format", "json", TOKEN=TOKEN, **environ)
+            with anyio.move_on_after(60):
+                while b"RUN leaky" not in spans:  # noqa: ASYNC110 - the receiver fills it from its threads
+                    await anyio.sleep(0.02)
+            tasks.cancel_scope.cancel()
     assert ended.returncode == 1, ended.stderr.decode()
     shown = await command(path, "show", json.loads(ended.stdout)["run_id"], "--json")
     stores = {file.name: await file.read_bytes() async for file in anyio.Path(path).glob("runs.db*")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import anyio
@@ -51,11 +51,15 @@ def test_parallel_steps_take_a_fraction_of_the_time_of_serial_ones() -> None:
     workflow = Workflow("four")
     for number in range(4):
         workflow.step(f"step{number}", "demo.wait")
-    serial = run(workflow, registry=Registry.of(wait), max_parallel=1)
-    parallel = run(workflow, registry=Registry.of(wait))
 
-    assert parallel.duration_s <= 0.6 * serial.duration_s
-    assert serial.duration_s / parallel.duration_s >= 2
+    def quickest(max_parallel: int) -> float:
+        """Of five: the others may have waited for the machine."""
+        return min(run(workflow, registry=Registry.of(wait), max_parallel=max_parallel).duration_s for _ in range(5))
+
+    serial, parallel = quickest(1), quickest(4)
+
+    assert parallel <= 0.6 * serial
+    assert serial / parallel >= 2
 
 
 AGENT = """
@@ -181,20 +185,27 @@ def test_at_most_ten_calls_at_once_by_default() -> None:
     """Of 50 ready steps 10 run at any time, neither more nor fewer; another number holds when asked for (S3-12)."""
     running = Counter[str]()
     peak = Counter[str]()
+    full = defaultdict[str, anyio.Event](anyio.Event)
 
     @executor("demo.count")
-    async def count(ctx: Context, /) -> None:
+    async def count(ctx: Context, /, limit: int) -> None:
         running[ctx.run_id] += 1
         peak[ctx.run_id] = max(peak[ctx.run_id], running[ctx.run_id])
+        if running[ctx.run_id] == limit:
+            full[ctx.run_id].set()
+        with anyio.fail_after(60):
+            await full[ctx.run_id].wait()  # the first calls stay until so many run as may
         await anyio.sleep(0.005)
         running[ctx.run_id] -= 1
 
     workflow = Workflow("wide")
+    limit = workflow.input("limit", type="integer")
     for number in range(50):
-        workflow.step(f"step{number}", "demo.count")
-    default = run(workflow, registry=Registry.of(count))
-    three = run(workflow, registry=Registry.of(count), max_parallel=3)
+        workflow.step(f"step{number}", "demo.count", limit=limit)
+    default = run(workflow, {"limit": 10}, registry=Registry.of(count))
+    three = run(workflow, {"limit": 3}, registry=Registry.of(count), max_parallel=3)
 
+    assert (default.status, three.status) == ("completed", "completed")
     assert peak[default.run_id] == 10
     assert peak[three.run_id] == 3
     assert sum(step.attempts for step in default.steps.values()) == 50

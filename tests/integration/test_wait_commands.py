@@ -34,7 +34,7 @@ def suspended(project: KeptProject, *words: str) -> str:
     """A run that waits and that nobody drives; answers its id."""
     run = waiting(project, *words)
     run.send_signal(signal.SIGINT)
-    run.communicate(timeout=30)
+    run.communicate(timeout=60)
     shown = fitting(project("show", "last", "--json").stdout, "show")
     assert shown["status"] == "suspended"
     return str(shown["run_id"])
@@ -47,10 +47,10 @@ def test_an_approval_from_another_process(project: KeptProject) -> None:
     said = next(line for line in run.stderr if "waits for the signal" in line)
     shown = project("show", "last")
     waits = fitting(project("show", "last", "--json").stdout, "show")["waits"]
-    begun = time.monotonic()
     answered = project("approve", "last", "--comment", "looks good", "--json")
-    out, _ = run.communicate(timeout=30)
-    took = time.monotonic() - begun
+    sent_at = time.time()
+    out, _ = run.communicate(timeout=60)
+    ended = {step["path"]: step["ended_at"] for step in fitting(project("show", "last", "--json").stdout, "show")["steps"]}
     told = fitting(answered.stdout, "signal")
 
     assert re.search(r"ok: waits for the signal 'release', at most 48h00m: treadle approve [\w-]+ release$", said)
@@ -63,14 +63,14 @@ def test_an_approval_from_another_process(project: KeptProject) -> None:
     assert (told["payload"]["approved"], told["payload"]["comment"]) == (True, "looks good")
     assert run.returncode == 0
     assert f"site-1.0.tar.gz published for {told['payload']['by']}" in out
-    assert took < 10, "a beat is 5 s at most"
+    assert ended["ok"] - sent_at < 10, "a beat is 5 s at most"
 
 
 def test_a_rejection_ends_what_needs_the_approval(project: KeptProject) -> None:
     """With the comment as the cause; the exit code says failed."""
     run = waiting(project)
     project("reject", "last", "--comment", "not on a Friday")
-    out, _ = run.communicate(timeout=30)
+    out, _ = run.communicate(timeout=60)
     told = project("explain", "last/ok")
 
     assert run.returncode == 1
@@ -83,7 +83,7 @@ def test_a_run_that_only_waits_is_suspended_by_ctrl_c(project: KeptProject) -> N
     """It is not cancelled; what is sent meanwhile is kept, and is the first thing that it hears (S3-84)."""
     run = waiting(project)
     run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=30)
+    _, err = run.communicate(timeout=60)
     answered = project("approve", "last")
     again = project("resume", "last", "--json")
     result = fitting(again.stdout, "run")
@@ -100,7 +100,7 @@ def test_a_run_that_only_waits_is_suspended_by_ctrl_c(project: KeptProject) -> N
 def test_ctrl_c_cancels_a_run_that_does_something(project: KeptProject) -> None:
     """Only one that waits and nothing else is suspended."""
     (project.folder / "busy.yaml").write_text(
-        "name: busy\nsteps:\n  wait: {wait: {signal: go}}\n  sleep: {uses: shell.run, with: {argv: [sleep, '30']}}\n"
+        "name: busy\nsteps:\n  wait: {wait: {signal: go}}\n  sleep: {uses: shell.run, with: {argv: [sleep, '300']}}\n"
     )
     run = project.start("run", "busy.yaml")
     assert run.stderr is not None
@@ -108,7 +108,7 @@ def test_ctrl_c_cancels_a_run_that_does_something(project: KeptProject) -> None:
         if "sleep: started" in line:
             break
     run.send_signal(signal.SIGINT)
-    run.communicate(timeout=30)
+    run.communicate(timeout=60)
 
     assert run.returncode == 3
     assert fitting(project("show", "last", "--json").stdout, "show")["status"] == "cancelled"
@@ -118,14 +118,13 @@ def test_a_run_that_was_killed_while_it_waited_goes_on(project: KeptProject) -> 
     """A wait outlives the process that began it, however that ended, and is less than 10 s late afterwards (S1-42, S1-94)."""
     run = waiting(project, "-i", "pause=1s")
     os.kill(run.pid, signal.SIGKILL)
-    run.communicate(timeout=30)
+    run.communicate(timeout=60)
     project("signal", "last", "release", '{"approved": true, "by": "me"}')
-    begun = time.time()
     result = fitting(project("resume", "last", "--json").stdout, "run")
 
     assert result["status"] == "completed"
     assert result["outputs"] == {"done": "site-1.0.tar.gz published for me"}
-    assert time.time() - begun < 1 + 10
+    assert 1 <= result["steps"]["pause"]["duration_s"] < 1 + 10
 
 
 def test_what_cannot_be_sent_is_refused(project: KeptProject) -> None:
@@ -167,7 +166,7 @@ def test_a_run_that_has_ended_takes_no_signal(project: KeptProject) -> None:
     """Whoever sends one is told so."""
     run = waiting(project)
     project("approve", "last")
-    run.communicate(timeout=30)
+    run.communicate(timeout=60)
 
     refused = project("approve", "last")
 
@@ -182,7 +181,7 @@ def test_a_signal_for_later_is_kept_by_a_timer(project: KeptProject) -> None:
     sent = fitting(project(*words, "--after", "3s").stdout, "signal")
     again = fitting(project(*words).stdout, "signal")
     run = project.start("resume", run_id, "--json")
-    out, _ = run.communicate(timeout=30)
+    out, _ = run.communicate(timeout=60)
     result = json.loads(out)
 
     assert sent["signal_id"] == again["signal_id"] == "x"
@@ -197,7 +196,7 @@ def test_the_commands_of_the_page(project: KeptProject) -> None:
     assert [words[0] for words in commands] == ["run", "show", "approve", "resume"]
     run = waiting(project)
     project("approve", "last", "--comment", "looks good")
-    run.communicate(timeout=30)
+    run.communicate(timeout=60)
     resumed = project(*commands[3])
 
     assert run.returncode == 0
@@ -213,7 +212,7 @@ def test_a_run_in_memory_says_that_nobody_can_send_it_a_signal(project: KeptProj
     assert run.stderr is not None
     first = next(run.stderr)
     run.send_signal(signal.SIGINT)
-    run.communicate(timeout=30)
+    run.communicate(timeout=60)
 
     assert first == "It waits for signals, and nobody can send one to a run that is kept in memory.\n"
     assert run.returncode == 3
