@@ -51,6 +51,9 @@ QUICK_S = 0.001
 QUICK_IN_A_ROW = 8
 """After so many quick commits of one run, which nothing else came between, its next one is made on the thread that asks."""
 
+_GRACE_S = 5.0
+"""How long to wait for a worker after it should have given up: on a busy machine it says later what the matter is."""
+
 _IDLE_S = 1.0
 _TOLD_S = 600.0
 _log = logging.getLogger("treadle.sqlite")
@@ -147,7 +150,7 @@ class Worker:
         event, post = anyio.Event(), loop_poster()
         job = Job(work, lambda: post(event.set))
         self._put(job)
-        with anyio.move_on_after(2 * self._timeout_s, shield=True):
+        with anyio.move_on_after(self._longest_s, shield=True):
             await event.wait()
             return job.result()
         raise self._silent()
@@ -157,7 +160,7 @@ class Worker:
         event = threading.Event()
         job = Job(work, event.set)
         self._put(job)
-        if not event.wait(2 * self._timeout_s):
+        if not event.wait(self._longest_s):
             raise self._silent()
         return job.result()
 
@@ -169,7 +172,12 @@ class Worker:
             self._is_closed = True
         if self._pid == os.getpid():
             self._jobs.put(None)
-            self._thread.join(2 * self._timeout_s)
+            self._thread.join(self._longest_s)
+
+    @property
+    def _longest_s(self) -> float:
+        """What an answer may take, when another job waits for a lock before it does."""
+        return 2 * self._timeout_s + _GRACE_S
 
     def _put(self, job: Job[T]) -> None:
         if self._pid != os.getpid():
@@ -184,7 +192,7 @@ class Worker:
 
     def _silent(self) -> StoreUnavailableError:
         return StoreUnavailableError(
-            f"Store {self._path} did not answer within {2 * self._timeout_s:.0f} s.", "Look after the disk, then resume."
+            f"Store {self._path} did not answer within {self._longest_s:.0f} s.", "Look after the disk, then resume."
         )
 
     # -- on the thread
