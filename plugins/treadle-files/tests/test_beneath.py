@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import gc
+import contextlib
 import itertools
 import os
 import socket
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from treadle.errors import ConfigError, PermanentError, TreadleError
 from treadle.ports import SyncContext
-from treadle_files import FileMissingError, FileRoot, Files, NotAFileError, OutsideRootError, glob, read, write
+from treadle_files import FileAccessError, FileMissingError, FileRoot, Files, NotAFileError, OutsideRootError, glob, read, write
 
 
 @pytest.mark.parametrize(
@@ -135,10 +136,7 @@ def test_only_regular_files_are_read_or_replaced(files: FileRoot, ctx: SyncConte
     (root / "folder").mkdir()
     os.mkfifo(root / "pipe")
     with socket.socket(socket.AF_UNIX) as server:
-        previous = os.getcwd()
-        os.chdir(root)  # a socket's path is short
-        server.bind("socket")
-        os.chdir(previous)
+        server.bind(f"/proc/self/fd/{files.folder}/socket")  # a socket's path is short
     (root / "dot").symlink_to(".")
 
     for name, kind in (
@@ -172,10 +170,39 @@ def test_the_root_is_held_even_when_it_is_renamed(files: FileRoot, ctx: SyncCont
     assert (moved / "a.txt").exists()
 
 
+def test_a_call_that_goes_on_keeps_its_folder_to_the_end(tmp_path: Path) -> None:
+    """The number of a folder that was closed may be the next one's: whoever uses it last closes it, and nobody comes after."""
+    with Files(root=str(tmp_path)).open() as opened:
+        going_on = opened.place("a.txt")
+        place = going_on.__enter__()  # in a thread that was left behind, say
+    others = [os.open("/", os.O_RDONLY) for _ in range(3)]
+    here = os.readlink(f"/proc/self/fd/{place.folder}")
+    with pytest.raises(FileAccessError, match="given back"), opened.place("b.txt"):
+        pass
+    is_used_at_first = not opened.wait_until_unused(0)
+    going_on.__exit__(None, None, None)
+    for other in others:
+        os.close(other)
+
+    assert here == str(tmp_path)
+    assert is_used_at_first
+    assert opened.wait_until_unused(0)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened.folder)
+
+
+def open_files() -> Counter[str]:
+    """What this process has open: what others close meanwhile counts for nothing, unlike the number of descriptors."""
+    found: Counter[str] = Counter()
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one by which they are listed
+            found[os.readlink(f"/proc/self/fd/{entry}")] += 1
+    return found
+
+
 def test_no_file_stays_open(files: FileRoot, ctx: SyncContext) -> None:
     """Success and refusal alike give every descriptor back."""
-    gc.collect()  # what other tests left to the collector would be closed in the middle of this one
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = open_files()
     write(files, ctx, "a/b/c.txt", text="x")
     read(files, "a/b/c.txt")
     glob(files, "**/*")
@@ -183,4 +210,4 @@ def test_no_file_stays_open(files: FileRoot, ctx: SyncContext) -> None:
         with pytest.raises(PermanentError):
             read(files, path)
 
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert not open_files() - before

@@ -90,10 +90,11 @@ class Files:
                 f"The root {path!r} of [clients.files] cannot be opened: {error.strerror}.",
                 "Create the folder, or correct 'root'.",
             ) from error
+        root = FileRoot(path, folder)
         try:
-            yield FileRoot(path, folder)
+            yield root
         finally:
-            os.close(folder)
+            root.close()
 
     async def check(self) -> None:
         """Raise when the folder is not there."""

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator
 
 import attrs
@@ -85,6 +86,15 @@ class Place:
     path: str
 
 
+@attrs.define(eq=False)
+class _Users:
+    """Who uses an open folder: the last one closes it, once nobody else may come."""
+
+    changed: threading.Condition = attrs.field(factory=threading.Condition)
+    count: int = 0
+    is_closed: bool = False
+
+
 @attrs.frozen
 class FileRoot:
     """The folder beneath which everything stays.
@@ -96,6 +106,43 @@ class FileRoot:
 
     path: str
     folder: int
+    _users: _Users = attrs.field(factory=_Users, init=False, eq=False, repr=False)
+
+    def close(self) -> None:
+        """Give the folder back: now, or when the last that uses it has ended.
+
+        A thread whose step was cancelled may still be at it, and another folder may get the number of one that is closed.
+        """
+        with self._users.changed:
+            self._users.is_closed = True
+            if not self._users.count:
+                os.close(self.folder)
+
+    def wait_until_unused(self, timeout_s: float) -> bool:
+        """Whether nobody uses it any more, after so many seconds at most."""
+        with self._users.changed:
+            return self._users.changed.wait_for(lambda: not self._users.count, timeout_s)
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[int]:
+        """The file descriptor of the folder, which stays open within the block.
+
+        Raises:
+            FileAccessError: It was closed.
+        """
+        users = self._users
+        with users.changed:
+            if users.is_closed:
+                raise FileAccessError(f"The folder {self.path} was given back.", "Nothing: the run that used it is over.")
+            users.count += 1
+        try:
+            yield self.folder
+        finally:
+            with users.changed:
+                users.count -= 1
+                if users.is_closed and not users.count:
+                    os.close(self.folder)
+                users.changed.notify_all()
 
     @contextlib.contextmanager
     def place(self, path: str, *, create: bool = False, follow: bool = True) -> Iterator[Place]:
@@ -111,12 +158,13 @@ class FileRoot:
             FileMissingError: A folder of it is missing.
             NotAFileError: A folder of it is something else.
         """
-        walk = _Walk(self.folder)
-        try:
-            name = self._walk(walk, path, create=create, follow=follow)
-            yield Place(walk.here, name, "/".join([*walk.names, name]))
-        finally:
-            walk.close()
+        with self.used() as root:
+            walk = _Walk(root)
+            try:
+                name = self._walk(walk, path, create=create, follow=follow)
+                yield Place(walk.here, name, "/".join([*walk.names, name]))
+            finally:
+                walk.close()
 
     @contextlib.contextmanager
     def inside(self, path: str) -> Iterator[tuple[int, str]]:
@@ -128,7 +176,8 @@ class FileRoot:
             NotAFolderError: There is something else.
         """
         if path and set(path) <= set("./") and ".." not in path and not path.startswith("/"):
-            yield self.folder, ""
+            with self.used() as root:
+                yield root, ""
             return
         with self.place(path) as place:
             try:

@@ -44,7 +44,8 @@ class Search:
         Raises:
             PermanentError: There are too many, or folders are nested too deep.
         """
-        self._enter(root.folder, "", frozenset({0}), depth=0)
+        with root.used() as folder:
+            self._enter(folder, "", frozenset({0}), depth=0)
         return sorted(self.found)
 
     def _enter(self, folder: int, prefix: str, at: frozenset[int], *, depth: int) -> None:

@@ -36,3 +36,5 @@ class FakeFiles:
                 file.write_text(text, "utf-8")
             with Files(root=root).open() as opened:
                 yield opened
+            # The thread of a call that was cancelled may still write into the folder.
+            opened.wait_until_unused(60.0)
