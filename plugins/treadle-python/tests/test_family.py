@@ -39,13 +39,15 @@ def test_a_tool_has_five_minutes(tool: Callable[[str, str], None]) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_tool_that_exceeds_its_deadline_says_so(tool: Callable[[str, str], None], backend: str) -> None:
+def test_a_tool_that_exceeds_its_deadline_says_so(tool: Callable[[str, str], None], tmp_path: Path, backend: str) -> None:
     """S2-58: status, type and words of the step's error."""
-    tool("nap", "import time\ndef nap(): time.sleep(0.5)")
+    over = tmp_path / "over"
+    tool("nap", f"import os, time\ndef nap():\n    while not os.path.exists({str(over)!r}): time.sleep(0.01)")
     workflow = Workflow("w", on_error="continue")
     workflow.step("nap", "tool.nap", timeout="100ms", retry={"max_attempts": 1})
 
     step = run(workflow, backend=backend).steps["nap"]
+    over.touch()
 
     assert step.error is not None
     assert (step.status, step.error.type, step.error.message) == (

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import collections.abc
 import functools
+import hashlib
 import inspect
 import sys
 import threading
+import time
 import typing
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from treadle.errors import PermanentError, PluginError
 
@@ -43,8 +45,22 @@ class ToolsConfig(Protocol):
         """Folder that relative paths start from."""
 
 
-Version = tuple[int, int]
-"""When a file was written, in nanoseconds, and its size."""
+_SETTLED_NS = 2_000_000_000
+"""A file that was written so long ago gets another time when it is written again; some systems count time in seconds."""
+
+
+class Version(NamedTuple):
+    """What tells whether a file has changed.
+
+    Attributes:
+        written_ns: When it was written.
+        size: Its size.
+        digest: Of its content, where the time does not tell it from what is written in the next moment.
+    """
+
+    written_ns: int
+    size: int
+    digest: bytes | None = None
 
 
 class ToolFolder:
@@ -123,7 +139,13 @@ class ToolFolder:
             return self._tools[stem]
 
     def _has_changed(self) -> bool:
-        return any(_version(Path(file)) != version for file, version in self._versions.items())
+        for file, before in self._versions.items():
+            now = _version(Path(file), is_read=before.digest is not None)
+            if now != before:
+                return True
+            if _is_settled(now.written_ns):
+                self._versions[file] = now._replace(digest=None)
+        return False
 
     def _forget(self) -> None:
         """Everything: which tool imported what is not worth knowing."""
@@ -142,12 +164,19 @@ def load_tool(*, folder: str, stem: str, source: str) -> Function:
     return _made(Path(folder), stem, source.encode("utf-8", "surrogateescape"))
 
 
-def _version(file: Path) -> Version:
+def _version(file: Path, *, is_read: bool | None = None) -> Version:
+    """What a file is like now; ``is_read`` says whether by its content too, which None leaves to its age."""
     try:
         seen = file.stat()
+        is_read = not _is_settled(seen.st_mtime_ns) if is_read is None else is_read
+        digest = hashlib.sha256(file.read_bytes()).digest() if is_read else None
     except OSError:
-        return 0, -1
-    return seen.st_mtime_ns, seen.st_size
+        return Version(0, -1)
+    return Version(seen.st_mtime_ns, seen.st_size, digest)
+
+
+def _is_settled(written_ns: int) -> bool:
+    return time.time_ns() - written_ns > _SETTLED_NS
 
 
 def _made(folder: Path, stem: str, source: bytes) -> Function:
