@@ -183,7 +183,7 @@ class Gate:
         return partial(self.wait, work) if call.executor == "acme.count" else work
 
     async def wait(self, work: Work) -> object:
-        await anyio.to_thread.run_sync(self.barrier.wait, 60, limiter=anyio.CapacityLimiter(1000))
+        await anyio.to_thread.run_sync(self.barrier.wait, 300, limiter=anyio.CapacityLimiter(1000))
         return await work()
 
 
@@ -197,7 +197,7 @@ def test_exactly_one_probe_is_let_in_of_ten_runs_in_ten_threads() -> None:
         asked.append(1)
         if len(asked) <= 5:
             raise ConnectionError("refused")
-        with anyio.fail_after(60):  # the probe does not end before all others have come
+        with anyio.fail_after(300):  # the probe does not end before all others have come
             while len(gate.refused) < 299:  # noqa: ASYNC110 - other threads fill it
                 await anyio.sleep(0.01)
 
@@ -385,7 +385,7 @@ def test_it_says_when_it_opens_and_closes(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.INFO, "treadle.policies.breaker"):
         opened(Breaker())(storm(31))
 
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "treadle.policies.breaker"] == [
         "acme.ask failed too often in a row and is left alone for a while",
         "acme.ask works again",
     ]

@@ -10,7 +10,6 @@ import json
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
@@ -57,6 +56,7 @@ class Handler(BaseHTTPRequestHandler):
     """A service whose paths misbehave in one way each; every request is noted."""
 
     protocol_version = "HTTP/1.1"
+    timeout = 60
     server: Service
 
     def handle_any(self) -> None:
@@ -141,12 +141,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("content-length", "1000")
         self.end_headers()
-        for _ in range(100):
+        for _ in range(900):
             self.wfile.write(b"x")
-            time.sleep(0.05)  # the slowness is the point
+            if self.server.release.wait(0.1):  # the slowness is the point
+                break
 
     def answer_slow(self, seen: dict[str, object]) -> None:
-        self.server.release.wait(5)
+        self.server.release.wait(90)
         self.say(200)
 
     def answer_hangup(self, seen: dict[str, object]) -> None:
@@ -166,7 +167,7 @@ class Handler(BaseHTTPRequestHandler):
 class Service(ThreadingHTTPServer):
     """Handler's requests, on a free port."""
 
-    daemon_threads = True
+    daemon_threads = False  # so that closing waits for them, and none goes on in the middle of other tests
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         if ":" in host:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import urllib.parse
 from collections.abc import AsyncIterator, Callable
@@ -41,7 +42,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 @contextlib.asynccontextmanager
 async def opened(*ports: int, **settings: Any) -> AsyncIterator[HttpClient]:
     """A client as it is by default, but for the ports, so that only the address can be what is refused."""
-    async with Http(**{"ports": (80, 443, *ports), "timeout_s": 5, **settings}).open() as http:
+    async with Http(**{"ports": (80, 443, *ports), "timeout_s": 60, **settings}).open() as http:
         yield http
 
 
@@ -155,11 +156,21 @@ async def test_a_redirect_leads_nowhere_else(
     assert canary.connections == 0
 
 
+def neighbours(listen: Listen) -> tuple[Any, Any]:
+    """Two services on one port of two addresses; where the port is taken on one of them, on another."""
+    while True:
+        first = listen("127.0.0.2")
+        try:
+            return first, listen("127.0.0.1", first.port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+
+
 async def test_a_name_that_changes_its_mind_changes_nothing(ctx: Context, listen: Listen, names: Names) -> None:
     """DNS rebinding: the connection goes to the address that was checked, and a new connection is checked anew."""
     names["rebind.test"] = [["127.0.0.2"], ["127.0.0.1"]]
-    allowed = listen("127.0.0.2")
-    canary = listen("127.0.0.1", allowed.port)
+    allowed, canary = neighbours(listen)
     async with opened(allowed.port, allow=("127.0.0.2",)) as http:
         url = f"http://rebind.test:{allowed.port}/echo"
         result = await request(http, ctx, url=url)

@@ -80,7 +80,7 @@ def service(authority: trustme.CA) -> Iterator[EncryptedService]:
 
 
 def client(tmp_path: Path, **settings: Any) -> Http:
-    return Http(allow=("127.0.0.1",), ca_file=str(tmp_path / "ca.pem"), **settings)
+    return Http(allow=("127.0.0.1",), ca_file=str(tmp_path / "ca.pem"), timeout_s=60.0, **settings)
 
 
 async def test_the_authority_of_the_settings_is_trusted(ctx: Context, service: EncryptedService, tmp_path: Path) -> None:
