@@ -65,6 +65,9 @@ class Handler(BaseHTTPRequestHandler):
         body, digest = b"", hashlib.sha256()
         while length:
             chunk = self.rfile.read(min(length, 1 << 20))
+            if not chunk:  # the client hung up in the middle of its body
+                self.close_connection = True
+                return
             body, length = (body + chunk)[: 1 << 20], length - len(chunk)
             digest.update(chunk)
         seen = {
