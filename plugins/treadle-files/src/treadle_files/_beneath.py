@@ -94,6 +94,11 @@ class _Users:
     count: int = 0
     is_closed: bool = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody uses it and nobody will."""
+        return self.is_closed and not self.count
+
 
 @attrs.frozen
 class FileRoot:
@@ -115,7 +120,7 @@ class FileRoot:
         """
         with self._users.changed:
             self._users.is_closed = True
-            if not self._users.count:
+            if self._users.is_over:
                 os.close(self.folder)
 
     def wait_until_unused(self, timeout_s: float) -> bool:
@@ -140,7 +145,7 @@ class FileRoot:
         finally:
             with users.changed:
                 users.count -= 1
-                if users.is_closed and not users.count:
+                if users.is_over:
                     os.close(self.folder)
                 users.changed.notify_all()
 
