@@ -198,7 +198,7 @@ def test_a_long_import_is_announced_by_the_run_that_needs_it(project: Project) -
     """While it lasts, the command says for what it waits."""
     file = project.write("slow.yaml", "name: slow\nsteps:\n  s: {uses: zoo.sleeps, with: {text: x}}\n")
 
-    ended = project.treadle("run", file, environ={"ZOO_SLEEP_S": "1.3"})
+    ended = project.treadle("run", file, environ={"ZOO_SLEEP_S": "4"})
 
     assert ended.code == 0
     assert "importing zoo.sleeps (treadle-zoo-sleeps)" in ended.err

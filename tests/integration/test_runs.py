@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -34,11 +35,15 @@ def from_file(folder: Path, text: str, inputs: dict[str, object] | None = None) 
 
 def test_independent_steps_run_at_the_same_time(tmp_path: Path) -> None:
     """Three commands of a second each are done in under one and a half (S0-02, S3-11, S3-78)."""
-    results = [from_file(tmp_path, SHELL) for _ in range(3)]
+    durations = []
+    for _ in range(5):  # a busy machine may let one of them wait
+        result = from_file(tmp_path, SHELL)
+        assert result.status == "completed"
+        durations.append(result.duration_s)
+        if durations[-1] < 1.5:
+            break
 
-    assert {result.status for result in results} == {"completed"}
-    # The quickest of three: the others may have waited for the machine.
-    assert min(result.duration_s for result in results) < 1.5
+    assert min(durations) < 1.5
 
 
 def test_parallel_steps_take_a_fraction_of_the_time_of_serial_ones() -> None:
@@ -322,11 +327,15 @@ def test_a_step_in_memory_costs_less_than_a_millisecond() -> None:
     workflow = Workflow("light")
     for number in range(300):
         workflow.step(f"step{number}", "demo.nothing")
-    results = [run(workflow, registry=Registry.of(nothing)) for _ in range(5)]
+    used_s = []
+    for _ in range(5):
+        before = time.process_time()
+        result = run(workflow, registry=Registry.of(nothing))
+        used_s.append(time.process_time() - before)
+        assert result.status == "completed"
 
-    assert {result.status for result in results} == {"completed"}
-    # The quickest: the others may have waited for the machine.
-    assert min(result.duration_s for result in results) / 300 < 0.001
+    # Of the processor, and the least of five: a busy machine lets it wait, and its caches are cold.
+    assert min(used_s) / 300 < 0.001
 
 
 def test_a_call_finds_its_executor_through_the_registry() -> None:
