@@ -29,7 +29,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """No test leaves a thread of treadle's behind: it would go on in the middle of others."""
     yield
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while left := _threads() - item.stash.get(_BEFORE, frozenset[threading.Thread]()):
         assert time.monotonic() < until, f"threads were left behind: {sorted(thread.name for thread in left)}"
         time.sleep(0.01)

@@ -440,6 +440,6 @@ assert treadle.run(workflow).status == "failed"
 print([name for name in sys.modules if name.split(".")[0] in ("interlock", "treadle_breaker")])
 """
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
 
     assert done.stdout == "[]\n", done.stderr

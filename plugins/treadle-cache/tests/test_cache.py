@@ -514,7 +514,7 @@ SETTINGS = (
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "treadle._cli", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "treadle._cli", *arguments], capture_output=True, text=True, timeout=300)
 
 
 def test_it_is_switched_on_by_configuration(site: Path) -> None:
@@ -564,7 +564,7 @@ assert treadle.run(workflow).status == "completed"
 print([name for name in sys.modules if name.split(".")[0] in ("apsw", "treadle_cache")])
 """
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
 
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 

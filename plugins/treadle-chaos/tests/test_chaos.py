@@ -217,7 +217,7 @@ def test_a_crash_ends_the_process(site: Path, when: str, noted: str) -> None:
     """At once, at the named step, before or after its work; configured by the file alone."""
     (site / "treadle.toml").write_text(f'{SETTINGS}kind = "crash"\nstep = "two"\nwhen = "{when}"\n')
 
-    ended = subprocess.run([sys.executable, "-c", CRASHING], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", CRASHING], capture_output=True, text=True, timeout=300)
 
     assert ended.returncode == CRASH_CODE, ended.stderr
     assert ended.stdout == ""
@@ -281,7 +281,7 @@ def test_it_costs_nothing_when_it_is_not_named(site: Path) -> None:
     (site / "treadle.toml").write_text('[plugins]\nfolder = "executors"\n')
     code = "import sys\n" + CRASHING + 'print("treadle_chaos" in sys.modules)'
 
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
 
     assert ended.stdout == "completed\nFalse\n", ended.stderr
 

@@ -484,7 +484,7 @@ async def test_the_check_asks_the_service(service: Any) -> None:
 def test_the_library_is_imported_only_when_a_client_opens() -> None:
     """Planning a workflow imports this plugin; the HTTP library waits for the first request."""
     code = "import sys, treadle_http; print([name for name in sys.modules if name.startswith(('httpx', 'httpcore', 'h11'))])"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
 
     assert said.stdout == "[]\n"
 

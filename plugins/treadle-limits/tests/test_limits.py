@@ -347,7 +347,7 @@ assert treadle.run(workflow).status == "completed"
 print([name for name in sys.modules if name.split(".")[0] in ("limits", "treadle_limits")])
 """
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
 
     assert done.stdout == "[]\n", done.stderr
 

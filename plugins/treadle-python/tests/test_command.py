@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def treadle(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "treadle._cli", *words], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "treadle._cli", *words], capture_output=True, text=True, timeout=300)
 
 
 def test_tools_are_listed_without_running_them(folder: Path) -> None:

@@ -391,7 +391,7 @@ anyio.run(main, sys.argv[1])
         winner = f"p{next(n for n, answer in enumerate(answers) if answer[0] == 'won')}"
         assert {answer[2] for answer in answers if answer[0] == "lost"} == {winner}
     for rival in rivals:
-        rival.communicate(timeout=60)
+        rival.communicate(timeout=300)
     store.close()
 
 
