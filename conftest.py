@@ -8,11 +8,16 @@ import threading
 import time
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what goes on in the background so, and children inherit it: no Ctrl-C of a test would reach them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A law holds at any speed; without this, Hypothesis ends an example that took 200 ms because the machine was busy.
+hypothesis.settings.register_profile("patient", parent=hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 _BEFORE = pytest.StashKey[frozenset[threading.Thread]]()
