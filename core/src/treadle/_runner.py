@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -291,10 +292,10 @@ class Runner:
             self._limiter = anyio.CapacityLimiter(math.inf)  # max_parallel is the cap
 
         cancelled = anyio.get_cancelled_exc_class()
-        begins = ["once"]  # taken by the thread when it begins, or by its caller, who goes before it has
+        begun = threading.Lock()  # taken by the thread when it begins, or by its caller, who goes before it has
 
         def guarded() -> T:
-            if not _is_first(begins):
+            if not begun.acquire(blocking=False):
                 raise CallCancelledError("Its caller did not wait for it to begin.")  # nobody hears of this either
             try:
                 return function()
@@ -312,7 +313,7 @@ class Runner:
             with self._clock.hold():
                 return await anyio.to_thread.run_sync(guarded, abandon_on_cancel=True, limiter=self._limiter)
         finally:
-            if _is_first(begins):
+            if begun.acquire(blocking=False):
                 context.threads -= 1
 
     def client_span(
@@ -466,15 +467,6 @@ class Runner:
             except TreadleError:  # that it is missing may be the very error
                 continue
         return values
-
-
-def _is_first(begins: list[str]) -> bool:
-    """Whether nobody has taken what there is once; threads may ask at the same time."""
-    try:
-        begins.pop()
-    except IndexError:
-        return False
-    return True
 
 
 def _nothing(meter: Meter) -> None:
