@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -42,6 +44,20 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 
 def _threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name.startswith("treadle") and thread.is_alive()}
+
+
+@pytest.fixture
+def open_files() -> Callable[[], Counter[str]]:
+    """What this process has open, when asked: unlike the number of descriptors it tells what others close meanwhile."""
+
+    def names() -> Counter[str]:
+        found: Counter[str] = Counter()
+        for entry in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # the one by which they are listed
+                found[os.readlink(f"/proc/self/fd/{entry}")] += 1
+        return found
+
+    return names
 
 
 @pytest.fixture(scope="session", autouse=True)

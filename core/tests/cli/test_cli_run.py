@@ -513,16 +513,18 @@ def test_a_task_that_swallows_its_cancel_does_not_keep_the_process(treadle: Trea
     assert "it: did not stop when told to" in err
 
 
-def test_a_signal_before_the_run_is_a_cancel_too(treadle: Treadle) -> None:
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        pytest.param("pathlib.Path('importing').touch()\ntime.sleep(300)\n", id="import"),
+        # CPython ends a process by the signal, caught or not, when KeyboardInterrupt has left source text that was executed.
+        pytest.param("exec('pathlib.Path(\"importing\").touch(); time.sleep(300)')\n", id="exec"),
+    ],
+)
+def test_a_signal_before_the_run_is_a_cancel_too(treadle: Treadle, waiting: str) -> None:
     """Ctrl-C while plugins are still imported: exit code 3, no traceback."""
     (treadle.folder / "executors" / "slow.py").write_text(
-        "import pathlib, time\n"
-        "pathlib.Path('importing').touch()\n"
-        "time.sleep(300)\n"
-        "from treadle import executor\n"
-        "@executor('slow.one')\n"
-        "def one() -> None:\n"
-        "    pass\n",
+        f"import pathlib, time\n{waiting}from treadle import executor\n@executor('slow.one')\ndef one() -> None:\n    pass\n",
         "utf-8",
     )
     process = treadle.start("run", treadle.write("w.yaml", "name: w\nsteps: {it: {uses: slow.one}}"))
@@ -531,8 +533,7 @@ def test_a_signal_before_the_run_is_a_cancel_too(treadle: Treadle) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=100)
 
-    assert process.returncode == 3
-    assert "Cancelled." in err
+    assert (process.returncode, err.splitlines()[-1]) == (3, "Cancelled.")  # a slow machine says what it imports
     assert "Traceback" not in err
 
 
@@ -559,26 +560,6 @@ def test_a_signal_between_the_checks_and_the_run_cancels_the_run(treadle: Treadl
     assert (done.returncode, result["status"]) == (3, "cancelled")
     assert "SIGINT: the run is told once it is there." in done.stderr
     assert "SIGINT: cancelling" in done.stderr
-
-
-def test_an_interrupt_that_passed_through_exec_keeps_its_exit_code(treadle: Treadle) -> None:
-    """CPython ends a process by the signal, caught or not, when KeyboardInterrupt has left source text that was executed."""
-    (treadle.folder / "executors" / "slow.py").write_text(
-        "import pathlib, time\n"
-        "exec('pathlib.Path(\"importing\").touch(); time.sleep(60)')\n"
-        "from treadle import executor\n"
-        "@executor('slow.one')\n"
-        "def one() -> None:\n"
-        "    pass\n",
-        "utf-8",
-    )
-    process = treadle.start("run", treadle.write("w.yaml", "name: w\nsteps: {it: {uses: slow.one}}"))
-    until((treadle.folder / "importing").exists)
-
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-
-    assert (process.returncode, err) == (3, "Cancelled.\n")
 
 
 # -- tracing ------------------------------------------------------------------------------------------------------------

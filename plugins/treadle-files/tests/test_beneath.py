@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -191,16 +191,7 @@ def test_a_call_that_goes_on_keeps_its_folder_to_the_end(tmp_path: Path) -> None
         os.fstat(opened.folder)
 
 
-def open_files() -> Counter[str]:
-    """What this process has open: what others close meanwhile counts for nothing, unlike the number of descriptors."""
-    found: Counter[str] = Counter()
-    for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the one by which they are listed
-            found[os.readlink(f"/proc/self/fd/{entry}")] += 1
-    return found
-
-
-def test_no_file_stays_open(files: FileRoot, ctx: SyncContext) -> None:
+def test_no_file_stays_open(files: FileRoot, ctx: SyncContext, open_files: Callable[[], Counter[str]]) -> None:
     """Success and refusal alike give every descriptor back."""
     before = open_files()
     write(files, ctx, "a/b/c.txt", text="x")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -146,15 +147,6 @@ async def test_a_flood_costs_no_memory_and_can_be_stopped(ctx: Context) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
 
 
-def open_files() -> Counter[str]:
-    """What this process has open: what others close meanwhile counts for nothing, unlike the number of descriptors."""
-    found: Counter[str] = Counter()
-    for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the one by which they are listed
-            found[os.readlink(f"/proc/self/fd/{entry}")] += 1
-    return found
-
-
 def children() -> set[int]:
     """The processes that this one has started and not collected."""
     found = set()
@@ -165,7 +157,7 @@ def children() -> set[int]:
     return found
 
 
-async def test_many_at_once_leave_no_descriptor_and_no_process(ctx: Context) -> None:
+async def test_many_at_once_leave_no_descriptor_and_no_process(ctx: Context, open_files: Callable[[], Counter[str]]) -> None:
     """Fifty commands at once, half of them cancelled: every pipe is closed and every child collected."""
     await run(SHELL, ctx, argv=["true"])
     before, others = open_files(), children()
